@@ -1,0 +1,35 @@
+//! Credentials: what proves who a mount is, held so that it cannot slip into a log.
+
+mod secret;
+
+use serde::{Deserialize, Serialize};
+
+pub use secret::Secret;
+
+/// One identity's credential, as a backend uses it.
+///
+/// `Debug` names the kind alone. `Serialize` exists for one purpose: the hand-over to a worker over its socket.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Credential {
+    /// None: public data.
+    Anonymous,
+    /// S3 access keys (SigV4).
+    S3 {
+        /// The access key id. Not secret, but not for logs either: an identity is shown as a keyed hash.
+        key_id: String,
+        /// The secret access key.
+        secret_key: Secret,
+        /// The token of temporary keys.
+        session_token: Option<Secret>,
+    },
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Credential::Anonymous => "Credential::Anonymous",
+            Credential::S3 { .. } => "Credential::S3(***)",
+        })
+    }
+}

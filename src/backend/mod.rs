@@ -1,0 +1,279 @@
+//! The floor of the data path: one trait that every store implements, and the words it speaks.
+//!
+//! [`Backend`] is the seam. Whatever lies above it (read-ahead, VFS, FUSE) cannot tell which store it reads, and a
+//! wrapper of a backend (a cache, failure injection) is a backend. Every implementation and every wrapper passes the
+//! suite in [`contract`]. The control plane's own small trait, [`records::Records`], stands beside it.
+//!
+//! Retry lives in each store's folder and nowhere above.
+
+mod error;
+mod name;
+pub mod records;
+pub mod s3;
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+pub use error::{Error, ErrorKind, Op, Result};
+pub use name::{BadName, Name, Path, RESERVED};
+
+/// A store seen as a tree of files and directories.
+///
+/// Paths are relative to the volume's own directory; the empty path is that directory, which always exists.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// The few facts in which stores differ; constant for the life of the value.
+    fn traits(&self) -> Traits;
+
+    /// What lies at `path`. `NotFound` where nothing does, `NotADirectory` never: a path below a file is `NotFound`.
+    async fn stat(&self, path: &Path) -> Result<Meta>;
+
+    /// The entries of a directory, each name once, `.millrace` included, in any order that is stable while the
+    /// directory does not change. Lazy: nothing is asked of the store before the first poll, and no more than a page
+    /// ahead of it. A missing directory is `NotFound` or, where directories are only prefixes, empty.
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Entry>>;
+
+    /// Exactly the bytes `range` of exactly this version, or `Stale`. The range lies within `file.size`; the stream
+    /// yields `range.end - range.start` bytes in order, in chunks of the store's choosing, or one error and ends.
+    /// Dropping the stream cancels the request.
+    async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>>;
+
+    /// Begins to write the whole content of a file. Nothing in the store changes before the first
+    /// [`Upload::publish`].
+    async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>>;
+
+    /// Makes a directory. `AlreadyExists` where anything lies at `path`.
+    async fn make_dir(&self, path: &Path) -> Result<Meta>;
+
+    /// Removes a file or an empty directory. `NotFound`, `IsADirectory`, `NotADirectory`, `NotEmpty`.
+    async fn remove(&self, path: &Path, kind: Kind) -> Result<()>;
+
+    /// Moves a file, or a directory that is empty where `atomic_rename` is false (`Unsupported` for a full one).
+    /// Returns what now lies at `to`. A file at `to` is replaced, unless `how.replace` is false (`AlreadyExists`).
+    async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta>;
+}
+
+/// A file that is being written in order.
+///
+/// Dropping an upload without [`Upload::abort`] leaves at most an unfinished upload, invisible to readers.
+#[async_trait]
+pub trait Upload: Debug + Send + 'static {
+    /// Appends `data` to what was written so far. May wait for the memory budget or for parts in flight. `TooLarge`
+    /// as soon as the store's largest object would be passed.
+    async fn write(&mut self, data: Bytes) -> Result<()>;
+
+    /// Makes all that was written so far the file's content, whole or not at all, and returns it. The upload goes on:
+    /// a later `write` continues after these bytes and a later `publish` replaces them. `Stale` where the file is no
+    /// longer the version this upload began from or last published.
+    async fn publish(&mut self, attributes: &Attributes) -> Result<Meta>;
+
+    /// Bytes written so far.
+    fn written(&self) -> u64;
+
+    /// Bytes of `range` as far as they are still in memory from its start on; `None` where the first is not.
+    fn peek(&self, range: Range<u64>) -> Option<Bytes>;
+
+    /// The file was renamed here while it was being written: the next publish goes to `to`, over `version` (what the
+    /// rename left there), or over nothing where the file had not been published.
+    fn moved(&mut self, to: Path, version: Option<Version>);
+
+    /// Throws away what was not published.
+    async fn abort(self: Box<Self>);
+}
+
+/// Facts about a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits {
+    /// Rename is one atomic step, of directories too. On S3 it is copy, then delete.
+    pub atomic_rename: bool,
+    /// Directories exist by themselves; else they are prefixes of names, with or without a marker.
+    pub real_directories: bool,
+    /// `Stale` is exact; else a changed file of equal size and time may be taken for the old one.
+    pub exact_versions: bool,
+    /// The store keeps owner and mode of its own, and decides by the mount's identity.
+    pub own_permissions: bool,
+    /// The largest file, in bytes.
+    pub largest_file: u64,
+}
+
+/// Why a read happens. Demand goes before ahead wherever something is scarce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Intent {
+    /// A reader waits for it.
+    Demand,
+    /// It is guessed to be needed soon.
+    Ahead,
+}
+
+/// What kind of thing a path holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// One state of one file's bytes.
+///
+/// Two halves: *same file* (`file`) decides the inode, *same bytes* (`bytes`) decides caches and kept pages. On S3
+/// both are the ETag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Where the file lay when this version was seen.
+    pub path: Path,
+    /// Equal while it is the same file.
+    pub file: Arc<str>,
+    /// Equal while it holds the same bytes.
+    pub bytes: Arc<str>,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// What a store says about a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// File, with its version, or directory.
+    pub node: Node,
+    /// Last modification. A directory without one of its own has [`SystemTime::UNIX_EPOCH`], always the same.
+    pub mtime: SystemTime,
+    /// Owner and mode, where the store keeps them ([`Traits::own_permissions`]).
+    pub permissions: Option<Permissions>,
+    /// False where the store cannot give the bytes now (an S3 archive class): mode 000, EACCES at open.
+    pub readable: bool,
+}
+
+/// A file's version, or a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// A regular file and its present version.
+    File(Version),
+    /// A directory.
+    Directory,
+}
+
+impl Meta {
+    /// File or directory.
+    pub fn kind(&self) -> Kind {
+        match self.node {
+            Node::File(_) => Kind::File,
+            Node::Directory => Kind::Directory,
+        }
+    }
+
+    /// The version of a file; `None` for a directory.
+    pub fn version(&self) -> Option<&Version> {
+        match &self.node {
+            Node::File(version) => Some(version),
+            Node::Directory => None,
+        }
+    }
+
+    /// Length in bytes; 0 for a directory.
+    pub fn size(&self) -> u64 {
+        self.version().map_or(0, |version| version.size)
+    }
+}
+
+/// POSIX owner and mode bits (`0o7777`) as a store keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permissions {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the directory.
+    pub name: Name,
+    /// What it is.
+    pub meta: Meta,
+}
+
+/// What a new upload may replace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing may lie there: the first publish is `Stale` otherwise.
+    Absent,
+    /// Exactly this version: the first publish is `Stale` otherwise.
+    Version(Version),
+    /// Whatever lies there (`overwrite: last-wins`); later publishes are unconditional too.
+    Any,
+}
+
+/// How a file is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// What it may replace.
+    pub base: Base,
+}
+
+/// How a file or directory is to be moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenameOptions {
+    /// What lies at the source.
+    pub kind: Kind,
+    /// The source must still be this version (`Stale` otherwise); `None` takes what is there.
+    pub version: Option<Version>,
+    /// Whether a file at the destination may be replaced.
+    pub replace: bool,
+}
+
+/// POSIX attributes of a file being written, kept beside the object for other tools where the store can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Modification time.
+    pub mtime: Option<SystemTime>,
+}
+
+/// How to reach a store: the configuration of one of the backends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "backend", rename_all = "lowercase")]
+pub enum Config {
+    /// An S3 bucket, or a prefix of one.
+    S3(s3::Config),
+}
+
+/// A client of one volume: the directory `root` of the store that `config` names, used as `credential`.
+///
+/// Asks nothing of the store. `limits` are the mount's own.
+///
+/// # Errors
+/// `Misconfigured` for words no client can be built from (an unreadable CA bundle, a bad endpoint), `Unauthenticated`
+/// for a credential of another kind of store.
+pub fn connect(
+    _config: &Config,
+    _credential: &crate::auth::Credential,
+    _root: &Path,
+    _limits: Limits,
+) -> Result<Arc<dyn Backend>> {
+    Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), "no backend yet"))
+}
+
+/// What one client may use.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Pays for upload parts and whatever else a backend holds in memory.
+    pub budget: crate::budget::Budget,
+    /// Deadline of a request, and of progress in one that moves bytes.
+    pub timeout: std::time::Duration,
+}

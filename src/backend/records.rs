@@ -1,0 +1,64 @@
+//! What the control plane asks of a store: small records changed only under a condition, and the removal of a tree.
+//!
+//! Paths are relative to the *store's* root (the bucket's prefix), not to a volume. The controller's own credential
+//! stands behind every call; no user's does.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use super::{Path, Result};
+
+/// A record's state, as the store names it (an ETag on S3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag(pub String);
+
+/// Records and trees of a store.
+#[async_trait]
+pub trait Records: std::fmt::Debug + Send + Sync + 'static {
+    /// Whether the store keeps two writers apart: proved by two exclusive creates of a key of the driver's own
+    /// (`.millrace/proof/<random>`), which is removed again.
+    async fn excludes(&self) -> Result<bool>;
+
+    /// Creates a record. `AlreadyExists` where one is there. Small (at most 64 KiB), whole or not at all.
+    async fn create(&self, at: &Path, body: Bytes) -> Result<Tag>;
+
+    /// A record and its tag. `NotFound`.
+    async fn get(&self, at: &Path) -> Result<(Bytes, Tag)>;
+
+    /// Replaces a record that is still in state `tag`; `Stale` where it is not, `NotFound` where it is gone.
+    async fn replace(&self, at: &Path, tag: &Tag, body: Bytes) -> Result<Tag>;
+
+    /// Removes a record, whatever its state; fine where it is gone.
+    async fn remove(&self, at: &Path) -> Result<()>;
+
+    /// The records below `dir`, at any depth, as paths from the store's root, in the store's order.
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>>;
+
+    /// Whether nothing at all lies at `path` or below it: neither an object of that name nor a key under it.
+    async fn is_vacant(&self, path: &Path) -> Result<bool>;
+
+    /// Removes up to one page (1,000 entries) of what lies below `dir`, never `dir`'s siblings or parents. Returns
+    /// how many went and whether the tree is now empty. Called until empty; safe to call again at any time.
+    async fn remove_page(&self, dir: &Path, extent: Extent) -> Result<Removed>;
+}
+
+/// How much of a directory a removal takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// What is there now. A versioned store keeps its old versions.
+    Current,
+    /// Versions, delete markers and unfinished uploads too.
+    All,
+}
+
+/// What one page of a removal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Entries removed.
+    pub count: u64,
+    /// Nothing is left.
+    pub done: bool,
+}

@@ -1,0 +1,96 @@
+//! What a worker is told: one volume of one store, and how to show it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend;
+
+/// All that a worker needs to serve one mount, but the credential. It names secrets nowhere.
+///
+/// Handed over as JSON on the worker's socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// The CSI volume id: for logs and for the mount's source name.
+    pub volume_id: String,
+    /// The store's name.
+    pub store: String,
+    /// How to reach the store, already at the store's root.
+    pub backend: backend::Config,
+    /// The volume's directory below the store's root; empty for the root itself.
+    pub path: String,
+    /// The generation that `.millrace/volume.json` must carry, for volumes that CreateVolume made; another one, or
+    /// none, is NOT_FOUND.
+    pub generation: Option<String>,
+    /// The mount refuses every change with EROFS.
+    pub read_only: bool,
+    /// The options a StorageClass or a volume's attributes may set.
+    pub options: VolumeOptions,
+}
+
+/// Options of a volume: the same words in StorageClass parameters and in `volumeAttributes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VolumeOptions {
+    /// Owner of everything shown.
+    pub uid: u32,
+    /// Group of everything shown.
+    pub gid: u32,
+    /// Permission bits of files (octal word `fileMode`).
+    pub file_mode: u32,
+    /// Permission bits of directories (octal word `dirMode`).
+    pub dir_mode: u32,
+    /// Deadline of a request (word `timeout`); for writes that move bytes, since the last progress.
+    pub timeout: Duration,
+    /// How long attributes, entries and absences are believed (word `ttl`).
+    pub ttl: Duration,
+    /// The worker's byte budget (word `memory`).
+    pub memory: u64,
+    /// The kernel's read-ahead of this mount in KiB (word `readAheadKb`).
+    pub read_ahead_kb: u32,
+    /// The data never changes: believed for ever (word `immutable`).
+    pub immutable: bool,
+    /// What chmod, chown and utimens do on stored objects (word `attributes`).
+    pub attributes: AttributeChanges,
+    /// Who wins when two write one file (word `overwrite`).
+    pub overwrite: Overwrite,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        VolumeOptions {
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            timeout: Duration::from_secs(60),
+            ttl: Duration::from_secs(1),
+            memory: 256 << 20,
+            read_ahead_kb: 4096,
+            immutable: false,
+            attributes: AttributeChanges::Accepted,
+            overwrite: Overwrite::Conditional,
+        }
+    }
+}
+
+/// What a change of mode, owner or time of a stored object does, where the store keeps none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttributeChanges {
+    /// Succeeds without effect, as tar, rsync and git need.
+    Accepted,
+    /// EPERM.
+    Refused,
+}
+
+/// Whose bytes stay when a file changed while it was being written here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// The other's: ESTALE here at fsync or close.
+    Conditional,
+    /// The last publish.
+    LastWins,
+}

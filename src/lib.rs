@@ -1,0 +1,12 @@
+//! Millrace: a CSI driver that shows S3, HDFS and NFS as POSIX volumes.
+
+pub mod auth;
+pub mod backend;
+pub mod budget;
+pub mod config;
+#[cfg(test)]
+mod layering;
+pub mod mount;
+pub mod prefetch;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;

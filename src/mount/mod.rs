@@ -1,0 +1,82 @@
+//! Makes a path be a mounted volume, and un-makes it: idempotent, and true after a restart of ours.
+//!
+//! The node plugin's side of a worker's life. [`Mounter`] is what the CSI node service sees.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Credential;
+use crate::backend::ErrorKind;
+use crate::config::VolumeSpec;
+
+/// Publishes volumes at target paths.
+#[async_trait]
+pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
+    /// Makes `request.target` show the volume. Once is enough: the same arguments again are `Ok` without a second
+    /// mount.
+    async fn publish(&self, request: Publish) -> Result<(), Error>;
+
+    /// Makes `target` be nothing again; `Ok` where it already is.
+    async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Error>;
+
+    /// What the mount at `target` knows of its use, without listing anything. Answers within a second.
+    async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error>;
+}
+
+/// One NodePublishVolume, understood.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Where the pod will look.
+    pub target: PathBuf,
+    /// The volume and how to show it.
+    pub spec: VolumeSpec,
+    /// The identity. Not compared between calls.
+    pub credential: Credential,
+    /// A hash of everything that two calls for one target must agree on (capability, context, flags; not secrets and
+    /// tokens).
+    pub arguments: String,
+    /// SINGLE_NODE_SINGLE_WRITER: no second target on this node.
+    pub single_writer: bool,
+}
+
+/// What a mount knows of its use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes of the files this mount has seen or written.
+    pub used_bytes: u64,
+    /// Files and directories this mount knows.
+    pub used_inodes: u64,
+}
+
+/// Why a mount could not be made, unmade or asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Something else is published at the target.
+    #[error("{0}")]
+    AlreadyPublished(String),
+    /// The volume allows one target on a node and has another.
+    #[error("{0}")]
+    SecondWriter(String),
+    /// Nothing of ours is at the target.
+    #[error("{0}")]
+    NotMounted(String),
+    /// The store refused, or does not answer: the worker's own words.
+    #[error("{message}")]
+    Store {
+        /// What the store's error was.
+        kind: ErrorKind,
+        /// For the pod's events.
+        message: String,
+    },
+    /// The volume's directory is not the one that CreateVolume made.
+    #[error("{0}")]
+    NoSuchVolume(String),
+    /// The worker died or did not answer.
+    #[error("{0}")]
+    Worker(String),
+    /// A system call on this node failed.
+    #[error("{0}")]
+    System(String),
+}

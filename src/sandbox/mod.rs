@@ -1,0 +1,3 @@
+//! Servers to run against on one machine: the embedded S3 server of `try` and of the tests, and starters of real ones.
+
+pub mod requirement;
