@@ -4,6 +4,7 @@ pub mod auth;
 pub mod backend;
 pub mod budget;
 pub mod config;
+pub mod csi;
 #[cfg(test)]
 mod layering;
 pub mod mount;
