@@ -2,3 +2,4 @@
 
 mod redact;
 pub mod v1;
+pub mod volume_id;
