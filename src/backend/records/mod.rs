@@ -1,27 +1,40 @@
 //! What the control plane asks of a store: small records changed only under a condition, and the removal of a tree.
 //!
 //! Paths are relative to the *store's* root (the bucket's prefix), not to a volume. The controller's own credential
-//! stands behind every call; no user's does.
+//! stands behind every call; no user's does. Every implementation passes the suite in `contract`.
+
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+pub(crate) mod memory;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::{Path, Result};
+use super::{Error, ErrorKind, Op, Path, Result};
 
 /// A record's state, as the store names it (an ETag on S3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tag(pub String);
 
+/// The largest record in bytes.
+pub const LARGEST_RECORD: usize = 64 << 10;
+
 /// Records and trees of a store.
+///
+/// Every call has a deadline of its own, after which it is `Unavailable`; the control plane counts on none being in
+/// flight for longer.
 #[async_trait]
 pub trait Records: std::fmt::Debug + Send + Sync + 'static {
-    /// Whether the store keeps two writers apart: proved by two exclusive creates of a key of the driver's own
-    /// (`.millrace/proof/<random>`), which is removed again.
+    /// Whether the store keeps two writers apart: proved once by two exclusive creates of a key of the driver's own
+    /// (`.millrace/proof/<random>`), which is removed again. Where it does not, `create` and `replace` look before they
+    /// write, which is right as long as nobody but this value writes.
     async fn excludes(&self) -> Result<bool>;
 
-    /// Creates a record. `AlreadyExists` where one is there. Small (at most 64 KiB), whole or not at all.
+    /// Creates a record, and the directories above it where a store has such. `AlreadyExists` where one is there. At
+    /// most [`LARGEST_RECORD`] bytes, whole or not at all.
     async fn create(&self, at: &Path, body: Bytes) -> Result<Tag>;
 
     /// A record and its tag. `NotFound`.
@@ -36,11 +49,12 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
     /// The records below `dir`, at any depth, as paths from the store's root, in the store's order.
     fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>>;
 
-    /// Whether nothing at all lies at `path` or below it: neither an object of that name nor a key under it.
+    /// Whether nothing at all lies at `path` or below it: neither a file of that name nor anything under it.
     async fn is_vacant(&self, path: &Path) -> Result<bool>;
 
     /// Removes up to one page (1,000 entries) of what lies below `dir`, never `dir`'s siblings or parents. Returns
-    /// how many went and whether the tree is now empty. Called until empty; safe to call again at any time.
+    /// how many went and whether the tree is now empty. Called until empty; safe to call again at any time. Refuses
+    /// what [`removable`] refuses.
     async fn remove_page(&self, dir: &Path, extent: Extent) -> Result<Removed>;
 }
 
@@ -61,4 +75,15 @@ pub struct Removed {
     pub count: u64,
     /// Nothing is left.
     pub done: bool,
+}
+
+/// Whether `dir` may be removed as a tree: neither the store's root nor anything in the driver's own directory.
+///
+/// # Errors
+/// `InvalidName`.
+pub fn removable(dir: &Path) -> Result<()> {
+    if dir.is_root() || dir.names().any(|name| name.is_reserved()) {
+        return Err(Error::new(ErrorKind::InvalidName, Op::Record, dir, "this is not a volume's directory"));
+    }
+    Ok(())
 }

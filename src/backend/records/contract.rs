@@ -1,0 +1,141 @@
+//! What every implementation of [`Records`] must do, checked on an empty store.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use super::{Extent, Records, Tag};
+use crate::backend::{ErrorKind, Path};
+
+fn path(text: &str) -> Path {
+    Path::parse(text).unwrap()
+}
+
+fn body(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+/// Runs the whole suite on a store in which nothing lies.
+pub(crate) async fn records(store: &dyn Records) {
+    creates_once(store).await;
+    replaces_only_what_was_seen(store).await;
+    removes_whatever_is_there(store).await;
+    lists_below_and_no_more(store).await;
+    tells_what_is_vacant(store).await;
+    removes_a_tree_and_not_its_neighbours(store).await;
+    proves_exclusion_and_leaves_nothing(store).await;
+    one_of_many_creators_wins(store).await;
+    leaves_nothing(store).await;
+}
+
+async fn creates_once(store: &dyn Records) {
+    let at = path(".millrace/contract/create");
+    assert_eq!(store.get(&at).await.unwrap_err().kind, ErrorKind::NotFound);
+    let tag = store.create(&at, body("one")).await.unwrap();
+    assert_eq!(store.get(&at).await.unwrap(), (body("one"), tag));
+    assert_eq!(store.create(&at, body("two")).await.unwrap_err().kind, ErrorKind::AlreadyExists);
+    assert_eq!(store.get(&at).await.unwrap().0, body("one"));
+    store.remove(&at).await.unwrap();
+}
+
+async fn replaces_only_what_was_seen(store: &dyn Records) {
+    let at = path(".millrace/contract/replace");
+    let nowhere = store.replace(&at, &Tag("\"0123456789abcdef0123456789abcdef\"".into()), body("x")).await.unwrap_err();
+    assert_eq!(nowhere.kind, ErrorKind::NotFound);
+    let first = store.create(&at, body("one")).await.unwrap();
+    let second = store.replace(&at, &first, body("two")).await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(store.replace(&at, &first, body("three")).await.unwrap_err().kind, ErrorKind::Stale);
+    assert_eq!(store.get(&at).await.unwrap(), (body("two"), second));
+    store.remove(&at).await.unwrap();
+}
+
+async fn removes_whatever_is_there(store: &dyn Records) {
+    let at = path(".millrace/contract/remove");
+    store.create(&at, body("one")).await.unwrap();
+    store.remove(&at).await.unwrap();
+    assert_eq!(store.get(&at).await.unwrap_err().kind, ErrorKind::NotFound);
+    store.remove(&at).await.unwrap();
+    store.create(&at, body("two")).await.unwrap();
+    store.remove(&at).await.unwrap();
+}
+
+async fn lists_below_and_no_more(store: &dyn Records) {
+    let below = ["a/@", "a/b/@", "a/b/c/@"].map(|name| path(&format!(".millrace/contract/list/{name}")));
+    let beside = path(".millrace/contract/list2/@");
+    for at in below.iter().chain([&beside]) {
+        store.create(at, body("x")).await.unwrap();
+    }
+    let listed = |dir: &str| store.list(&path(dir)).try_collect::<Vec<_>>();
+    let mut found = listed(".millrace/contract/list").await.unwrap();
+    found.sort();
+    assert_eq!(found, below);
+    assert_eq!(listed(".millrace/contract/list/a/b/c").await.unwrap(), below[2..]);
+    assert_eq!(listed(".millrace/contract/nothing").await.unwrap(), []);
+    for at in below.iter().chain([&beside]) {
+        store.remove(at).await.unwrap();
+    }
+}
+
+async fn tells_what_is_vacant(store: &dyn Records) {
+    assert!(store.is_vacant(&path("vacant/a")).await.unwrap());
+    store.create(&path("vacant/ab"), body("x")).await.unwrap();
+    store.create(&path("vacant/b/c"), body("x")).await.unwrap();
+    assert!(store.is_vacant(&path("vacant/a")).await.unwrap(), "'ab' is not below 'a'");
+    assert!(!store.is_vacant(&path("vacant/ab")).await.unwrap(), "a file of that name");
+    assert!(!store.is_vacant(&path("vacant/b")).await.unwrap(), "something below");
+    assert!(!store.is_vacant(&path("vacant")).await.unwrap());
+    store.remove(&path("vacant/ab")).await.unwrap();
+    store.remove(&path("vacant/b/c")).await.unwrap();
+}
+
+async fn removes_a_tree_and_not_its_neighbours(store: &dyn Records) {
+    let inside = ["tree/b/x", "tree/b/y/z", "tree/b/.millrace/volume.json", "tree/b/b/b"].map(path);
+    let outside = ["tree/bc/x", "tree/a", "tree/b-", "b/x"].map(path);
+    for at in inside.iter().chain(&outside) {
+        store.create(at, body("x")).await.unwrap();
+    }
+    let mut count = 0;
+    loop {
+        let removed = store.remove_page(&path("tree/b"), Extent::Current).await.unwrap();
+        count += removed.count;
+        if removed.done {
+            break;
+        }
+    }
+    // A store with real directories counts those too.
+    assert!(count >= inside.len() as u64, "{count}");
+    assert!(store.is_vacant(&path("tree/b")).await.unwrap());
+    for at in &outside {
+        assert!(store.get(at).await.is_ok(), "{at} is gone");
+        store.remove(at).await.unwrap();
+    }
+    let again = store.remove_page(&path("tree/b"), Extent::Current).await.unwrap();
+    assert!(again.done && again.count == 0, "{again:?}");
+    for dir in ["", ".millrace", ".millrace/volumes", "a/.millrace"] {
+        let refused = store.remove_page(&path(dir), Extent::All).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::InvalidName, "{dir:?}");
+    }
+}
+
+async fn proves_exclusion_and_leaves_nothing(store: &dyn Records) {
+    assert!(store.excludes().await.unwrap());
+    let left: Vec<_> = store.list(&path(".millrace/proof")).try_collect().await.unwrap();
+    assert_eq!(left, []);
+}
+
+async fn one_of_many_creators_wins(store: &dyn Records) {
+    let at = path(".millrace/contract/race");
+    let attempts = (0..8).map(|_| store.create(&at, body("mine")));
+    let results = futures::future::join_all(attempts).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    let tag = store.get(&at).await.unwrap().1;
+    let attempts = (0..8).map(|n| store.replace(&at, &tag, Bytes::from(format!("{n}"))));
+    let results = futures::future::join_all(attempts).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    store.remove(&at).await.unwrap();
+}
+
+async fn leaves_nothing(store: &dyn Records) {
+    let left: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
+    assert_eq!(left, []);
+}

@@ -1,0 +1,115 @@
+//! Records in memory, for tests of what stands above: one flat map of keys, as S3 has.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use super::{Extent, Records, Removed, Tag, removable};
+use crate::backend::{Error, ErrorKind, Op, Path, Result};
+
+/// Keys, their content and the number of the write that made it.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryRecords {
+    store: Mutex<Store>,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    keys: BTreeMap<Path, (Bytes, u64)>,
+    writes: u64,
+}
+
+impl Store {
+    fn put(&mut self, at: &Path, body: Bytes) -> Tag {
+        self.writes += 1;
+        self.keys.insert(at.clone(), (body, self.writes));
+        Tag(self.writes.to_string())
+    }
+
+    fn below(&self, dir: &Path) -> Vec<Path> {
+        self.keys.keys().filter(|key| *key != dir && key.starts_with(dir)).cloned().collect()
+    }
+}
+
+impl MemoryRecords {
+    /// Puts a key there, as a user with another tool would.
+    pub(crate) fn put(&self, key: &str) {
+        self.store.lock().unwrap().put(&Path::parse(key).unwrap(), Bytes::from_static(b"data"));
+    }
+
+    /// All keys.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.store.lock().unwrap().keys.keys().map(Path::to_string).collect()
+    }
+}
+
+fn fail<T>(kind: ErrorKind, at: &Path) -> Result<T> {
+    Err(Error::new(kind, Op::Record, at, format!("{kind:?}")))
+}
+
+#[async_trait]
+impl Records for MemoryRecords {
+    async fn excludes(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn create(&self, at: &Path, body: Bytes) -> Result<Tag> {
+        let mut store = self.store.lock().unwrap();
+        if store.keys.contains_key(at) {
+            return fail(ErrorKind::AlreadyExists, at);
+        }
+        Ok(store.put(at, body))
+    }
+
+    async fn get(&self, at: &Path) -> Result<(Bytes, Tag)> {
+        match self.store.lock().unwrap().keys.get(at) {
+            Some((body, write)) => Ok((body.clone(), Tag(write.to_string()))),
+            None => fail(ErrorKind::NotFound, at),
+        }
+    }
+
+    async fn replace(&self, at: &Path, tag: &Tag, body: Bytes) -> Result<Tag> {
+        let mut store = self.store.lock().unwrap();
+        match store.keys.get(at) {
+            None => fail(ErrorKind::NotFound, at),
+            Some((_, write)) if write.to_string() != tag.0 => fail(ErrorKind::Stale, at),
+            Some(_) => Ok(store.put(at, body)),
+        }
+    }
+
+    async fn remove(&self, at: &Path) -> Result<()> {
+        self.store.lock().unwrap().keys.remove(at);
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>> {
+        let found = self.store.lock().unwrap().below(dir);
+        stream::iter(found.into_iter().map(Ok)).boxed()
+    }
+
+    async fn is_vacant(&self, path: &Path) -> Result<bool> {
+        let store = self.store.lock().unwrap();
+        Ok(!store.keys.contains_key(path) && store.below(path).is_empty())
+    }
+
+    async fn remove_page(&self, dir: &Path, _extent: Extent) -> Result<Removed> {
+        removable(dir)?;
+        let mut store = self.store.lock().unwrap();
+        let mut page = store.below(dir);
+        let done = page.len() <= 1000;
+        page.truncate(1000);
+        for key in &page {
+            store.keys.remove(key);
+        }
+        Ok(Removed { count: page.len() as u64, done })
+    }
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    super::contract::records(&MemoryRecords::default()).await;
+}
