@@ -1,5 +1,90 @@
 //! The CSI edge: gRPC on a Unix socket, and what the orchestrator's words mean here.
+//!
+//! [`bind`] takes the socket, [`serve`] answers on it until told to stop. What may be asked is in [`identity`],
+//! [`node`] and the controller; what is not declared there answers UNIMPLEMENTED. Errors become statuses in [`status`]
+//! and nowhere else.
 
+pub mod calls;
+pub mod capability;
+pub mod identity;
+pub mod inflight;
 mod redact;
+pub mod socket;
+pub mod status;
 pub mod v1;
 pub mod volume_id;
+
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+pub use socket::bind;
+
+use v1::controller_server::{Controller, ControllerServer};
+use v1::identity_server::{Identity, IdentityServer};
+use v1::node_server::{Node, NodeServer};
+
+/// How long calls may still run after [`serve`] was told to stop: less than the 30 seconds that Kubernetes gives a pod.
+pub const GRACE: Duration = Duration::from_secs(20);
+
+/// The services of one plugin.
+#[derive(Debug, Clone)]
+pub struct Services(Routes);
+
+impl Services {
+    /// A plugin with the Identity service alone.
+    pub fn new(identity: impl Identity) -> Services {
+        Services(Routes::new(IdentityServer::new(identity)))
+    }
+
+    /// And the Controller service.
+    pub fn with_controller(self, controller: impl Controller) -> Services {
+        Services(self.0.add_service(ControllerServer::new(controller)))
+    }
+
+    /// And the Node service.
+    pub fn with_node(self, node: impl Node) -> Services {
+        Services(self.0.add_service(NodeServer::new(node)))
+    }
+}
+
+/// Answers calls on `listener` until `shutdown` is cancelled, then takes no new ones and waits up to [`GRACE`] for those
+/// that run. The socket's file is removed at the end, where it is still this listener's.
+///
+/// # Errors
+/// What tonic says of a listener that breaks.
+pub async fn serve(
+    listener: UnixListener,
+    services: Services,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let _file = socket::RemoveAtEnd::of(&listener);
+    let running = TaskTracker::new();
+    let calls = calls::Calls::around(services.0.prepare(), running.clone());
+    let incoming = UnixListenerStream::new(listener);
+    let server = Server::builder().serve_with_incoming_shutdown(calls, incoming, shutdown.clone().cancelled_owned());
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = async {
+            let ended = server.await;
+            running.close();
+            running.wait().await;
+            ended
+        } => ended,
+        () = late => {
+            tracing::warn!(running = running.len(), "calls were still running when the time to stop was over");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Around every CSI call: it runs to its end, is logged in one line and counted.
+//!
+//! A call whose caller has gone (the kubelet's deadline is two minutes, the provisioner's ten seconds) is not dropped
+//! between two steps: it goes on in a task of its own, holds its guard of [`super::inflight`], and the caller's next try
+//! finds it done or is told to wait.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::{Code, Request, Status};
+use tower_service::Service;
+
+use super::status;
+
+/// Histogram of the calls' durations in seconds, by `method` and `code`; its count is the number of calls.
+const CALL_SECONDS: &str = "millrace_csi_call_seconds";
+
+/// What a call is about, for its log line. A handler names it; the request carries it.
+#[derive(Debug, Clone, Default)]
+pub struct Subject(Arc<Mutex<[String; 2]>>);
+
+impl Subject {
+    /// Notes what `request` is about: a volume's id or name, and the target path (empty where there is none).
+    pub fn note<T>(request: &Request<T>, volume: &str, target: &str) {
+        if let Some(subject) = request.extensions().get::<Subject>() {
+            *subject.0.lock().unwrap_or_else(PoisonError::into_inner) = [volume.to_owned(), target.to_owned()];
+        }
+    }
+
+    fn get(&self) -> [String; 2] {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The services, with what happens around each call.
+#[derive(Debug, Clone)]
+pub(super) struct Calls<S> {
+    services: S,
+    running: TaskTracker,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn around(services: S, running: TaskTracker) -> Calls<S> {
+        Calls { services, running }
+    }
+}
+
+type Reply = Result<http::Response<Body>, Infallible>;
+
+impl<S> Service<http::Request<Body>> for Calls<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.services.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let begun = Instant::now();
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let subject = Subject::default();
+        request.extensions_mut().insert(subject.clone());
+        let call = self.services.call(request);
+        let task = self.running.spawn(async move {
+            let response = match AssertUnwindSafe(call).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Err(_) => status::internal("the driver panicked; see its log").into_http(),
+            };
+            report(&method, &subject.get(), begun.elapsed(), Status::from_header_map(response.headers()).as_ref());
+            response
+        });
+        Box::pin(async move {
+            Ok(task.await.unwrap_or_else(|_| status::aborted("the driver is being stopped; try again").into_http()))
+        })
+    }
+}
+
+/// Writes the line and counts. Probe comes every few seconds for ever, and is worth a line only where it fails.
+fn report(method: &str, [volume, target]: &[String; 2], took: Duration, status: Option<&Status>) {
+    let code = status.map_or(Code::Ok, Status::code);
+    let ms = took.as_millis();
+    match status.filter(|_| code != Code::Ok) {
+        Some(status) => {
+            let message = status.message();
+            tracing::warn!(method, volume, target, ms, ?code, message, "csi call failed");
+        }
+        None if method == "Probe" => tracing::debug!(method, ms, ?code, "csi call"),
+        None => tracing::info!(method, volume, target, ms, ?code, "csi call"),
+    }
+    metrics::histogram!(CALL_SECONDS, "method" => method.to_owned(), "code" => format!("{code:?}")).record(took);
+}

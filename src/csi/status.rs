@@ -1,0 +1,119 @@
+//! Errors as gRPC statuses: the only place that makes one. Each translation is total, without a `_` arm.
+//!
+//! The texts end up in the events of a pod or claim, so they are written for its owner.
+
+use tonic::{Code, Status};
+
+use super::capability::BadCapability;
+use super::inflight::Busy;
+use super::volume_id::{BadId, BadPath};
+use crate::backend::{self, ErrorKind};
+use crate::mount;
+
+/// A request that no retry mends: what is wrong and what would be right.
+pub fn invalid(message: impl Into<String>) -> Status {
+    Status::new(Code::InvalidArgument, message)
+}
+
+/// What was named is not there.
+pub fn not_found(message: impl Into<String>) -> Status {
+    Status::new(Code::NotFound, message)
+}
+
+/// The request is right, and the driver, the store or the volume is not in a state for it.
+pub fn failed_precondition(message: impl Into<String>) -> Status {
+    Status::new(Code::FailedPrecondition, message)
+}
+
+/// The same name or target, with other arguments.
+pub fn already_exists(message: impl Into<String>) -> Status {
+    Status::new(Code::AlreadyExists, message)
+}
+
+/// Something else is at work there; the same call may succeed later.
+pub fn aborted(message: impl Into<String>) -> Status {
+    Status::new(Code::Aborted, message)
+}
+
+/// A size that the driver or the store cannot give.
+pub fn out_of_range(message: impl Into<String>) -> Status {
+    Status::new(Code::OutOfRange, message)
+}
+
+/// A fault of the driver's own.
+pub fn internal(message: impl Into<String>) -> Status {
+    Status::new(Code::Internal, message)
+}
+
+/// What a store's error is to the orchestrator.
+pub fn code_of(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::Stale => Code::Aborted,
+        ErrorKind::InvalidName => Code::InvalidArgument,
+        ErrorKind::TooLarge => Code::OutOfRange,
+        ErrorKind::NoSpace => Code::ResourceExhausted,
+        ErrorKind::Throttled | ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotEmpty
+        | ErrorKind::Unsupported
+        | ErrorKind::Misconfigured => Code::FailedPrecondition,
+        ErrorKind::Corrupt | ErrorKind::Other => Code::Internal,
+    }
+}
+
+impl From<backend::Error> for Status {
+    fn from(error: backend::Error) -> Status {
+        Status::new(code_of(error.kind), error.to_string())
+    }
+}
+
+impl From<mount::Error> for Status {
+    fn from(error: mount::Error) -> Status {
+        let code = match &error {
+            mount::Error::AlreadyPublished(_) => Code::AlreadyExists,
+            mount::Error::SecondWriter(_) => Code::FailedPrecondition,
+            mount::Error::NotMounted(_) | mount::Error::NoSuchVolume(_) => Code::NotFound,
+            mount::Error::Store { kind, .. } => code_of(*kind),
+            mount::Error::Worker(_) => Code::Unavailable,
+            mount::Error::System(_) => Code::Internal,
+        };
+        Status::new(code, error.to_string())
+    }
+}
+
+impl From<Busy> for Status {
+    fn from(busy: Busy) -> Status {
+        aborted(busy.to_string())
+    }
+}
+
+impl From<BadCapability> for Status {
+    fn from(error: BadCapability) -> Status {
+        match &error {
+            BadCapability::Malformed(_) | BadCapability::Unsupported(_) => invalid(error.to_string()),
+        }
+    }
+}
+
+impl From<BadPath> for Status {
+    fn from(error: BadPath) -> Status {
+        invalid(error.to_string())
+    }
+}
+
+/// An id that is none of ours names nothing; one that no id could be is a mistake of the caller's.
+impl From<BadId> for Status {
+    fn from(error: BadId) -> Status {
+        match error {
+            BadId::Empty | BadId::TooLong | BadId::Control => invalid(error.to_string()),
+            BadId::Form | BadId::Store | BadId::Generation | BadId::Path(_) => {
+                not_found(format!("no volume of this driver has this id: {error}"))
+            }
+        }
+    }
+}

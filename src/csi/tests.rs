@@ -1,0 +1,77 @@
+//! A plugin on a real socket, as its callers meet it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status, async_trait};
+
+use super::calls::Subject;
+use super::identity::{Health, Identity};
+use super::v1::node_client::NodeClient;
+use super::v1::*;
+use super::{Services, bind, serve, status};
+
+/// A node whose calls do what a test wants.
+#[derive(Debug)]
+struct Scripted {
+    slow_call_done: CancellationToken,
+}
+
+#[async_trait]
+impl node_server::Node for Scripted {
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let NodeUnpublishVolumeRequest { volume_id, target_path } = request.get_ref();
+        Subject::note(&request, volume_id, target_path);
+        match volume_id.as_str() {
+            "panic" => panic!("a bug"),
+            "slow" => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                self.slow_call_done.cancel();
+                Ok(Response::new(NodeUnpublishVolumeResponse {}))
+            }
+            other => Err(status::not_found(format!("no {other}"))),
+        }
+    }
+}
+
+async fn client(socket: &Path) -> NodeClient<Channel> {
+    NodeClient::new(Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap())
+}
+
+fn unpublish(volume_id: &str) -> NodeUnpublishVolumeRequest {
+    NodeUnpublishVolumeRequest { volume_id: volume_id.into(), target_path: "/pod".into() }
+}
+
+#[tokio::test]
+async fn a_call_outlives_its_caller_and_a_panic_is_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("csi.sock");
+    let (stop, slow_call_done) = (CancellationToken::new(), CancellationToken::new());
+    let node = Scripted { slow_call_done: slow_call_done.clone() };
+    let services =
+        Services::new(Identity::new("csi.example.org", Arc::new(Health::default())).unwrap()).with_node(node);
+    let server = tokio::spawn(serve(bind(&socket).unwrap(), services, stop.clone()));
+    let mut client = client(&socket).await;
+
+    let mut impatient = Request::new(unpublish("slow"));
+    impatient.set_timeout(Duration::from_millis(20));
+    client.node_unpublish_volume(impatient).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(10), slow_call_done.cancelled()).await.expect("the call was dropped");
+
+    let answer = client.node_unpublish_volume(unpublish("panic")).await.unwrap_err();
+    assert_eq!(answer.code(), Code::Internal);
+    let answer = client.node_unpublish_volume(unpublish("x")).await.unwrap_err();
+    assert_eq!((answer.code(), answer.message()), (Code::NotFound, "no x"));
+    let answer = client.node_stage_volume(NodeStageVolumeRequest::default()).await.unwrap_err();
+    assert_eq!(answer.code(), Code::Unimplemented);
+
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
+    assert!(!socket.exists());
+}
