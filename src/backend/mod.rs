@@ -261,12 +261,14 @@ pub enum Config {
 /// `Misconfigured` for words no client can be built from (an unreadable CA bundle, a bad endpoint), `Unauthenticated`
 /// for a credential of another kind of store.
 pub fn connect(
-    _config: &Config,
-    _credential: &crate::auth::Credential,
-    _root: &Path,
-    _limits: Limits,
+    config: &Config,
+    credential: &crate::auth::Credential,
+    root: &Path,
+    limits: Limits,
 ) -> Result<Arc<dyn Backend>> {
-    Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), "no backend yet"))
+    match config {
+        Config::S3(config) => Ok(Arc::new(s3::S3::connect(config, credential, root, limits)?)),
+    }
 }
 
 /// What one client may use.

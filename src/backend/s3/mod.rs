@@ -1,6 +1,28 @@
 //! S3 as a backend.
 
+mod client;
+mod connector;
+mod dial;
+mod error;
+mod keys;
+mod list;
+mod read;
+mod stat;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+
+use self::client::Client;
+use crate::auth::Credential;
+use crate::backend::{
+    Backend, CreateOptions, Entry, Error, ErrorKind, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result,
+    Traits, Upload, Version,
+};
 
 /// How to reach a bucket, or a prefix of it: the administrator's words, no credential.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,4 +64,62 @@ pub enum Checksums {
     Supported,
     /// Only where an operation demands one: for stores that do not know them.
     Required,
+}
+
+/// One volume of a bucket, used as one identity.
+#[derive(Debug)]
+pub(super) struct S3 {
+    client: Arc<Client>,
+}
+
+impl S3 {
+    /// See [`crate::backend::connect`].
+    pub(super) fn connect(config: &Config, credential: &Credential, root: &Path, limits: Limits) -> Result<S3> {
+        Ok(S3 { client: Arc::new(Client::new(config, credential, root, limits)?) })
+    }
+}
+
+#[async_trait]
+impl Backend for S3 {
+    fn traits(&self) -> Traits {
+        Traits {
+            atomic_rename: false,
+            real_directories: false,
+            exact_versions: true,
+            own_permissions: false,
+            largest_file: 5 << 40,
+        }
+    }
+
+    async fn stat(&self, path: &Path) -> Result<Meta> {
+        stat::stat(&self.client, path, Op::Stat).await
+    }
+
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+        list::list(self.client.clone(), dir)
+    }
+
+    async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
+        read::read(self.client.clone(), file, range, why).await
+    }
+
+    async fn create(&self, path: &Path, _how: CreateOptions) -> Result<Box<dyn Upload>> {
+        Err(unwritable(Op::Write, path))
+    }
+
+    async fn make_dir(&self, path: &Path) -> Result<Meta> {
+        Err(unwritable(Op::MakeDir, path))
+    }
+
+    async fn remove(&self, path: &Path, _kind: Kind) -> Result<()> {
+        Err(unwritable(Op::Remove, path))
+    }
+
+    async fn rename(&self, from: &Path, _to: &Path, _how: RenameOptions) -> Result<Meta> {
+        Err(unwritable(Op::Rename, from))
+    }
+}
+
+fn unwritable(op: Op, path: &Path) -> Error {
+    Error::new(ErrorKind::Unsupported, op, path, "S3 volumes are read-only")
 }

@@ -1,0 +1,156 @@
+//! One isolated SDK client a volume, and the patience with which it asks.
+//!
+//! The configuration is built word by word: nothing of the environment, of profiles or of the node's metadata service
+//! can reach it. The SDK's own retry is off; [`Client::ask`] retries inside a time budget, since a store that asks for
+//! less does not count our attempts.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::types::RequestPayer;
+use backon::{ExponentialBuilder, Retryable};
+use tokio::sync::Semaphore;
+
+use super::connector::{Connector, Patience};
+use super::error::Failure;
+use super::keys::Keys;
+use super::{Checksums, Config};
+use crate::auth::Credential;
+use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
+
+/// A server-side copy or completion is given a second more for so many bytes.
+const SLOWEST_COPY: u64 = 16 << 20;
+
+/// What every room of the S3 backend asks through.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) sdk: aws_sdk_s3::Client,
+    pub(super) bucket: String,
+    pub(super) keys: Keys,
+    pub(super) limits: Limits,
+    pub(super) checksums: Checksums,
+    pub(super) payer: Option<RequestPayer>,
+    pub(super) kms_key: Option<String>,
+    pub(super) storage_class: Option<String>,
+    /// Guessed reads leave some connections to those that somebody waits for.
+    pub(super) ahead: Arc<Semaphore>,
+}
+
+impl Client {
+    /// A client of the directory `root` below the store's prefix. Asks nothing of the store.
+    ///
+    /// # Errors
+    /// `Misconfigured`, `Unauthenticated`: see [`crate::backend::connect`].
+    pub(super) fn new(config: &Config, credential: &Credential, root: &Path, limits: Limits) -> Result<Client> {
+        let wrong = |why: String| Error::new(ErrorKind::Misconfigured, Op::Connect, root, why);
+        if config.bucket.ends_with("--x-s3") {
+            return Err(wrong(format!(
+                "{:?} is a directory bucket (S3 Express One Zone), whose listings are not sorted: use a general purpose \
+                 bucket",
+                config.bucket
+            )));
+        }
+        let keys = Keys::new(&config.prefix, root).ok_or_else(|| wrong("names in S3 are UTF-8".into()))?;
+        let patience = Patience {
+            connect: (limits.timeout / 3).min(Duration::from_secs(5)),
+            silence: (limits.timeout / 3).min(Duration::from_secs(20)),
+        };
+        let connector = Connector::new(config, patience).map_err(wrong)?;
+        let sdk = aws_sdk_s3::Client::from_conf(settings(config, credential, connector)?.build());
+        let connections = config.max_connections.max(1) as usize;
+        Ok(Client {
+            sdk,
+            bucket: config.bucket.clone(),
+            keys,
+            limits,
+            checksums: config.checksums,
+            payer: config.requester_pays.then_some(RequestPayer::Requester),
+            kms_key: config.sse_kms_key.clone(),
+            storage_class: config.storage_class.clone(),
+            ahead: Arc::new(Semaphore::new((connections - connections / 8).clamp(1, connections.max(2) - 1))),
+        })
+    }
+
+    /// Asks until it is answered, refused for good, or the volume's timeout has passed.
+    pub(super) async fn ask<T, A, F>(&self, ask: A) -> std::result::Result<T, Failure>
+    where
+        A: FnMut() -> F,
+        F: Future<Output = std::result::Result<T, Failure>>,
+    {
+        self.ask_for(self.limits.timeout, ask).await
+    }
+
+    /// [`Client::ask`] with a budget of its own.
+    pub(super) async fn ask_for<T, A, F>(&self, budget: Duration, ask: A) -> std::result::Result<T, Failure>
+    where
+        A: FnMut() -> F,
+        F: Future<Output = std::result::Result<T, Failure>>,
+    {
+        let mut last = None;
+        let asking = ask.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
+            tracing::debug!(code = failure.code, status = failure.status, ?pause, "asking the store again");
+            last = Some(failure.clone());
+        });
+        match tokio::time::timeout(budget, asking).await {
+            Ok(answer) => answer,
+            Err(_) => Err(last.unwrap_or_else(|| Failure::late(budget))),
+        }
+    }
+
+    /// The deadline of one server-side copy or completion of `bytes`.
+    pub(super) fn copy_budget(&self, bytes: u64) -> Duration {
+        self.limits.timeout + Duration::from_secs(bytes / SLOWEST_COPY)
+    }
+}
+
+/// Lets one request wait in silence for `budget`: a store answers a copy or a completion when it is done.
+pub(super) fn quiet_for(budget: Duration) -> Builder {
+    aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().read_timeout(budget).build())
+}
+
+/// The pauses between two attempts: without end, since time is the budget.
+pub(super) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+}
+
+fn settings(config: &Config, credential: &Credential, connector: Connector) -> Result<Builder> {
+    let checksums = match config.checksums {
+        Checksums::Supported => RequestChecksumCalculation::WhenSupported,
+        Checksums::Required => RequestChecksumCalculation::WhenRequired,
+    };
+    let mut settings = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(config.region.clone()))
+        .force_path_style(config.path_style)
+        .http_client(connector)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .disable_s3_express_session_auth(true)
+        .disable_multi_region_access_points(true)
+        .request_checksum_calculation(checksums)
+        // Ranges carry no checksum that could be checked; whole objects ask for theirs one by one.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    settings.set_endpoint_url(config.endpoint.clone());
+    match credential {
+        Credential::Anonymous => Ok(settings.allow_no_auth()),
+        Credential::S3 { key_id, secret_key, session_token } => {
+            let token = session_token.as_ref().map(|token| token.expose().to_owned());
+            let keys = Credentials::new(key_id, secret_key.expose(), token, None, "volume");
+            Ok(settings.credentials_provider(keys))
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! A directory's entries, a page of keys at a time.
+//!
+//! The store lists keys in the order of their bytes, objects and common prefixes mixed. An object `a` comes before
+//! `a/`, with whatever begins with `a` and a byte below `/` between them, perhaps pages later; so it is held back until
+//! the listing has passed `a/`, and dropped if that came. What is held at any time are beginnings of one name: at most
+//! 254.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_sdk_s3::types::{EncodingType, Object, OptionalObjectAttributes};
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::client::Client;
+use super::error::Failure;
+use super::{keys, stat};
+use crate::backend::{Entry, Meta, Name, Node, Op, Path, Result};
+
+/// `Backend::list`.
+pub(super) fn list(client: Arc<Client>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    let listing =
+        Listing { client, dir: dir.clone(), next: Next::First, merge: Merge::default(), ready: VecDeque::new() };
+    stream::unfold(listing, async |mut listing| {
+        let entry = listing.entry().await?;
+        Some((entry, listing))
+    })
+    .boxed()
+}
+
+struct Listing {
+    client: Arc<Client>,
+    dir: Path,
+    next: Next,
+    merge: Merge,
+    ready: VecDeque<Entry>,
+}
+
+enum Next {
+    First,
+    After(String),
+    Done,
+}
+
+impl Listing {
+    async fn entry(&mut self) -> Option<Result<Entry>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Some(Ok(entry));
+            }
+            let token = match std::mem::replace(&mut self.next, Next::Done) {
+                Next::Done => return None,
+                Next::First => None,
+                Next::After(token) => Some(token),
+            };
+            if let Err(failure) = self.page(token).await {
+                self.merge = Merge::default();
+                return Some(Err(failure.at(Op::List, &self.dir)));
+            }
+        }
+    }
+
+    async fn page(&mut self, token: Option<String>) -> std::result::Result<(), Failure> {
+        let prefix = self.client.keys.directory(&self.dir)?;
+        let client = &self.client;
+        let page = client
+            .ask(async || {
+                let list = client.sdk.list_objects_v2().bucket(&client.bucket).prefix(&prefix).delimiter("/");
+                let list = list.encoding_type(EncodingType::Url).set_continuation_token(token.clone());
+                let list = list.optional_object_attributes(OptionalObjectAttributes::RestoreStatus);
+                Ok(list.set_request_payer(client.payer.clone()).send().await?)
+            })
+            .await?;
+        self.next = match (page.is_truncated(), page.next_continuation_token()) {
+            (Some(true), Some(next)) if token.as_deref() == Some(next) => {
+                return Err(Failure::corrupt("the store's listing goes round in a circle"));
+            }
+            (Some(true), Some(next)) => Next::After(next.to_owned()),
+            (Some(true), None) => return Err(Failure::corrupt("the store's listing ends in its middle")),
+            _ => Next::Done,
+        };
+        for (name, node) in found(&page, &prefix) {
+            self.merge.take(name, node, &mut self.ready, &self.dir);
+        }
+        if matches!(self.next, Next::Done) {
+            self.merge.finish(&mut self.ready);
+        }
+        Ok(())
+    }
+}
+
+/// One page, in the order of the keys: names in the directory (raw), and objects or `None` for a common prefix.
+fn found<'a>(page: &'a ListObjectsV2Output, prefix: &str) -> Vec<(Vec<u8>, Option<&'a Object>)> {
+    let encoded = page.encoding_type() == Some(&EncodingType::Url);
+    let name = |key: &str| {
+        let key = if encoded { keys::decoded(key) } else { key.as_bytes().to_vec() };
+        // A key from elsewhere would be a server's fault; it is none of this directory's.
+        key.strip_prefix(prefix.as_bytes()).map(<[u8]>::to_vec)
+    };
+    let objects = page.contents().iter().filter_map(|object| Some((name(object.key()?)?, Some(object))));
+    let directories = page.common_prefixes().iter().filter_map(|common| Some((name(common.prefix()?)?, None)));
+    let mut all: Vec<_> = objects.chain(directories).collect();
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all
+}
+
+/// Keeps each name once.
+#[derive(Default)]
+struct Merge {
+    /// Objects whose `name/` may still come, each the beginning of the next.
+    held: Vec<(Name, Entry)>,
+}
+
+impl Merge {
+    fn take(&mut self, text: Vec<u8>, object: Option<&Object>, ready: &mut VecDeque<Entry>, dir: &Path) {
+        while let Some((name, _)) = self.held.last() {
+            let slashed = [name.as_bytes(), b"/"].concat();
+            match slashed.cmp(&text) {
+                std::cmp::Ordering::Greater => break,
+                std::cmp::Ordering::Less => ready.extend(self.held.pop().map(|(_, entry)| entry)),
+                std::cmp::Ordering::Equal => drop(self.held.pop()),
+            }
+        }
+        match object {
+            None => {
+                let name = text.strip_suffix(b"/").and_then(keys::shown);
+                ready.extend(name.map(|name| Entry { name, meta: stat::directory() }));
+            }
+            Some(object) => {
+                let Some(name) = keys::shown(&text) else { return };
+                // An object without ETag or length cannot be read by version: it is left to a look-up to say so.
+                let Ok(meta) = file(&dir.join(&name), object) else { return };
+                self.held.push((name.clone(), Entry { name, meta }));
+            }
+        }
+    }
+
+    fn finish(&mut self, ready: &mut VecDeque<Entry>) {
+        ready.extend(self.held.drain(..).rev().map(|(_, entry)| entry));
+    }
+}
+
+fn file(path: &Path, object: &Object) -> std::result::Result<Meta, Failure> {
+    let archived = object.storage_class().is_some_and(|class| stat::is_archive(class.as_str()));
+    let restored = object
+        .restore_status()
+        .is_some_and(|status| status.is_restore_in_progress() != Some(true) && status.restore_expiry_date().is_some());
+    Ok(Meta {
+        node: Node::File(stat::version(path, object.e_tag(), object.size())?),
+        mtime: stat::time(object.last_modified()),
+        permissions: None,
+        readable: !archived || restored,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::types::CommonPrefix;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backend::Kind;
+
+    /// What is shown of `keys` (sorted here) in a directory `d/`, listed in pages of `most` entries.
+    fn shown(keys: &[&str], most: usize) -> Vec<(String, Kind)> {
+        let mut rows: Vec<(String, bool)> = keys
+            .iter()
+            .map(|key| match key.split_once('/') {
+                Some((first, _)) => (format!("{first}/"), true),
+                None => ((*key).to_owned(), false),
+            })
+            .collect();
+        rows.sort();
+        rows.dedup();
+        let (mut merge, mut ready) = (Merge::default(), VecDeque::new());
+        for rows in rows.chunks(most) {
+            let mut page = ListObjectsV2Output::builder();
+            for (name, is_prefix) in rows {
+                let key = format!("d/{name}");
+                page = match is_prefix {
+                    true => page.common_prefixes(CommonPrefix::builder().prefix(key).build()),
+                    false => page.contents(Object::builder().key(key).e_tag("\"e\"").size(1).build()),
+                };
+            }
+            for (name, object) in found(&page.build(), "d/") {
+                merge.take(name, object, &mut ready, &Path::parse("d").unwrap());
+            }
+        }
+        merge.finish(&mut ready);
+        ready.into_iter().map(|entry| (entry.name.to_string(), entry.meta.kind())).collect()
+    }
+
+    #[test]
+    fn a_directory_wins_over_an_object_of_its_name_even_pages_apart() {
+        let keys = ["a", "a+b", "a-", "a-b", "a.txt", "a/x", "a0", "b"];
+        for most in 1..8 {
+            let mut all = shown(&keys, most);
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            let expected = [("a", Kind::Directory), ("a+b", Kind::File), ("a-", Kind::File), ("a-b", Kind::File)];
+            let expected = expected.into_iter().chain([("a.txt", Kind::File), ("a0", Kind::File), ("b", Kind::File)]);
+            let expected: Vec<_> = expected.map(|(name, kind)| (name.to_owned(), kind)).collect();
+            assert_eq!(all, expected, "pages of {most}");
+        }
+    }
+
+    #[test]
+    fn odd_keys_are_left_out_and_spoil_nothing() {
+        let long = "x".repeat(300);
+        let keys = ["", "/b", "./c", "../d", ".", "..", &long, "plain", "back\\slash", "new\nline"];
+        let mut names: Vec<_> = shown(&keys, 3).into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        assert_eq!(names, ["back\\slash", "new\nline", "plain"]);
+    }
+
+    proptest! {
+        #[test]
+        fn each_name_comes_once(keys in proptest::collection::vec("[a/+.-]{1,6}", 0..40), most in 1_usize..6) {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let names: Vec<_> = shown(&keys, most).into_iter().map(|(name, _)| name).collect();
+            let mut once = names.clone();
+            once.sort();
+            once.dedup();
+            prop_assert_eq!(once.len(), names.len());
+            let firsts: std::collections::BTreeSet<_> = keys
+                .iter()
+                .map(|key| key.split('/').next().unwrap())
+                .filter(|first| Name::new(first.as_bytes()).is_ok())
+                .collect();
+            prop_assert_eq!(once.len(), firsts.len());
+        }
+    }
+}

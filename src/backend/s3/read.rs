@@ -1,0 +1,237 @@
+//! Exactly the bytes of one version.
+//!
+//! Every GET is pinned by `If-Match`, and nothing is taken from a store's word: status, Content-Range, length and ETag
+//! of each answer are compared with what was asked, since a store or a gateway may ignore a condition or a range. A body
+//! that breaks off goes on with the rest of the range and the same pin.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumMode;
+use backon::{BackoffBuilder, ExponentialBackoff};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::client::{Client, backoff};
+use super::error::Failure;
+use super::{Checksums, stat};
+use crate::backend::{ErrorKind, Intent, Op, Result, Version};
+
+/// `Backend::read`.
+pub(super) async fn read(
+    client: Arc<Client>,
+    file: &Version,
+    range: Range<u64>,
+    why: Intent,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    if range.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
+    let fail = {
+        let path = file.path.clone();
+        move |failure: Failure| failure.at(Op::Read, &path)
+    };
+    if range.end > file.size {
+        return Err(fail(Failure::new(ErrorKind::Other, "the range lies outside the file")));
+    }
+    let key = client.keys.file(&file.path).map_err(&fail)?;
+    let turn = match why {
+        Intent::Demand => None,
+        // The semaphore is never closed.
+        Intent::Ahead => client.ahead.clone().acquire_owned().await.ok(),
+    };
+    let mut reading = Reading { client, key, file: file.clone(), range, body: None, trouble: None, _turn: turn };
+    reading.open().await.map_err(&fail)?;
+    let body = stream::try_unfold(reading, async |mut reading| {
+        let piece = reading.piece().await?;
+        Ok(piece.map(|piece| (piece, reading)))
+    });
+    Ok(body.map_err(fail).boxed())
+}
+
+struct Reading {
+    client: Arc<Client>,
+    key: String,
+    file: Version,
+    /// What is still to come.
+    range: Range<u64>,
+    body: Option<ByteStream>,
+    trouble: Option<Trouble>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Breaks since the last byte came.
+struct Trouble {
+    until: Instant,
+    pauses: ExponentialBackoff,
+}
+
+impl Reading {
+    async fn open(&mut self) -> std::result::Result<(), Failure> {
+        let this = &*self;
+        let patience = this.client.limits.timeout;
+        let budget = this.trouble.as_ref().map_or(patience, |trouble| trouble.until - Instant::now());
+        let body =
+            this.client.ask_for(budget, async || this.get().await).await.map_err(|failure| match failure.kind {
+                ErrorKind::NotFound => Failure::new(ErrorKind::Stale, "the object is gone"),
+                _ => failure,
+            })?;
+        self.body = Some(body);
+        Ok(())
+    }
+
+    /// One GET of what is still to come, its head compared with what was asked.
+    async fn get(&self) -> std::result::Result<ByteStream, Failure> {
+        let client = &self.client;
+        let get =
+            client.sdk.get_object().bucket(&client.bucket).key(&self.key).if_match(stat::quoted(&self.file.bytes));
+        let get = get.set_request_payer(client.payer.clone());
+        let whole = self.range == (0..self.file.size);
+        let get = match whole {
+            true if client.checksums == Checksums::Supported => get.checksum_mode(ChecksumMode::Enabled),
+            true => get,
+            false => get.range(format!("bytes={}-{}", self.range.start, self.range.end - 1)),
+        };
+        let answer = get.send().await?;
+        check(&answer, &self.file, &self.range, whole)?;
+        Ok(answer.body)
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn piece(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
+        while !self.range.is_empty() {
+            let Some(body) = &mut self.body else {
+                self.open().await?;
+                continue;
+            };
+            let left = self.range.end - self.range.start;
+            match body.next().await {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) if piece.len() as u64 > left => {
+                    return Err(Failure::corrupt("the store sent more than was asked"));
+                }
+                Some(Ok(piece)) => {
+                    self.range.start += piece.len() as u64;
+                    self.trouble = None;
+                    if self.range.is_empty() {
+                        // Only at its end does a body tell whether its checksum holds.
+                        self.finish().await?;
+                    }
+                    return Ok(Some(piece));
+                }
+                Some(Err(broken)) if is_wrong(&broken) => return Err(wrong_sum()),
+                Some(Err(broken)) => {
+                    tracing::debug!(error = %broken, "a body broke off");
+                    self.pause().await?;
+                }
+                None => self.pause().await?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the end of a body whose bytes have all come.
+    async fn finish(&mut self) -> std::result::Result<(), Failure> {
+        match self.body.take() {
+            Some(mut body) => match body.next().await {
+                Some(Err(broken)) if is_wrong(&broken) => Err(wrong_sum()),
+                Some(Ok(more)) if !more.is_empty() => Err(Failure::corrupt("the store sent more than was asked")),
+                _ => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Waits before the rest is asked for, as long as the volume's timeout has not passed without a byte.
+    async fn pause(&mut self) -> std::result::Result<(), Failure> {
+        self.body = None;
+        let patience = self.client.limits.timeout;
+        let trouble =
+            self.trouble.get_or_insert_with(|| Trouble { until: Instant::now() + patience, pauses: backoff().build() });
+        let pause = trouble.pauses.next().unwrap_or_default();
+        if Instant::now() + pause >= trouble.until {
+            let why = format!("the object's bytes broke off again and again for {} s", patience.as_secs_f32());
+            return Err(Failure::new(ErrorKind::Unavailable, why));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn is_wrong(broken: &aws_sdk_s3::primitives::ByteStreamError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(broken);
+    while let Some(cause) = next {
+        if cause.to_string().contains("checksum mismatch") {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn wrong_sum() -> Failure {
+    Failure::corrupt("the object's bytes do not fit the checksum that the store keeps of them")
+}
+
+/// Compares an answer with the question.
+fn check(
+    answer: &GetObjectOutput,
+    file: &Version,
+    range: &Range<u64>,
+    whole: bool,
+) -> std::result::Result<(), Failure> {
+    match answer.e_tag() {
+        Some(etag) if *stat::bare(etag) == *file.bytes => {}
+        Some(_) => return Err(Failure::new(ErrorKind::Stale, "the store ignored If-Match and gave another version")),
+        None => return Err(Failure::corrupt("the store's answer has no ETag")),
+    }
+    let length = answer.content_length().and_then(|length| u64::try_from(length).ok());
+    if length != Some(range.end - range.start) {
+        return Err(Failure::corrupt("the store's answer has another length than was asked"));
+    }
+    let expected = format!("bytes {}-{}/{}", range.start, range.end - 1, file.size);
+    match answer.content_range() {
+        // A whole object has no need of one.
+        None if whole => Ok(()),
+        Some(given) if given.trim() == expected => Ok(()),
+        _ => Err(Failure::corrupt("the store gave another range than was asked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Path;
+
+    #[test]
+    fn an_answer_to_another_question_is_seen() {
+        let file = Version { path: Path::parse("f").unwrap(), file: "e".into(), bytes: "e".into(), size: 100 };
+        let answer = |etag: &str, length, range: Option<&str>| {
+            GetObjectOutput::builder()
+                .e_tag(etag)
+                .content_length(length)
+                .set_content_range(range.map(Into::into))
+                .build()
+        };
+        let kind = |answer: GetObjectOutput, range: Range<u64>| {
+            let whole = range == (0..100);
+            check(&answer, &file, &range, whole).err().map(|failure| failure.kind)
+        };
+        assert_eq!(kind(answer("\"e\"", 10, Some("bytes 5-14/100")), 5..15), None);
+        assert_eq!(kind(answer("\"e\"", 100, None), 0..100), None);
+        assert_eq!(kind(answer("\"f\"", 10, Some("bytes 5-14/100")), 5..15), Some(ErrorKind::Stale));
+        for (length, range) in [
+            (100, None),
+            (10, None),
+            (10, Some("bytes 0-9/100")),
+            (10, Some("bytes 5-14/99")),
+            (9, Some("bytes 5-14/100")),
+        ] {
+            assert_eq!(kind(answer("\"e\"", length, range), 5..15), Some(ErrorKind::Corrupt), "{length} {range:?}");
+        }
+    }
+}
