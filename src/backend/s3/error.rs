@@ -53,6 +53,11 @@ impl Failure {
         Error::new(self.kind, op, path, self.message)
     }
 
+    /// The same failure, left to the caller to look into.
+    pub(super) fn once(self) -> Failure {
+        Failure { again: false, ..self }
+    }
+
     fn with(self, status: u16, code: &str) -> Failure {
         Failure { status: Some(status), code: code.into(), ..self }
     }

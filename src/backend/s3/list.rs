@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use super::client::Client;
 use super::error::Failure;
 use super::{keys, stat};
-use crate::backend::{Entry, Meta, Name, Node, Op, Path, Result};
+use crate::backend::{Entry, Meta, Name, Op, Path, Result};
 
 /// `Backend::list`.
 pub(super) fn list(client: Arc<Client>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
@@ -145,12 +145,8 @@ fn file(path: &Path, object: &Object) -> std::result::Result<Meta, Failure> {
     let restored = object
         .restore_status()
         .is_some_and(|status| status.is_restore_in_progress() != Some(true) && status.restore_expiry_date().is_some());
-    Ok(Meta {
-        node: Node::File(stat::version(path, object.e_tag(), object.size())?),
-        mtime: stat::time(object.last_modified()),
-        permissions: None,
-        readable: !archived || restored,
-    })
+    let version = stat::version(path, object.e_tag(), object.size())?;
+    Ok(Meta { readable: !archived || restored, ..stat::of(version, stat::time(object.last_modified())) })
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
 //! S3 as a backend.
 
+mod assembly;
 mod client;
 mod connector;
 mod dial;
 mod error;
 mod keys;
 mod list;
+mod object;
 mod read;
+mod rename;
+mod schedule;
 mod stat;
+mod tree;
+mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +24,10 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::client::Client;
+use self::schedule::Schedule;
 use crate::auth::Credential;
 use crate::backend::{
-    Backend, CreateOptions, Entry, Error, ErrorKind, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result,
-    Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits, Upload, Version,
 };
 
 /// How to reach a bucket, or a prefix of it: the administrator's words, no credential.
@@ -87,7 +93,7 @@ impl Backend for S3 {
             real_directories: false,
             exact_versions: true,
             own_permissions: false,
-            largest_file: 5 << 40,
+            largest_file: Schedule::new(self.client.limits.budget.total()).largest(),
         }
     }
 
@@ -103,23 +109,19 @@ impl Backend for S3 {
         read::read(self.client.clone(), file, range, why).await
     }
 
-    async fn create(&self, path: &Path, _how: CreateOptions) -> Result<Box<dyn Upload>> {
-        Err(unwritable(Op::Write, path))
+    async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
+        Ok(Box::new(upload::Writer::new(self.client.clone(), path, &how)?))
     }
 
     async fn make_dir(&self, path: &Path) -> Result<Meta> {
-        Err(unwritable(Op::MakeDir, path))
+        tree::make(&self.client, path).await
     }
 
-    async fn remove(&self, path: &Path, _kind: Kind) -> Result<()> {
-        Err(unwritable(Op::Remove, path))
+    async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
+        tree::remove(&self.client, path, kind).await
     }
 
-    async fn rename(&self, from: &Path, _to: &Path, _how: RenameOptions) -> Result<Meta> {
-        Err(unwritable(Op::Rename, from))
+    async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
+        rename::rename(&self.client, from, to, how).await
     }
-}
-
-fn unwritable(op: Op, path: &Path) -> Error {
-    Error::new(ErrorKind::Unsupported, op, path, "S3 volumes are read-only")
 }

@@ -1,5 +1,6 @@
 //! What lies at a path: one HEAD of the key and one LIST of a single key below it, at once, since either may decide.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -76,13 +77,8 @@ async fn listed(client: &Client, path: &Path, key: &str) -> std::result::Result<
     else {
         return Ok(None);
     };
-    let meta = Meta {
-        node: Node::File(version(path, object.e_tag(), object.size())?),
-        mtime: time(object.last_modified()),
-        permissions: None,
-        readable: false,
-    };
-    Ok(Some(meta))
+    let version = version(path, object.e_tag(), object.size())?;
+    Ok(Some(Meta { readable: false, ..of(version, time(object.last_modified())) }))
 }
 
 /// A HEAD's answer as a file.
@@ -91,12 +87,8 @@ pub(super) fn file(path: &Path, head: &HeadObjectOutput) -> std::result::Result<
         head.archive_status().is_some() || head.storage_class().is_some_and(|class| is_archive(class.as_str()));
     // `x-amz-restore: ongoing-request="false", expiry-date=...` stands on a copy that can be read.
     let restored = head.restore().is_some_and(|restore| restore.contains("ongoing-request=\"false\""));
-    Ok(Meta {
-        node: Node::File(version(path, head.e_tag(), head.content_length())?),
-        mtime: time(head.last_modified()),
-        permissions: None,
-        readable: !archived || restored,
-    })
+    let version = version(path, head.e_tag(), head.content_length())?;
+    Ok(Meta { readable: !archived || restored, ..of(version, time(head.last_modified())) })
 }
 
 /// Storage classes whose objects must be restored before a GET.
@@ -104,14 +96,23 @@ pub(super) fn is_archive(class: &str) -> bool {
     matches!(class, "GLACIER" | "DEEP_ARCHIVE")
 }
 
-/// A version of the file at `path`. S3 has one name for both of its halves, the ETag.
+/// What a store says of an object, as a version of the file at `path`.
 pub(super) fn version(path: &Path, etag: Option<&str>, size: Option<i64>) -> std::result::Result<Version, Failure> {
-    let size = size.and_then(|size| u64::try_from(size).ok());
-    let (Some(etag), Some(size)) = (etag, size) else {
-        return Err(Failure::corrupt("the store gave an object without ETag or length"));
-    };
-    let tag: std::sync::Arc<str> = bare(etag).into();
-    Ok(Version { path: path.clone(), file: tag.clone(), bytes: tag, size })
+    match (etag, size.and_then(|size| u64::try_from(size).ok())) {
+        (Some(etag), Some(size)) => Ok(tagged(path, bare(etag), size)),
+        _ => Err(Failure::corrupt("the store gave an object without ETag or length")),
+    }
+}
+
+/// A version of the file at `path`. S3 has one name for both of its halves, the ETag (here without quotes).
+pub(super) fn tagged(path: &Path, etag: &str, size: u64) -> Version {
+    let tag: Arc<str> = etag.into();
+    Version { path: path.clone(), file: tag.clone(), bytes: tag, size }
+}
+
+/// A file that can be read.
+pub(super) fn of(version: Version, mtime: SystemTime) -> Meta {
+    Meta { node: Node::File(version), mtime, permissions: None, readable: true }
 }
 
 /// An ETag without its quotes, which some stores leave out in listings.
