@@ -1,5 +1,7 @@
 //! Credentials: what proves who a mount is, held so that it cannot slip into a log.
 
+pub mod identity;
+pub mod keys;
 mod secret;
 
 use serde::{Deserialize, Serialize};

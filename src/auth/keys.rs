@@ -1,0 +1,107 @@
+//! A Secret's entries as a credential, under the names that users already have.
+
+use std::collections::HashMap;
+
+use super::{Credential, Secret};
+
+/// A family: the names of key id, secret key and session token, each with its spellings, the usual one first.
+type Family = [&'static [&'static str]; 3];
+
+/// The key families of S3 Secrets. The order is that of the documentation.
+const S3_FAMILIES: &[Family] = &[
+    [&["key_id"], &["access_key"], &["session_token"]],
+    [&["AWS_ACCESS_KEY_ID"], &["AWS_SECRET_ACCESS_KEY"], &["AWS_SESSION_TOKEN"]],
+    [&["aws_access_key_id"], &["aws_secret_access_key"], &["aws_session_token"]],
+    [&["accessKeyId", "accessKeyID"], &["secretAccessKey"], &["sessionToken"]],
+    [&["accesskey"], &["secretkey"], &["sessiontoken"]],
+    [&["access-key"], &["secret-key"], &["session-token"]],
+];
+
+/// Why a Secret gives no credential. Names entries, never their values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSecret(String);
+
+/// Reads the one family that `entries` holds. Entries outside every family are left alone; white space around a value
+/// is not part of it, since `echo` and editors leave a line's end.
+///
+/// # Errors
+/// No family, half of one, two of them, or an empty or unprintable value.
+pub fn s3(entries: &HashMap<String, String>) -> Result<Credential, BadSecret> {
+    let held = |family: &Family| family.iter().copied().flatten().find(|name| entries.contains_key(**name)).copied();
+    let mut families = S3_FAMILIES.iter().filter_map(|family| held(family).map(|name| (family, name)));
+    let Some((family, name)) = families.next() else {
+        let known: Vec<_> = S3_FAMILIES.iter().map(|[id, key, _]| format!("{} with {}", id[0], key[0])).collect();
+        return Err(BadSecret(format!("the Secret holds no S3 keys; it needs {}", known.join(", or "))));
+    };
+    if let Some((_, other)) = families.next() {
+        return Err(BadSecret(format!(
+            "the Secret holds keys of two families ({name} and {other}); leave one, so that it is plain which is meant"
+        )));
+    }
+    let [key_id, secret_key, token] = family.map(|spellings| value(entries, spellings));
+    Ok(Credential::S3 {
+        key_id: key_id?.ok_or_else(|| absent(family[0]))?,
+        secret_key: Secret::new(secret_key?.ok_or_else(|| absent(family[1]))?),
+        session_token: token?.map(Secret::new),
+    })
+}
+
+fn absent(spellings: &[&str]) -> BadSecret {
+    BadSecret(format!("the Secret has no {}", spellings[0]))
+}
+
+fn value(entries: &HashMap<String, String>, spellings: &[&str]) -> Result<Option<String>, BadSecret> {
+    let mut held = spellings.iter().filter_map(|name| entries.get(*name).map(|value| (name, value.trim())));
+    let Some((name, value)) = held.next() else { return Ok(None) };
+    if held.next().is_some() {
+        return Err(BadSecret(format!("the Secret spells {name} in two ways; leave one")));
+    }
+    if value.is_empty() {
+        return Err(BadSecret(format!("the Secret's {name} is empty")));
+    }
+    if !value.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(BadSecret(format!("the Secret's {name} holds characters that no S3 key has")));
+    }
+    Ok(Some(value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn every_family_and_spelling_is_read() {
+        for [ids, keys, tokens] in S3_FAMILIES {
+            for id in *ids {
+                let pairs = [(*id, "canary-id\n"), (keys[0], " canary-key"), (tokens[0], "t"), ("other", "x")];
+                let expected = Credential::S3 {
+                    key_id: "canary-id".into(),
+                    secret_key: Secret::new("canary-key".into()),
+                    session_token: Some(Secret::new("t".into())),
+                };
+                assert_eq!(s3(&entries(&pairs)), Ok(expected), "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_empty_and_double_secrets_name_the_entry_and_no_value() {
+        for (pairs, named) in [
+            (&[][..], "key_id with access_key"),
+            (&[("key_id", "canary")][..], "no access_key"),
+            (&[("secretAccessKey", "canary")][..], "no accessKeyId"),
+            (&[("AWS_ACCESS_KEY_ID", " "), ("AWS_SECRET_ACCESS_KEY", "canary")][..], "AWS_ACCESS_KEY_ID is empty"),
+            (&[("key_id", "canary"), ("access_key", "can ary")][..], "access_key holds characters"),
+            (&[("key_id", "canary"), ("access_key", "canary"), ("accesskey", "canary")][..], "two families"),
+            (&[("accessKeyId", "canary"), ("accessKeyID", "canary"), ("secretAccessKey", "canary")][..], "two ways"),
+        ] {
+            let error = s3(&entries(pairs)).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains("canary"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The stores file: what an administrator declares once. Users name stores; no request can set an endpoint.
+
+mod live;
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use live::LiveStores;
+pub use words::Invalid;
+
+use crate::backend::{self, s3};
+
+/// All stores of one file, checked as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stores(BTreeMap<String, Store>);
+
+/// One store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Store {
+    /// 1 to 32 bytes of `[a-z0-9-]`.
+    pub name: String,
+    /// How to reach it, without a credential.
+    pub backend: backend::Config,
+    /// What a mount must bring.
+    pub credentials: Credentials,
+    /// The file with the controller's own credential. Without it the store serves static volumes only.
+    pub controller_credential: Option<PathBuf>,
+    /// What DeleteVolume does where the StorageClass does not say.
+    pub deletion: Deletion,
+    /// The most that a volume's `memory` may ask for, in bytes.
+    pub memory: u64,
+}
+
+/// What a mount of a store must bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// A credential in the Secret of its request.
+    Secret,
+    /// Nothing: public data.
+    None,
+}
+
+/// What DeleteVolume removes. Fixed in the record at creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deletion {
+    /// What is there now; a versioned bucket keeps its versions.
+    Current,
+    /// Versions, delete markers and unfinished uploads too.
+    All,
+    /// Nothing: the record stays as `kept`, and the path taken.
+    Keep,
+}
+
+impl Stores {
+    /// Reads a stores file. Paths in it are relative to `base`, its own directory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with line and column where the text itself is.
+    pub fn parse(text: &str, base: &Path) -> Result<Stores, Invalid> {
+        words::parse(text, base).map(Stores)
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Stores::parse`], and where the file cannot be read.
+    pub fn load(path: &Path) -> Result<Stores, Invalid> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Invalid(format!("cannot read the stores file {}: {error}", path.display())))?;
+        Stores::parse(&text, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// The store of that name.
+    pub fn get(&self, name: &str) -> Option<&Store> {
+        self.0.get(name)
+    }
+
+    /// Every store, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Store> {
+        self.0.values()
+    }
+
+    /// The names, in order, for messages.
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.0.keys().map(String::as_str).collect();
+        if names.is_empty() { "none".into() } else { names.join(", ") }
+    }
+}
+
+impl Store {
+    /// A hash of where the data lies: backend, endpoint, bucket and prefix. It travels in `volume_context`, so that a
+    /// volume is never mounted from somewhere else.
+    pub fn location_hash(&self) -> String {
+        let backend::Config::S3(config) = &self.backend;
+        let (realm, bucket, prefix) = location(config);
+        let digest = Sha256::digest(serde_json::json!(["s3", realm, bucket, prefix]).to_string());
+        HEXLOWER.encode(&digest[..16])
+    }
+}
+
+/// Where an S3 store's keys lie: realm, bucket, prefix. The realm is the endpoint's host and port; all of AWS is one
+/// realm, since bucket names are unique in it.
+fn location(config: &s3::Config) -> (String, &str, &str) {
+    let realm = config.endpoint.as_deref().and_then(|endpoint| url::Url::parse(endpoint).ok());
+    let realm = realm.map_or_else(
+        || "aws".to_owned(),
+        |url| format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default()),
+    );
+    (realm, &config.bucket, &config.prefix)
+}
+
+#[cfg(test)]
+mod tests;
