@@ -13,6 +13,7 @@ pub mod socket;
 pub mod status;
 pub mod v1;
 pub mod volume_id;
+pub mod volumes;
 
 use std::time::Duration;
 

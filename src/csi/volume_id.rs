@@ -21,7 +21,8 @@ pub const LONGEST_STATIC_PATH: usize = 1024;
 pub struct Generation(String);
 
 impl Generation {
-    const LENGTH: usize = 10;
+    /// Bytes of its text.
+    pub const LENGTH: usize = 10;
     const ALPHABET: &'static [u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
     /// A new one: 50 random bits.

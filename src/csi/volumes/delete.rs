@@ -1,0 +1,79 @@
+//! DeleteVolume: marks the record, removes page by page what lies in the directory, leaves a tombstone.
+//!
+//! The record is read again before each page, within the one deadline that covers both, so a page never outlives what
+//! it rests on by more than [`super::STEP`], and a tombstone outlives every page.
+
+use super::record::{self, Deletion, Record, State};
+use super::{Error, Volumes, bounded};
+use crate::backend::Path;
+use crate::backend::records::{Extent, Removed};
+
+/// Looks at a record that keeps changing before it is somebody else's turn.
+const TRIES: usize = 8;
+
+impl Volumes {
+    /// Deletes the volume that has this path and generation, as its record says. Fine where there is none (any more).
+    ///
+    /// # Errors
+    /// `Precondition` for another cluster's; the store's own. What was begun is gone on with by the next call, whoever
+    /// makes it.
+    pub async fn delete(&self, path: &Path, generation: &str) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            let Some((record, tag)) = self.find_tagged(path, generation).await? else { return Ok(()) };
+            if record.cluster != self.cluster {
+                return Err(Error::Precondition(format!(
+                    "volume {:?} belongs to cluster {:?}, and this is {:?}; `millrace records adopt` takes it over",
+                    record.name, record.cluster, self.cluster
+                )));
+            }
+            let next = match (record.state, record.deletion) {
+                // Nobody was given it, and what lies in the directory may be another's.
+                (State::Creating, _) => State::Withdrawing,
+                (State::Ready, Deletion::Keep) => State::Kept,
+                (State::Ready, Deletion::Current | Deletion::All) => State::Deleting,
+                (State::Withdrawing, _) => {
+                    self.finish_withdrawal(&record, &tag).await?;
+                    continue;
+                }
+                (State::Deleting, Deletion::All) => return self.remove(&record, path, Extent::All).await,
+                (State::Deleting, _) => return self.remove(&record, path, Extent::Current).await,
+                (State::Kept | State::Deleted | State::Withdrawn | State::Forgotten, _) => return Ok(()),
+            };
+            self.enter(&record, &tag, next).await?;
+        }
+        Err(Error::Busy(format!("the record of the volume at {:?} keeps changing; try again", path.to_string())))
+    }
+
+    async fn remove(&self, record: &Record, path: &Path, extent: Extent) -> Result<(), Error> {
+        while let Some(page) = bounded(path, self.remove_one_page(record, path, extent)).await? {
+            if page.done {
+                break;
+            }
+        }
+        for _ in 0..TRIES {
+            match self.find_tagged(path, &record.generation).await? {
+                Some((now, tag)) if now.state == State::Deleting => {
+                    self.enter(&now, &tag, State::Deleted).await?;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(Error::Busy(format!("the record of volume {:?} keeps changing; try again", record.name)))
+    }
+
+    /// `None` where the volume is no longer being deleted.
+    async fn remove_one_page(&self, record: &Record, path: &Path, extent: Extent) -> Result<Option<Removed>, Error> {
+        let at = record::record_at(&record::key_of(&record.name));
+        let now = self.load::<Record>(&at).await?.map(|(now, _)| now);
+        let deleting = now.is_some_and(|now| {
+            now.state == State::Deleting
+                && now.generation == record.generation
+                && now.cluster == self.cluster
+                && path.as_str() == Some(&now.path)
+        });
+        if !deleting {
+            return Ok(None);
+        }
+        Ok(Some(self.records.remove_page(path, extent).await?))
+    }
+}
