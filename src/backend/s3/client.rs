@@ -4,6 +4,7 @@
 //! can reach it. The SDK's own retry is off; [`Client::ask`] retries inside a time budget, since a store that asks for
 //! less does not count our attempts.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,6 @@ use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
 const SLOWEST_COPY: u64 = 16 << 20;
 
 /// What every room of the S3 backend asks through.
-#[derive(Debug)]
 pub(super) struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
     pub(super) bucket: String,
@@ -42,6 +42,13 @@ pub(super) struct Client {
     pub(super) storage_class: Option<String>,
     /// Guessed reads leave some connections to those that somebody waits for.
     pub(super) ahead: Arc<Semaphore>,
+}
+
+/// The SDK's own `Debug` prints the access key id.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("bucket", &self.bucket).field("keys", &self.keys).finish_non_exhaustive()
+    }
 }
 
 impl Client {

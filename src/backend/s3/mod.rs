@@ -12,6 +12,8 @@ mod read;
 mod rename;
 mod schedule;
 mod stat;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod upload;
 

@@ -1,0 +1,388 @@
+//! What becomes of answers that no sound server gives.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use http::Method;
+
+use super::scripted::{Answer, Asked, Scripted, head, refusal};
+use super::*;
+
+/// A file of 100 bytes, `0..100`, version `e`.
+fn hundred() -> Bytes {
+    (0..100_u8).collect::<Vec<_>>().into()
+}
+
+fn hundred_version() -> Version {
+    Version { path: path("f"), file: "e".into(), bytes: "e".into(), size: 100 }
+}
+
+/// The range a GET asks for.
+fn range_of(asked: &Asked) -> std::ops::Range<usize> {
+    let Some(range) = asked.header("range").strip_prefix("bytes=") else { return 0..100 };
+    let (first, last) = range.split_once('-').unwrap();
+    first.parse().unwrap()..last.parse::<usize>().unwrap() + 1
+}
+
+/// The sound answer to a GET of the file.
+fn sound(asked: &Asked) -> http::Response<Bytes> {
+    let range = range_of(asked);
+    let body = hundred().slice(range.clone());
+    if asked.header("range").is_empty() {
+        return head(200, &[("etag", "\"e\"")], body);
+    }
+    let content_range = format!("bytes {}-{}/100", range.start, range.end - 1);
+    head(206, &[("etag", "\"e\""), ("content-range", &content_range)], body)
+}
+
+fn store_of(endpoint: &str, timeout: Duration) -> Arc<dyn Backend> {
+    let limits = Limits { timeout, ..limits() };
+    connect(&crate::backend::Config::S3(config(endpoint)), &keys("id", "secret"), &Path::root(), limits).unwrap()
+}
+
+fn store_at(server: &Scripted, timeout: Duration) -> Arc<dyn Backend> {
+    store_of(&server.url(), timeout)
+}
+
+async fn store(server: &Scripted) -> Arc<dyn Backend> {
+    store_at(server, Duration::from_secs(20))
+}
+
+async fn read_from(
+    script: impl Fn(Asked) -> Answer + Send + Sync + 'static,
+    range: std::ops::Range<u64>,
+) -> (Result<Vec<u8>>, Vec<Asked>) {
+    let server = Scripted::start(script).await;
+    let read = content(&*store(&server).await, &hundred_version(), range).await;
+    (read, server.asked())
+}
+
+#[tokio::test]
+async fn every_read_is_pinned_and_ranged() {
+    let (read, asked) = read_from(|asked| Answer::Whole(sound(&asked)), 10..20).await;
+    assert_eq!(read.unwrap(), &hundred()[10..20]);
+    assert_eq!(asked[0].header("if-match"), "\"e\"");
+    assert_eq!(asked[0].header("range"), "bytes=10-19");
+    assert_eq!(asked[0].header("x-amz-checksum-mode"), "");
+    assert_eq!(asked[0].target.split('?').next(), Some("/bucket/f"));
+}
+
+#[tokio::test]
+async fn an_ignored_if_match_is_stale() {
+    let script = |_| Answer::Whole(head(206, &[("etag", "\"g\""), ("content-range", "bytes 10-19/100")], vec![0; 10]));
+    assert_eq!(read_from(script, 10..20).await.0.unwrap_err().kind, ErrorKind::Stale);
+}
+
+#[tokio::test]
+async fn a_refused_pin_or_a_missing_object_is_stale() {
+    for (status, code) in [(412, "PreconditionFailed"), (404, "NoSuchKey")] {
+        let (read, _) = read_from(move |_| refusal(status, code, ""), 10..20).await;
+        assert_eq!(read.unwrap_err().kind, ErrorKind::Stale, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_ignored_or_wrong_range_is_corrupt() {
+    let whole = |_| Answer::Whole(head(200, &[("etag", "\"e\"")], hundred()));
+    assert_eq!(read_from(whole, 10..20).await.0.unwrap_err().kind, ErrorKind::Corrupt);
+    let shifted = |_| Answer::Whole(head(206, &[("etag", "\"e\""), ("content-range", "bytes 0-9/100")], vec![0; 10]));
+    assert_eq!(read_from(shifted, 10..20).await.0.unwrap_err().kind, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn a_broken_body_goes_on_with_the_rest_and_the_same_pin() {
+    let script = |asked: Asked| match asked.number {
+        0 => Answer::Broken(sound(&asked), 30),
+        1 => Answer::Broken(sound(&asked), 1),
+        2 => Answer::Reset,
+        _ => Answer::Whole(sound(&asked)),
+    };
+    let (read, asked) = read_from(script, 10..100).await;
+    assert_eq!(read.unwrap(), &hundred()[10..]);
+    let ranges: Vec<_> = asked.iter().map(|asked| asked.header("range").to_owned()).collect();
+    assert_eq!(ranges, ["bytes=10-99", "bytes=40-99", "bytes=41-99", "bytes=41-99"]);
+    assert!(asked.iter().all(|asked| asked.header("if-match") == "\"e\""));
+}
+
+#[tokio::test]
+async fn a_version_that_changes_in_the_middle_is_stale_not_spliced() {
+    let script = |asked: Asked| match asked.number {
+        0 => Answer::Broken(sound(&asked), 30),
+        _ => refusal(412, "PreconditionFailed", ""),
+    };
+    assert_eq!(read_from(script, 0..100).await.0.unwrap_err().kind, ErrorKind::Stale);
+    let ignoring = |asked: Asked| match asked.number {
+        0 => Answer::Broken(sound(&asked), 30),
+        _ => Answer::Whole(head(206, &[("etag", "\"g\""), ("content-range", "bytes 30-99/100")], vec![0; 70])),
+    };
+    assert_eq!(read_from(ignoring, 0..100).await.0.unwrap_err().kind, ErrorKind::Stale);
+}
+
+#[tokio::test]
+async fn a_whole_object_is_held_against_its_checksum() {
+    let sum = |sum: &'static str| {
+        move |asked: Asked| {
+            let mut answer = sound(&asked);
+            if asked.header("x-amz-checksum-mode") == "ENABLED" {
+                answer.headers_mut().insert("x-amz-checksum-crc32", sum.parse().unwrap());
+            }
+            Answer::Whole(answer)
+        }
+    };
+    let (read, _) = read_from(sum("AAAAAA=="), 0..100).await;
+    assert_eq!(read.unwrap_err().kind, ErrorKind::Corrupt);
+    // CRC-32 (ISO-HDLC) of the bytes 0 to 99, big-endian, in base64.
+    let (read, _) = read_from(sum("WMky9Q=="), 0..100).await;
+    assert_eq!(read.unwrap(), hundred());
+    // A sum of sums says nothing of the whole; a range asks for none.
+    assert!(read_from(sum("AAAAAA==-3"), 0..100).await.0.is_ok());
+    assert!(read_from(sum("AAAAAA=="), 0..99).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn a_storm_of_503_is_waited_out() {
+    let script = |asked: Asked| match asked.number {
+        0..5 => refusal(503, "SlowDown", ""),
+        5 => refusal(500, "InternalError", ""),
+        _ => Answer::Whole(sound(&asked)),
+    };
+    assert!(read_from(script, 0..10).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn an_endless_storm_ends_in_time() {
+    let server = Scripted::start(|_| refusal(503, "SlowDown", "")).await;
+    let begun = Instant::now();
+    let error = store_at(&server, Duration::from_secs(1)).stat(&path("f")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Throttled, "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(8) && server.asked().len() < 40);
+}
+
+#[tokio::test]
+async fn silence_ends_in_time() {
+    let server = Scripted::start(|_| Answer::Silence).await;
+    let store = store_at(&server, Duration::from_secs(1));
+    let begun = Instant::now();
+    assert_eq!(store.stat(&path("f")).await.unwrap_err().kind, ErrorKind::Unavailable);
+    let read = content(&*store, &hundred_version(), 0..10).await;
+    assert_eq!(read.unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(begun.elapsed() < Duration::from_secs(12));
+}
+
+#[tokio::test]
+async fn a_stalled_body_is_asked_for_anew() {
+    let server = Scripted::start(|asked| match asked.number {
+        0 => Answer::Stalled(sound(&asked), 30),
+        _ => Answer::Whole(sound(&asked)),
+    })
+    .await;
+    let read = content(&*store_at(&server, Duration::from_secs(2)), &hundred_version(), 0..100).await;
+    assert_eq!(read.unwrap(), hundred());
+    assert_eq!(server.asked()[1].header("range"), "bytes=30-99");
+}
+
+#[tokio::test]
+async fn a_closed_port_is_unavailable() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let store = store_of(&format!("http://{free}"), Duration::from_millis(300));
+    let error = store.stat(&path("f")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.message.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do_and_nothing_of_the_request() {
+    let echo = "The request signature we calculated does not match. StringToSign: canary-signature";
+    let server = Scripted::start(move |_| refusal(403, "SignatureDoesNotMatch", echo)).await;
+    let credential = Credential::S3 {
+        key_id: "canary-id".into(),
+        secret_key: Secret::new("canary-secret".into()),
+        session_token: Some(Secret::new("canary-token".into())),
+    };
+    let config = crate::backend::Config::S3(config(&server.url()));
+    let store = connect(&config, &credential, &Path::root(), limits()).unwrap();
+    let error = store.stat(&Path::root()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthenticated);
+    let listed = store.list(&Path::root()).try_next().await.unwrap_err();
+    let shown = format!("{error} {error:?} {listed} {store:?} {store:#?}");
+    assert!(!shown.contains("canary"), "{shown}");
+    assert!(error.message.contains("SignatureDoesNotMatch") && error.message.contains("REQ1"), "{error}");
+    assert_eq!(server.asked()[0].header("x-amz-security-token"), "canary-token");
+}
+
+#[tokio::test]
+async fn another_region_is_named() {
+    let server = Scripted::start(|_| {
+        let body = "<Error><Code>PermanentRedirect</Code></Error>";
+        Answer::Whole(head(301, &[("x-amz-bucket-region", "eu-west-1")], body))
+    })
+    .await;
+    let error = store(&server).await.stat(&path("f")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Misconfigured);
+    assert!(error.message.contains("eu-west-1"), "{error}");
+}
+
+/// A store of one object, `f`, that loses replies.
+struct OneObject {
+    /// The nonce it carries.
+    nonce: Mutex<String>,
+    puts: AtomicUsize,
+}
+
+fn put_of(asked: &Asked) -> bool {
+    asked.method == Method::PUT && !asked.target.contains("uploadId")
+}
+
+#[tokio::test]
+async fn a_412_after_a_lost_reply_is_settled_by_the_nonce() {
+    for ours in [true, false] {
+        let object = Arc::new(OneObject { nonce: Mutex::default(), puts: AtomicUsize::new(0) });
+        let server = Scripted::start(move |asked: Asked| {
+            if put_of(&asked) {
+                if object.puts.fetch_add(1, Ordering::SeqCst) > 0 {
+                    return refusal(412, "PreconditionFailed", "");
+                }
+                assert_eq!(asked.header("if-none-match"), "*");
+                let nonce = if ours { asked.header("x-amz-meta-millrace-write") } else { "another" };
+                *object.nonce.lock().unwrap() = nonce.to_owned();
+                return Answer::Reset;
+            }
+            let nonce = object.nonce.lock().unwrap().clone();
+            let headers = [("etag", "\"n\""), ("content-length", "4"), ("x-amz-meta-millrace-write", nonce.as_str())];
+            Answer::Whole(head(200, &headers, ""))
+        })
+        .await;
+        let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
+        upload.write(Bytes::from_static(b"data")).await.unwrap();
+        let published = upload.publish(&Attributes::default()).await;
+        match ours {
+            true => assert_eq!(&*published.unwrap().version().unwrap().bytes, "n"),
+            false => assert_eq!(published.unwrap_err().kind, ErrorKind::Stale),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_on_put_is_asked_again() {
+    let server = Scripted::start(|asked: Asked| match (put_of(&asked), asked.number) {
+        (true, 0..3) => refusal(409, "ConditionalRequestConflict", ""),
+        (true, _) => Answer::Whole(head(200, &[("etag", "\"n\"")], "")),
+        (false, _) => Answer::Whole(head(200, &[("etag", "\"n\""), ("content-length", "0")], "")),
+    })
+    .await;
+    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
+    assert!(upload.publish(&Attributes::default()).await.is_ok());
+}
+
+/// A multipart store whose completion first answers 409 so many times, and whose HEAD finds `found`.
+async fn completed_after(conflicts: usize, found: Option<&'static str>) -> Result<Meta> {
+    let completions = AtomicUsize::new(0);
+    let server = Scripted::start(move |asked: Asked| {
+        let target = asked.target.as_str();
+        match asked.method.as_str() {
+            "POST" if target.contains("uploads") => {
+                let body = "<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>";
+                Answer::Whole(head(200, &[], body))
+            }
+            "PUT" => Answer::Whole(head(200, &[("etag", "\"part\"")], "")),
+            "POST" if completions.fetch_add(1, Ordering::SeqCst) < conflicts => {
+                refusal(409, "ConditionalRequestConflict", "")
+            }
+            "POST" => {
+                let body = "<CompleteMultipartUploadResult><ETag>\"n\"</ETag></CompleteMultipartUploadResult>";
+                Answer::Whole(head(200, &[], body))
+            }
+            "DELETE" => Answer::Whole(head(204, &[], "")),
+            _ => match found {
+                Some(etag) => Answer::Whole(head(200, &[("etag", etag), ("content-length", "9")], "")),
+                None => Answer::Whole(head(404, &[], "")),
+            },
+        }
+    })
+    .await;
+    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
+    upload.write(noise(9 * MIB).into()).await.unwrap();
+    upload.publish(&Attributes::default()).await
+}
+
+#[tokio::test]
+async fn a_conflict_on_completion_is_looked_into() {
+    assert!(completed_after(1, None).await.is_ok());
+    assert_eq!(completed_after(1, Some("\"x\"")).await.unwrap_err().kind, ErrorKind::Stale);
+    assert_eq!(completed_after(2, None).await.unwrap_err().kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_success_that_carries_an_error_is_none() {
+    let server = Scripted::start(|asked: Asked| match asked.method {
+        Method::POST if asked.target.contains("uploads") => {
+            let body = "<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>";
+            Answer::Whole(head(200, &[], body))
+        }
+        Method::PUT => Answer::Whole(head(200, &[("etag", "\"part\"")], "")),
+        Method::POST => refusal(200, "InternalError", ""),
+        Method::DELETE => Answer::Whole(head(204, &[], "")),
+        _ => Answer::Whole(head(404, &[], "")),
+    })
+    .await;
+    let mut upload = begin(&*store_at(&server, Duration::from_secs(1)), "f", Base::Absent).await;
+    upload.write(noise(9 * MIB).into()).await.unwrap();
+    assert!(upload.publish(&Attributes::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn no_more_requests_at_once_than_allowed() {
+    let server = Scripted::start(|asked| Answer::Late(Duration::from_millis(30), sound(&asked))).await;
+    let config = Config { max_connections: 3, ..config(&server.url()) };
+    let config = crate::backend::Config::S3(config);
+    let store = connect(&config, &keys("id", "secret"), &Path::root(), limits()).unwrap();
+    let reads = (0..20).map(|_| async { content(&*store, &hundred_version(), 0..10).await.unwrap() });
+    futures::future::join_all(reads).await;
+    assert_eq!(server.most_busy.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn anonymous_requests_are_not_signed() {
+    let server = Scripted::start(|asked| Answer::Whole(sound(&asked))).await;
+    let config = crate::backend::Config::S3(config(&server.url()));
+    let store = connect(&config, &Credential::Anonymous, &Path::root(), limits()).unwrap();
+    assert!(content(&*store, &hundred_version(), 0..10).await.is_ok());
+    assert_eq!(server.asked()[0].header("authorization"), "");
+}
+
+#[tokio::test]
+async fn archived_objects_are_shown_but_not_readable() {
+    let listing = |key: &str, class: &str, restore: &str| {
+        format!(
+            "<Contents><Key>{key}</Key><ETag>&quot;e&quot;</ETag><Size>1</Size><StorageClass>{class}</StorageClass>\
+             {restore}</Contents>"
+        )
+    };
+    let restored = "<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>\
+                    <RestoreExpiryDate>2030-01-01T00:00:00Z</RestoreExpiryDate></RestoreStatus>";
+    let body = [
+        "<ListBucketResult><EncodingType>url</EncodingType>",
+        &listing("a%2Bb+c%25", "STANDARD", ""),
+        &listing("cold", "DEEP_ARCHIVE", ""),
+        &listing("thawed", "GLACIER", restored),
+        "</ListBucketResult>",
+    ]
+    .concat();
+    let server = Scripted::start(move |_| Answer::Whole(head(200, &[], body.clone()))).await;
+    let entries: Vec<_> = store(&server).await.list(&Path::root()).try_collect().await.unwrap();
+    let mut shown: Vec<_> = entries.iter().map(|entry| (entry.name.to_string(), entry.meta.readable)).collect();
+    shown.sort();
+    assert_eq!(shown, [("a+b c%".into(), true), ("cold".into(), false), ("thawed".into(), true)]);
+}
+
+#[test]
+fn directory_buckets_are_refused_with_a_word() {
+    let config = Config { bucket: "data--usw2-az1--x-s3".into(), ..config("http://127.0.0.1:1") };
+    let config = crate::backend::Config::S3(config);
+    let error = connect(&config, &Credential::Anonymous, &Path::root(), limits()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Misconfigured);
+    assert!(error.message.contains("directory bucket"), "{error}");
+}
