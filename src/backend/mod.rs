@@ -6,7 +6,10 @@
 //!
 //! Retry lives in each store's folder and nowhere above.
 
+#[cfg(test)]
+pub(crate) mod contract;
 mod error;
+pub mod memory;
 mod name;
 pub mod records;
 pub mod s3;

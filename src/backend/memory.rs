@@ -1,0 +1,319 @@
+//! A store held in memory: the reference of the contract, and what the layers above are tested on.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::{
+    Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Intent, Kind, Meta, Node, Op, Path,
+    RenameOptions, Result, Traits, Upload, Version,
+};
+
+/// Bytes in one chunk of a read's stream.
+const CHUNK: usize = 64 << 10;
+
+/// A tree in memory. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<Tree>>);
+
+#[derive(Debug, Default)]
+struct Tree {
+    /// Everything but the root, by path: a directory's entries follow it.
+    nodes: BTreeMap<Path, Held>,
+    /// Numbers versions; never used twice.
+    last: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Held {
+    File { content: Bytes, number: u64, mtime: SystemTime },
+    Directory { mtime: SystemTime },
+}
+
+impl Memory {
+    /// An empty tree.
+    pub fn new() -> Memory {
+        Memory::default()
+    }
+
+    /// Puts a file there, as another client would: missing parents are made, what was there is replaced.
+    pub fn put(&self, path: &Path, content: impl Into<Bytes>) -> Version {
+        let mut tree = self.tree();
+        let mut above = path.clone();
+        while let Some((parent, _)) = above.split_last() {
+            if !parent.is_root() {
+                tree.nodes.entry(parent.clone()).or_insert_with(|| Held::Directory { mtime: SystemTime::now() });
+            }
+            above = parent;
+        }
+        tree.store(path, content.into())
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        // A panic of another holder leaves the tree as it was before or after one insertion: both are trees.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tree {
+    fn store(&mut self, path: &Path, content: Bytes) -> Version {
+        self.last += 1;
+        let held = Held::File { content, number: self.last, mtime: SystemTime::now() };
+        let version = version(path, &held);
+        self.nodes.insert(path.clone(), held);
+        version.unwrap_or_else(|| unreachable!("a file was just stored"))
+    }
+
+    fn meta(&self, path: &Path) -> Option<Meta> {
+        if path.is_root() {
+            return Some(meta(path, &Held::Directory { mtime: SystemTime::UNIX_EPOCH }));
+        }
+        self.nodes.get(path).map(|held| meta(path, held))
+    }
+
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        self.meta(path).map(|meta| meta.kind())
+    }
+
+    /// What lies directly or deeper below `dir`.
+    fn below<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = (&'a Path, &'a Held)> + 'a {
+        self.nodes
+            .range::<Path, _>((Bound::Excluded(dir), Bound::Unbounded))
+            // Names that continue this one's (`a.b` after `a`) stand between it and its entries (`a/x`).
+            .take_while(move |(path, _)| path.as_bytes().starts_with(dir.as_bytes()))
+            .filter(move |(path, _)| path.starts_with(dir))
+    }
+
+    fn needs_parent(&self, op: Op, path: &Path) -> Result<()> {
+        let parent = path.split_last().map(|(parent, _)| parent).unwrap_or_default();
+        match self.kind(&parent) {
+            Some(Kind::Directory) => Ok(()),
+            Some(Kind::File) => Err(Error::new(ErrorKind::NotADirectory, op, &parent, "it is a file")),
+            None => Err(Error::new(ErrorKind::NotFound, op, &parent, "no such directory")),
+        }
+    }
+
+    fn is_base(&self, path: &Path, base: &Base) -> bool {
+        let present = self.meta(path);
+        match base {
+            Base::Any => present.is_none_or(|meta| meta.kind() == Kind::File),
+            Base::Absent => present.is_none(),
+            Base::Version(wanted) => {
+                present.and_then(|meta| meta.version().cloned()).is_some_and(|found| found.bytes == wanted.bytes)
+            }
+        }
+    }
+}
+
+fn version(path: &Path, held: &Held) -> Option<Version> {
+    match held {
+        Held::File { content, number, .. } => {
+            let number: Arc<str> = number.to_string().into();
+            Some(Version { path: path.clone(), file: number.clone(), bytes: number, size: content.len() as u64 })
+        }
+        Held::Directory { .. } => None,
+    }
+}
+
+fn meta(path: &Path, held: &Held) -> Meta {
+    let (Held::File { mtime, .. } | Held::Directory { mtime }) = held;
+    let node = version(path, held).map_or(Node::Directory, Node::File);
+    Meta { node, mtime: *mtime, permissions: None, readable: true }
+}
+
+fn absent(op: Op, path: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, op, path, "nothing is there")
+}
+
+#[async_trait]
+impl Backend for Memory {
+    fn traits(&self) -> Traits {
+        Traits {
+            atomic_rename: true,
+            real_directories: true,
+            exact_versions: true,
+            own_permissions: false,
+            largest_file: 1 << 40,
+        }
+    }
+
+    async fn stat(&self, path: &Path) -> Result<Meta> {
+        self.tree().meta(path).ok_or_else(|| absent(Op::Stat, path))
+    }
+
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+        let (memory, dir) = (self.clone(), dir.clone());
+        stream::once(async move {
+            let tree = memory.tree();
+            let entries: Vec<Result<Entry>> = match tree.kind(&dir) {
+                None => vec![Err(absent(Op::List, &dir))],
+                Some(Kind::File) => vec![Err(Error::new(ErrorKind::NotADirectory, Op::List, &dir, "it is a file"))],
+                Some(Kind::Directory) => tree
+                    .below(&dir)
+                    .filter_map(|(path, held)| {
+                        let (parent, name) = path.split_last()?;
+                        (parent == dir).then(|| Ok(Entry { name, meta: meta(path, held) }))
+                    })
+                    .collect(),
+            };
+            stream::iter(entries)
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn read(&self, file: &Version, range: Range<u64>, _why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let tree = self.tree();
+        let found = tree.nodes.get(&file.path).filter(|held| version(&file.path, held).as_ref() == Some(file));
+        let Some(Held::File { content, .. }) = found else {
+            return Err(Error::new(ErrorKind::Stale, Op::Read, &file.path, "the file was replaced or removed"));
+        };
+        let bytes = content.slice(range.start as usize..range.end as usize);
+        let chunks: Vec<_> =
+            (0..bytes.len()).step_by(CHUNK).map(|at| Ok(bytes.slice(at..(at + CHUNK).min(bytes.len())))).collect();
+        Ok(stream::iter(chunks).boxed())
+    }
+
+    async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
+        let tree = self.tree();
+        tree.needs_parent(Op::Write, path)?;
+        if tree.kind(path) == Some(Kind::Directory) {
+            return Err(Error::new(ErrorKind::IsADirectory, Op::Write, path, "it is a directory"));
+        }
+        Ok(Box::new(Writing { memory: self.clone(), path: path.clone(), base: how.base, content: BytesMut::new() }))
+    }
+
+    async fn make_dir(&self, path: &Path) -> Result<Meta> {
+        let mut tree = self.tree();
+        if tree.kind(path).is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, Op::MakeDir, path, "something is there already"));
+        }
+        tree.needs_parent(Op::MakeDir, path)?;
+        let held = Held::Directory { mtime: SystemTime::now() };
+        let made = meta(path, &held);
+        tree.nodes.insert(path.clone(), held);
+        Ok(made)
+    }
+
+    async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
+        let mut tree = self.tree();
+        match (tree.kind(path), kind) {
+            (None, _) => return Err(absent(Op::Remove, path)),
+            (Some(Kind::Directory), Kind::File) => {
+                return Err(Error::new(ErrorKind::IsADirectory, Op::Remove, path, "it is a directory"));
+            }
+            (Some(Kind::File), Kind::Directory) => {
+                return Err(Error::new(ErrorKind::NotADirectory, Op::Remove, path, "it is a file"));
+            }
+            (Some(Kind::Directory), Kind::Directory) if tree.below(path).next().is_some() => {
+                return Err(Error::new(ErrorKind::NotEmpty, Op::Remove, path, "the directory is not empty"));
+            }
+            (Some(_), _) => tree.nodes.remove(path),
+        };
+        Ok(())
+    }
+
+    async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
+        let mut tree = self.tree();
+        let source = tree.meta(from).ok_or_else(|| absent(Op::Rename, from))?;
+        if source.kind() != how.kind {
+            let kind = if how.kind == Kind::File { ErrorKind::IsADirectory } else { ErrorKind::NotADirectory };
+            return Err(Error::new(kind, Op::Rename, from, "it is of the other kind"));
+        }
+        if how.version.is_some() && source.version() != how.version.as_ref() {
+            return Err(Error::new(ErrorKind::Stale, Op::Rename, from, "the file was replaced"));
+        }
+        tree.needs_parent(Op::Rename, to)?;
+        if to.starts_with(from) && to != from {
+            return Err(Error::new(ErrorKind::Unsupported, Op::Rename, to, "a directory cannot move into itself"));
+        }
+        let refusal = match (tree.kind(to), how.kind) {
+            (Some(_), _) if !how.replace => Some((ErrorKind::AlreadyExists, "something is there already")),
+            (Some(Kind::Directory), Kind::File) => Some((ErrorKind::IsADirectory, "it is a directory")),
+            (Some(Kind::File), Kind::Directory) => Some((ErrorKind::NotADirectory, "it is a file")),
+            (Some(Kind::Directory), Kind::Directory) if tree.below(to).next().is_some() && from != to => {
+                Some((ErrorKind::NotEmpty, "the directory is not empty"))
+            }
+            _ => None,
+        };
+        if let Some((kind, message)) = refusal {
+            return Err(Error::new(kind, Op::Rename, to, message));
+        }
+        let inside: Vec<Path> = tree.below(from).map(|(path, _)| path.clone()).collect();
+        for path in inside.into_iter().chain([from.clone()]) {
+            if let Some(held) = tree.nodes.remove(&path) {
+                let rest = path.names().skip(from.names().count());
+                let moved = rest.fold(to.clone(), |dir, name| dir.join(&name));
+                tree.nodes.insert(moved, held);
+            }
+        }
+        tree.meta(to).ok_or_else(|| absent(Op::Rename, to))
+    }
+}
+
+#[derive(Debug)]
+struct Writing {
+    memory: Memory,
+    path: Path,
+    base: Base,
+    content: BytesMut,
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        self.content.extend_from_slice(&data);
+        Ok(())
+    }
+
+    async fn publish(&mut self, attributes: &Attributes) -> Result<Meta> {
+        let mut tree = self.memory.tree();
+        if !tree.is_base(&self.path, &self.base) {
+            let message = "another writer's file is there now; it was kept";
+            return Err(Error::new(ErrorKind::Stale, Op::Publish, &self.path, message));
+        }
+        tree.needs_parent(Op::Publish, &self.path)?;
+        let version = tree.store(&self.path, self.content.clone().freeze());
+        if let (Some(time), Some(Held::File { mtime, .. })) = (attributes.mtime, tree.nodes.get_mut(&self.path)) {
+            *mtime = time;
+        }
+        if self.base != Base::Any {
+            self.base = Base::Version(version);
+        }
+        tree.meta(&self.path).ok_or_else(|| absent(Op::Publish, &self.path))
+    }
+
+    fn written(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn peek(&self, range: Range<u64>) -> Option<Bytes> {
+        let end = range.end.min(self.written());
+        (range.start < end).then(|| Bytes::copy_from_slice(&self.content[range.start as usize..end as usize]))
+    }
+
+    fn moved(&mut self, to: Path, version: Option<Version>) {
+        self.path = to;
+        if self.base != Base::Any {
+            self.base = version.map_or(Base::Absent, Base::Version);
+        }
+    }
+
+    async fn abort(self: Box<Self>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::contract;
+
+    contract::suite!(|| async {
+        let stand: contract::Stand = (Arc::new(Memory::new()), Box::new(()));
+        Some(stand)
+    });
+}
