@@ -8,6 +8,7 @@ pub mod calls;
 pub mod capability;
 pub mod identity;
 pub mod inflight;
+pub mod node;
 mod redact;
 pub mod socket;
 pub mod status;
@@ -29,6 +30,9 @@ pub use socket::bind;
 use v1::controller_server::{Controller, ControllerServer};
 use v1::identity_server::{Identity, IdentityServer};
 use v1::node_server::{Node, NodeServer};
+
+/// The `format` that this version writes into a `volume_context`, and the only one it reads.
+pub const CONTEXT_FORMAT: &str = "1";
 
 /// How long calls may still run after [`serve`] was told to stop: less than the 30 seconds that Kubernetes gives a pod.
 pub const GRACE: Duration = Duration::from_secs(20);

@@ -10,7 +10,7 @@ use std::fmt;
 use super::v1::*;
 
 /// Words of `volume_context` whose value is a secret: what the kubelet adds for drivers that ask for tokens.
-const SECRET_CONTEXT: [&str; 1] = ["csi.storage.k8s.io/serviceAccount.tokens"];
+pub(super) const SECRET_CONTEXT: [&str; 1] = ["csi.storage.k8s.io/serviceAccount.tokens"];
 
 /// Stands for a value that is not shown; says only whether there is one.
 struct Hidden(bool);

@@ -7,7 +7,9 @@ use tonic::{Code, Status};
 use super::capability::BadCapability;
 use super::inflight::Busy;
 use super::volume_id::{BadId, BadPath};
+use crate::auth::keys::BadSecret;
 use crate::backend::{self, ErrorKind};
+use crate::config::parameters::BadWord;
 use crate::mount;
 
 /// A request that no retry mends: what is wrong and what would be right.
@@ -97,6 +99,18 @@ impl From<BadCapability> for Status {
         match &error {
             BadCapability::Malformed(_) | BadCapability::Unsupported(_) => invalid(error.to_string()),
         }
+    }
+}
+
+impl From<BadWord> for Status {
+    fn from(error: BadWord) -> Status {
+        invalid(error.to_string())
+    }
+}
+
+impl From<BadSecret> for Status {
+    fn from(error: BadSecret) -> Status {
+        invalid(error.to_string())
     }
 }
 

@@ -1,0 +1,145 @@
+//! The Node service: volumes as directories of this machine.
+//!
+//! A publish is a mount: identity arrives with it, so there is no staging. What a request means is worked out in
+//! [`publish`] without touching anything; the [`Mounter`] then does it. Calls for one target path go one at a time,
+//! calls for one volume at several targets side by side.
+
+mod publish;
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::calls::Subject;
+use super::inflight::Inflight;
+use super::status;
+use super::v1::node_service_capability::rpc;
+use super::v1::volume_usage::Unit;
+use super::v1::{
+    NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
+    NodeServiceCapability, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, VolumeUsage, node_server,
+    node_service_capability,
+};
+use crate::config::stores::LiveStores;
+use crate::mount::Mounter;
+
+/// The longest node id in bytes (`NodeGetInfoResponse.node_id`).
+pub const LONGEST_NODE_ID: usize = 256;
+
+/// What can be asked of this node beyond the calls that every plugin has.
+const CAPABILITIES: [rpc::Type; 2] = [rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter];
+
+/// The Node service.
+#[derive(Debug)]
+pub struct Node {
+    id: String,
+    stores: LiveStores,
+    mounter: Arc<dyn Mounter>,
+    targets: Inflight,
+}
+
+/// A node id that CSI does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be a node's id: it has 1 to {LONGEST_NODE_ID} bytes")]
+pub struct BadNodeId(String);
+
+impl Node {
+    /// For the machine that the cluster calls `id`.
+    ///
+    /// # Errors
+    /// [`BadNodeId`].
+    pub fn new(id: &str, stores: LiveStores, mounter: Arc<dyn Mounter>) -> Result<Node, BadNodeId> {
+        if !(1..=LONGEST_NODE_ID).contains(&id.len()) {
+            return Err(BadNodeId(id.to_owned()));
+        }
+        Ok(Node { id: id.to_owned(), stores, mounter, targets: Inflight::default() })
+    }
+}
+
+#[async_trait]
+impl node_server::Node for Node {
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        Subject::note(&request, &request.get_ref().volume_id, &request.get_ref().target_path);
+        let request = request.into_inner();
+        let publish = publish::understand(&request, &self.stores.current())?;
+        let _guard = self.targets.enter(&request.target_path)?;
+        self.mounter.publish(publish).await?;
+        Ok(Response::new(NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let NodeUnpublishVolumeRequest { volume_id, target_path } = request.get_ref();
+        Subject::note(&request, volume_id, target_path);
+        named(volume_id)?;
+        let target = target_of(target_path)?;
+        let _guard = self.targets.enter(target_path)?;
+        self.mounter.unpublish(volume_id, &target).await?;
+        Ok(Response::new(NodeUnpublishVolumeResponse {}))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = request.get_ref();
+        Subject::note(&request, volume_id, volume_path);
+        named(volume_id)?;
+        if volume_path.is_empty() {
+            return Err(status::invalid("the request has no volume path"));
+        }
+        let usage = self.mounter.usage(volume_id, Path::new(volume_path)).await?;
+        // A volume without a limit has no total, and 0 is how CSI writes a size that is not known. A made-up total
+        // would be alarmed about when `used` comes near it.
+        let of = |used: u64, unit: Unit| VolumeUsage {
+            used: i64::try_from(used).unwrap_or(i64::MAX),
+            unit: unit.into(),
+            ..Default::default()
+        };
+        let usage = vec![of(usage.used_bytes, Unit::Bytes), of(usage.used_inodes, Unit::Inodes)];
+        Ok(Response::new(NodeGetVolumeStatsResponse { usage }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _request: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        Ok(Response::new(NodeGetInfoResponse { node_id: self.id.clone(), ..Default::default() }))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _request: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        let capability = |kind: rpc::Type| NodeServiceCapability {
+            r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc { r#type: kind.into() })),
+        };
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: CAPABILITIES.map(capability).to_vec() }))
+    }
+}
+
+/// A volume's id, at the calls that must succeed for an id that names nothing.
+fn named(volume_id: &str) -> Result<(), Status> {
+    if volume_id.is_empty() { Err(status::invalid("the request has no volume id")) } else { Ok(()) }
+}
+
+/// A target path: absolute and without `..`, which a lexical look at mounts would get wrong.
+fn target_of(path: &str) -> Result<PathBuf, Status> {
+    let target = Path::new(path);
+    let plain = !path.contains('\0') && !target.components().any(|part| part == Component::ParentDir);
+    match path {
+        "" => Err(status::invalid("the request has no target path")),
+        _ if target.is_absolute() && plain => Ok(target.to_owned()),
+        _ => Err(status::invalid(format!("target path {path:?} is not an absolute path without '..'"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

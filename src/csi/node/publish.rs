@@ -1,0 +1,137 @@
+//! What a NodePublishVolume request means: which volume, how shown, to whom. Pure.
+
+use std::collections::BTreeMap;
+
+use data_encoding::HEXLOWER;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+use super::super::capability::Access;
+use super::super::redact::SECRET_CONTEXT;
+use super::super::v1::volume_capability::AccessType;
+use super::super::v1::{NodePublishVolumeRequest, VolumeCapability};
+use super::super::volume_id::{LONGEST_STATIC_PATH, VolumeId, check_opaque, parse_path};
+use super::super::{CONTEXT_FORMAT, status};
+use super::target_of;
+use crate::auth::{Credential, keys};
+use crate::config::VolumeSpec;
+use crate::config::parameters::{Parameters, Place};
+use crate::config::stores::{Credentials, Store, Stores};
+use crate::mount::Publish;
+
+/// Where a volume lies.
+struct Whereabouts<'a> {
+    store: &'a Store,
+    path: String,
+    generation: Option<String>,
+}
+
+/// Reads `request`; what lies in the store is not looked at.
+///
+/// # Errors
+/// INVALID_ARGUMENT for what no retry mends, NOT_FOUND for an id that is none of ours, FAILED_PRECONDITION where the
+/// store is not what the volume was made in.
+pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) -> Result<Publish, Status> {
+    check_opaque(&request.volume_id)?;
+    let target = target_of(&request.target_path)?;
+    let access = Access::of(request.volume_capability.as_ref())?;
+    let parameters = Parameters::parse(&request.volume_context, Place::VolumeContext)?;
+    if let Some(format) = request.volume_context.get("format").filter(|format| *format != CONTEXT_FORMAT) {
+        return Err(status::failed_precondition(format!(
+            "the volume's context has format {format:?}, and this version of the driver knows {CONTEXT_FORMAT}: update \
+             the driver on this node"
+        )));
+    }
+    let Whereabouts { store, path, generation } = whereabouts(&request.volume_id, &parameters, stores)?;
+    if request.volume_context.get("location").is_some_and(|location| *location != store.location_hash()) {
+        return Err(status::failed_precondition(format!(
+            "the volume was made when store {:?} lay elsewhere (another backend, endpoint, bucket or prefix): the \
+             stores file of this node is not that of the controller, or was changed",
+            store.name
+        )));
+    }
+    if parameters.options.memory > store.memory {
+        return Err(status::invalid(format!(
+            "the volume's memory of {} bytes is more than the {} that store {:?} allows (limits.memory)",
+            parameters.options.memory, store.memory, store.name
+        )));
+    }
+    Ok(Publish {
+        target,
+        credential: credential(request, store)?,
+        arguments: arguments(request),
+        single_writer: access.single_writer,
+        spec: VolumeSpec {
+            volume_id: request.volume_id.clone(),
+            store: store.name.clone(),
+            backend: store.backend.clone(),
+            path,
+            generation,
+            read_only: request.readonly || access.read_only,
+            options: parameters.options,
+        },
+    })
+}
+
+/// With a `store` attribute the volume is static and its attributes decide; without one the id does.
+fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> Result<Whereabouts<'a>, Status> {
+    if let Some(name) = &given.store {
+        let store = stores.get(name).ok_or_else(|| {
+            status::invalid(format!("unknown store {name:?} in the volume's attributes; known are {}", stores.names()))
+        })?;
+        let path = given.path.clone().unwrap_or_default();
+        parse_path(&path, LONGEST_STATIC_PATH)
+            .map_err(|why| status::invalid(format!("the volume's attribute path {path:?}: {why}")))?;
+        return Ok(Whereabouts { store, path, generation: None });
+    }
+    if given.path.is_some() {
+        return Err(status::invalid("the volume's attributes have a path and no store: name the store, too"));
+    }
+    let id = VolumeId::parse(volume_id)?;
+    let store = stores.get(id.store()).ok_or_else(|| {
+        status::failed_precondition(format!(
+            "the volume lies in store {:?}, which this node does not know; known are {}",
+            id.store(),
+            stores.names()
+        ))
+    })?;
+    let generation = Some(id.generation().to_string());
+    Ok(Whereabouts { store, path: id.path().to_string(), generation })
+}
+
+fn credential(request: &NodePublishVolumeRequest, store: &Store) -> Result<Credential, Status> {
+    match store.credentials {
+        Credentials::None => Ok(Credential::Anonymous),
+        Credentials::Secret if request.secrets.is_empty() => Err(status::invalid(format!(
+            "store {:?} needs a credential and the request has none: name a Secret with S3 keys, such as key_id and \
+             access_key, in nodePublishSecretRef of the PersistentVolume or in the StorageClass's parameters \
+             csi.storage.k8s.io/node-publish-secret-name and -namespace",
+            store.name
+        ))),
+        Credentials::Secret => Ok(keys::s3(&request.secrets)?),
+    }
+}
+
+/// A hash of all that makes two publishes at one target the same: neither secrets nor tokens, which are renewed under
+/// a running pod.
+fn arguments(request: &NodePublishVolumeRequest) -> String {
+    let sorted = |map: &std::collections::HashMap<String, String>| -> BTreeMap<String, String> {
+        let public = map.iter().filter(|(word, _)| !SECRET_CONTEXT.contains(&word.as_str()));
+        public.map(|(word, value)| (word.clone(), value.clone())).collect()
+    };
+    let VolumeCapability { access_mode, access_type } = request.volume_capability.clone().unwrap_or_default();
+    let mount = match access_type {
+        Some(AccessType::Mount(mount)) => json!([mount.fs_type, mount.mount_flags, mount.volume_mount_group]),
+        Some(AccessType::Block(_)) | None => json!(null),
+    };
+    let all = json!([
+        request.volume_id,
+        sorted(&request.publish_context),
+        access_mode.map(|access| access.mode),
+        mount,
+        request.readonly,
+        sorted(&request.volume_context),
+    ]);
+    HEXLOWER.encode(&Sha256::digest(all.to_string()))
+}

@@ -1,0 +1,293 @@
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Semaphore;
+use tonic::Code;
+
+use super::node_server::Node as _;
+use super::*;
+use crate::auth::{Credential, Secret};
+use crate::backend::ErrorKind;
+use crate::csi::capability::tests::mounted;
+use crate::csi::v1::VolumeCapability;
+use crate::csi::v1::volume_capability::access_mode::Mode;
+use crate::csi::v1::volume_capability::{AccessType, BlockVolume};
+use crate::mount::{Error, Publish, Usage};
+
+const ID: &str = "lake/team-a/pvc-1@abcdefg234";
+
+/// Remembers what it is asked, and answers once there is a permit.
+#[derive(Debug)]
+struct Recorder {
+    published: Mutex<Vec<Publish>>,
+    permits: Semaphore,
+    answer: Mutex<Result<(), Error>>,
+}
+
+#[async_trait]
+impl Mounter for Recorder {
+    async fn publish(&self, request: Publish) -> Result<(), Error> {
+        self.permits.acquire().await.unwrap().forget();
+        self.published.lock().unwrap().push(request);
+        self.answer.lock().unwrap().clone()
+    }
+
+    async fn unpublish(&self, _volume_id: &str, _target: &Path) -> Result<(), Error> {
+        self.answer.lock().unwrap().clone()
+    }
+
+    async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
+        match target == Path::new("/pod") {
+            true => Ok(Usage { used_bytes: 7, used_inodes: 2 }),
+            false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
+        }
+    }
+}
+
+struct Plugin {
+    node: Arc<Node>,
+    mounter: Arc<Recorder>,
+    _dir: tempfile::TempDir,
+}
+
+fn plugin() -> Plugin {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stores.yaml");
+    let text = "
+stores:
+  - {name: lake, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: data, limits: {memory: 1Gi}}
+  - {name: open, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: public, credentials: none}
+";
+    std::fs::write(&file, text).unwrap();
+    let mounter =
+        Arc::new(Recorder { published: Mutex::default(), permits: Semaphore::new(1000), answer: Mutex::new(Ok(())) });
+    let node = Node::new("node-1", LiveStores::load(&file).unwrap(), Arc::clone(&mounter) as Arc<dyn Mounter>);
+    Plugin { node: Arc::new(node.unwrap()), mounter, _dir: dir }
+}
+
+fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+/// A publish of the volume `id` with these words of context, right in everything else.
+fn request(id: &str, context: &[(&str, &str)]) -> NodePublishVolumeRequest {
+    NodePublishVolumeRequest {
+        volume_id: id.into(),
+        target_path: "/pod".into(),
+        volume_capability: Some(mounted(Mode::SingleNodeWriter, &[])),
+        volume_context: map(context),
+        secrets: map(&[("key_id", "id"), ("access_key", "canary-key")]),
+        ..Default::default()
+    }
+}
+
+impl Plugin {
+    async fn publish(&self, request: NodePublishVolumeRequest) -> Result<Publish, Status> {
+        self.node.node_publish_volume(Request::new(request)).await?;
+        Ok(self.mounter.published.lock().unwrap().last().cloned().unwrap())
+    }
+
+    async fn refused(&self, request: NodePublishVolumeRequest) -> (Code, String) {
+        let before = self.mounter.published.lock().unwrap().len();
+        let status = self.publish(request).await.unwrap_err();
+        assert_eq!(self.mounter.published.lock().unwrap().len(), before, "{status:?}");
+        assert!(!format!("{status:?}").contains("canary"), "{status:?}");
+        (status.code(), status.message().to_owned())
+    }
+
+    fn location(&self) -> String {
+        self.node.stores.current().get("lake").unwrap().location_hash()
+    }
+}
+
+#[tokio::test]
+async fn the_id_says_where_a_made_volume_lies() {
+    let plugin = plugin();
+    let location = plugin.location();
+    let publish = plugin.publish(request(ID, &[("format", "1"), ("location", &location), ("uid", "7")])).await.unwrap();
+    assert_eq!(publish.target, Path::new("/pod"));
+    assert_eq!((publish.spec.store.as_str(), publish.spec.path.as_str()), ("lake", "team-a/pvc-1"));
+    assert_eq!((publish.spec.generation.as_deref(), publish.spec.options.uid), (Some("abcdefg234"), 7));
+    let secret_key = Secret::new("canary-key".into());
+    assert_eq!(publish.credential, Credential::S3 { key_id: "id".into(), secret_key, session_token: None });
+}
+
+#[tokio::test]
+async fn attributes_say_where_a_static_volume_lies() {
+    let plugin = plugin();
+    // Even where the id looks like one that CreateVolume made.
+    for id in ["anything at all", ID] {
+        let publish = plugin.publish(request(id, &[("store", "lake"), ("path", "sets/a b")])).await.unwrap();
+        assert_eq!((publish.spec.path.as_str(), publish.spec.generation), ("sets/a b", None));
+    }
+    assert_eq!(plugin.publish(request("x", &[("store", "lake")])).await.unwrap().spec.path, "");
+    let mut open = request("x", &[("store", "open"), ("path", "")]);
+    open.secrets.clear();
+    assert_eq!(plugin.publish(open).await.unwrap().credential, Credential::Anonymous);
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_by_name() {
+    let plugin = plugin();
+    let lake = [("store", "lake"), ("path", "a")];
+    let changed = |change: fn(&mut NodePublishVolumeRequest)| {
+        let mut request = request("x", &lake);
+        change(&mut request);
+        request
+    };
+    for (request, code, why) in [
+        (changed(|r| r.volume_id.clear()), Code::InvalidArgument, "id"),
+        (changed(|r| r.volume_id = "x".repeat(129)), Code::InvalidArgument, "128"),
+        (changed(|r| r.volume_id = "a\nb".into()), Code::InvalidArgument, "control"),
+        (changed(|r| r.target_path.clear()), Code::InvalidArgument, "target"),
+        (changed(|r| r.target_path = "pod".into()), Code::InvalidArgument, "absolute"),
+        (changed(|r| r.target_path = "/a/../pod".into()), Code::InvalidArgument, "'..'"),
+        (changed(|r| r.volume_capability = None), Code::InvalidArgument, "capability"),
+        (changed(|r| r.secrets.clear()), Code::InvalidArgument, "nodePublishSecretRef"),
+        (changed(|r| drop(r.secrets.remove("access_key"))), Code::InvalidArgument, "access_key"),
+        (changed(|r| drop(r.secrets.insert("accesskey".into(), "canary".into()))), Code::InvalidArgument, "accesskey"),
+        (request("x", &[("store", "lake"), ("uuid", "1")]), Code::InvalidArgument, "\"uuid\""),
+        (request("x", &[("store", "pond")]), Code::InvalidArgument, "known are lake, open"),
+        (request("x", &[("store", "lake"), ("path", "a/../b")]), Code::InvalidArgument, "a/../b"),
+        (request("x", &[("store", "lake"), ("path", ".millrace")]), Code::InvalidArgument, ".millrace"),
+        (request("x", &[("store", "lake"), ("path", &"p".repeat(1025))]), Code::InvalidArgument, "1024"),
+        (request("x", &[("store", "lake"), ("memory", "2Gi")]), Code::InvalidArgument, "limits.memory"),
+        (request("x", &[("path", "a")]), Code::InvalidArgument, "store"),
+        (request("x", &[]), Code::NotFound, "id"),
+        (request("lake/../up@abcdefg234", &[]), Code::NotFound, "id"),
+        (request("pond/a@abcdefg234", &[]), Code::FailedPrecondition, "pond"),
+        (request(ID, &[("location", "elsewhere")]), Code::FailedPrecondition, "lay elsewhere"),
+        (request(ID, &[("format", "2")]), Code::FailedPrecondition, "update"),
+    ] {
+        let (got, message) = plugin.refused(request).await;
+        assert!(got == code && message.contains(why), "{got:?}: {message}");
+    }
+    let block = AccessType::Block(BlockVolume {});
+    let capability = VolumeCapability { access_type: Some(block), ..mounted(Mode::SingleNodeWriter, &[]) };
+    let request = NodePublishVolumeRequest { volume_capability: Some(capability), ..request("x", &lake) };
+    assert_eq!(plugin.refused(request).await.0, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn each_way_to_say_read_only_counts() {
+    let plugin = plugin();
+    for (readonly, capability, expected) in [
+        (true, mounted(Mode::SingleNodeWriter, &[]), true),
+        (false, mounted(Mode::SingleNodeWriter, &["ro"]), true),
+        (false, mounted(Mode::MultiNodeReaderOnly, &[]), true),
+        (false, mounted(Mode::MultiNodeMultiWriter, &["noatime"]), false),
+    ] {
+        let base = request(ID, &[]);
+        let request = NodePublishVolumeRequest { readonly, volume_capability: Some(capability), ..base };
+        assert_eq!(plugin.publish(request).await.unwrap().spec.read_only, expected);
+    }
+    let mut single = request(ID, &[]);
+    single.volume_capability = Some(mounted(Mode::SingleNodeSingleWriter, &[]));
+    assert!(plugin.publish(single).await.unwrap().single_writer);
+}
+
+#[tokio::test]
+async fn two_publishes_are_the_same_but_for_secrets_and_tokens() {
+    const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+    let plugin = plugin();
+    let context = [("uid", "1"), ("gid", "2"), ("csi.storage.k8s.io/pod.name", "p"), (TOKENS, "canary-1")];
+    let first = plugin.publish(request(ID, &context)).await.unwrap().arguments;
+    let mut renewed =
+        request(ID, &[("gid", "2"), (TOKENS, "canary-2"), ("csi.storage.k8s.io/pod.name", "p"), ("uid", "1")]);
+    renewed.secrets = map(&[("accesskey", "other"), ("secretkey", "canary-3")]);
+    assert_eq!(plugin.publish(renewed).await.unwrap().arguments, first);
+    let changes: [fn(&mut NodePublishVolumeRequest); 6] = [
+        |r| r.readonly = true,
+        |r| drop(r.volume_context.insert("uid".into(), "3".into())),
+        |r| drop(r.publish_context.insert("a".into(), "b".into())),
+        |r| r.volume_capability = Some(mounted(Mode::SingleNodeMultiWriter, &[])),
+        |r| r.volume_capability = Some(mounted(Mode::SingleNodeWriter, &["noatime"])),
+        |r| r.volume_id = "lake/team-a/pvc-1@abcdefg235".into(),
+    ];
+    for change in changes {
+        let mut changed = request(ID, &context);
+        change(&mut changed);
+        assert_ne!(plugin.publish(changed).await.unwrap().arguments, first);
+    }
+}
+
+#[tokio::test]
+async fn one_call_a_target_and_any_number_a_volume() {
+    let plugin = plugin();
+    plugin.mounter.permits.forget_permits(1000);
+    let node = Arc::clone(&plugin.node);
+    let slow = tokio::spawn(async move { node.node_publish_volume(Request::new(request(ID, &[]))).await });
+    tokio::task::yield_now().await;
+    let busy = plugin.node.node_publish_volume(Request::new(request(ID, &[]))).await.unwrap_err();
+    assert_eq!(busy.code(), Code::Aborted);
+    let gone = NodeUnpublishVolumeRequest { volume_id: ID.into(), target_path: "/pod".into() };
+    assert_eq!(plugin.node.node_unpublish_volume(Request::new(gone.clone())).await.unwrap_err().code(), Code::Aborted);
+    plugin.mounter.permits.add_permits(2);
+    let other = NodePublishVolumeRequest { target_path: "/other-pod".into(), ..request(ID, &[]) };
+    plugin.publish(other).await.unwrap();
+    slow.await.unwrap().unwrap();
+    plugin.node.node_unpublish_volume(Request::new(gone)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_mounter_says_reaches_the_caller() {
+    let plugin = plugin();
+    let store = |kind| Error::Store { kind, message: "the store's word".into() };
+    for (error, code) in [
+        (Error::AlreadyPublished("other arguments".into()), Code::AlreadyExists),
+        (Error::SecondWriter("one".into()), Code::FailedPrecondition),
+        (Error::NoSuchVolume("another generation".into()), Code::NotFound),
+        (store(ErrorKind::Denied), Code::PermissionDenied),
+        (store(ErrorKind::Unauthenticated), Code::Unauthenticated),
+        (store(ErrorKind::Unavailable), Code::Unavailable),
+        (store(ErrorKind::Misconfigured), Code::FailedPrecondition),
+        (Error::Worker("died".into()), Code::Unavailable),
+        (Error::System("mount: EPERM".into()), Code::Internal),
+    ] {
+        *plugin.mounter.answer.lock().unwrap() = Err(error.clone());
+        let status = plugin.publish(request(ID, &[])).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (code, error.to_string().as_str()));
+    }
+}
+
+#[tokio::test]
+async fn a_volume_tells_its_use_where_it_is_mounted() {
+    let plugin = plugin();
+    let stats = async |volume_id: &str, volume_path: &str| {
+        let (volume_id, volume_path) = (volume_id.to_owned(), volume_path.to_owned());
+        let request = NodeGetVolumeStatsRequest { volume_id, volume_path, ..Default::default() };
+        plugin.node.node_get_volume_stats(Request::new(request)).await.map(Response::into_inner)
+    };
+    let usage = stats(ID, "/pod").await.unwrap().usage;
+    let shown: Vec<_> = usage.iter().map(|usage| (usage.unit(), usage.used, usage.total)).collect();
+    assert_eq!(shown, [(Unit::Bytes, 7, 0), (Unit::Inodes, 2, 0)]);
+    for (id, path, code) in [
+        ("", "/pod", Code::InvalidArgument),
+        (ID, "", Code::InvalidArgument),
+        (ID, "some/path", Code::NotFound),
+        ("fake", "/elsewhere", Code::NotFound),
+    ] {
+        assert_eq!(stats(id, path).await.unwrap_err().code(), code);
+    }
+}
+
+#[tokio::test]
+async fn unpublish_wants_an_id_and_a_path_and_takes_any_id() {
+    let plugin = plugin();
+    let unpublish = async |volume_id: &str, target_path: &str| {
+        let request = NodeUnpublishVolumeRequest { volume_id: volume_id.into(), target_path: target_path.into() };
+        plugin.node.node_unpublish_volume(Request::new(request)).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(unpublish("", "/pod").await, Err(Code::InvalidArgument));
+    assert_eq!(unpublish("x", "").await, Err(Code::InvalidArgument));
+    assert_eq!(unpublish("x", "pod").await, Err(Code::InvalidArgument));
+    assert_eq!(unpublish("an id of nobody's", "/pod").await, Ok(()));
+}
+
+#[test]
+fn a_node_has_a_name_that_fits() {
+    let plugin = plugin();
+    let new = |id: &str| Node::new(id, plugin.node.stores.clone(), Arc::clone(&plugin.node.mounter));
+    assert!(new("").is_err() && new(&"x".repeat(257)).is_err() && new(&"x".repeat(256)).is_ok());
+}
