@@ -80,7 +80,7 @@ impl Assembly {
         let (client, key, upload) = (self.client.clone(), self.key.clone(), self.upload.clone());
         self.flying.spawn(async move {
             let sent = client
-                .ask(async || {
+                .ask_for(client.sending_budget(body.len()), async || {
                     let part = client.sdk.upload_part().bucket(&client.bucket).key(&key).upload_id(&upload);
                     let part = part.part_number(number.cast_signed()).body(ByteStream::from(body.clone()));
                     let part = part.set_checksum_algorithm(checksum(&client));
@@ -114,8 +114,11 @@ impl Assembly {
                         let copy = copy.set_request_payer(client.payer.clone());
                         Ok(copy.customize().config_override(quiet_for(budget)).send().await?)
                     })
-                    .await
-                    .map_err(gone_source)?;
+                    .await;
+                let copied = match copied {
+                    Ok(copied) => copied,
+                    Err(failure) => return Err(copy_failed(&client, &source, failure).await),
+                };
                 let Some(copied) = copied.copy_part_result else {
                     return Err(Failure::corrupt("the store's answer to a copy is empty"));
                 };
@@ -225,10 +228,17 @@ fn still(condition: &Condition, found: &Result<aws_sdk_s3::operation::head_objec
     }
 }
 
-/// A copy whose source is no longer that version, or gone.
-pub(super) fn gone_source(failure: Failure) -> Failure {
-    match failure.kind {
-        ErrorKind::Stale | ErrorKind::NotFound => object::overtaken(),
+/// Why a copy failed: its source is no longer that version, or gone, or `failure` stands. A store may look at the range
+/// first, and find it to lie outside the source's successor.
+pub(super) async fn copy_failed(client: &Client, source: &Source, failure: Failure) -> Failure {
+    match (failure.kind, failure.status) {
+        (ErrorKind::Stale | ErrorKind::NotFound, _) => return object::overtaken(),
+        (ErrorKind::Other, Some(400..500)) => {}
+        _ => return failure,
+    }
+    match stat::head(client, &source.key).await {
+        Ok(head) if head.e_tag().map(stat::bare) != Some(&source.etag) => object::overtaken(),
+        Err(missing) if missing.kind == ErrorKind::NotFound => object::overtaken(),
         _ => failure,
     }
 }

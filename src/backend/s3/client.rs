@@ -30,6 +30,9 @@ use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
 /// A server-side copy or completion is given a second more for so many bytes.
 const SLOWEST_COPY: u64 = 16 << 20;
 
+/// A body on its way to the store is given a second more for so many bytes. Silence ends it much sooner.
+const SLOWEST_SENDING: u64 = 64 << 10;
+
 /// What every room of the S3 backend asks through.
 pub(super) struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
@@ -110,6 +113,11 @@ impl Client {
             Ok(answer) => answer,
             Err(_) => Err(last.unwrap_or_else(|| Failure::late(budget))),
         }
+    }
+
+    /// The deadline of one request that carries `bytes` to the store.
+    pub(super) fn sending_budget(&self, bytes: usize) -> Duration {
+        self.limits.timeout + Duration::from_secs(bytes as u64 / SLOWEST_SENDING)
     }
 
     /// The deadline of one server-side copy or completion of `bytes`.

@@ -11,6 +11,7 @@ mod object;
 mod read;
 mod rename;
 mod schedule;
+mod stale;
 mod stat;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ mod tree;
 mod upload;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -78,12 +79,14 @@ pub enum Checksums {
 #[derive(Debug)]
 pub(super) struct S3 {
     client: Arc<Client>,
+    /// Old uploads are looked for once, by the first writer: a volume that is only read asks for nothing of the kind.
+    swept: Once,
 }
 
 impl S3 {
     /// See [`crate::backend::connect`].
     pub(super) fn connect(config: &Config, credential: &Credential, root: &Path, limits: Limits) -> Result<S3> {
-        Ok(S3 { client: Arc::new(Client::new(config, credential, root, limits)?) })
+        Ok(S3 { client: Arc::new(Client::new(config, credential, root, limits)?), swept: Once::new() })
     }
 }
 
@@ -112,6 +115,17 @@ impl Backend for S3 {
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
+        self.swept.call_once(|| {
+            let client = self.client.clone();
+            tokio::spawn(async move {
+                match stale::abort(&client, stale::AGE).await {
+                    Ok(0) => {}
+                    Ok(count) => tracing::info!(count, "aborted uploads that nobody has gone on with for a week"),
+                    // Who may write may not always list uploads.
+                    Err(failure) => tracing::debug!(code = failure.code, "old uploads cannot be looked for"),
+                }
+            });
+        });
         Ok(Box::new(upload::Writer::new(self.client.clone(), path, &how)?))
     }
 

@@ -113,7 +113,7 @@ pub(super) async fn put(
     let nonce = nonce();
     let metadata = metadata(&nonce, attributes);
     let put = client
-        .ask(async || {
+        .ask_for(client.sending_budget(body.len()), async || {
             let put = client.sdk.put_object().bucket(&client.bucket).key(key).body(ByteStream::from(body.clone()));
             let put = put.set_metadata(Some(metadata.clone())).set_request_payer(client.payer.clone());
             let put = put.set_if_match(condition.if_match()).set_if_none_match(condition.if_none_match());

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 
-use super::assembly::{Assembly, Source, gone_source};
+use super::assembly::{Assembly, Source, copy_failed};
 use super::client::{Client, quiet_for};
 use super::error::Failure;
 use super::object::{self, Condition};
@@ -109,8 +109,11 @@ async fn copy(
             let copy = copy.set_server_side_encryption(client.encryption()).set_ssekms_key_id(client.kms_key.clone());
             Ok(copy.customize().config_override(quiet_for(budget)).send().await?)
         })
-        .await
-        .map_err(gone_source)?;
+        .await;
+    let copied = match copied {
+        Ok(copied) => copied,
+        Err(failure) => return Err(copy_failed(client, source, failure).await),
+    };
     let Some(result) = copied.copy_object_result else {
         return Err(Failure::corrupt("the store's answer to a copy is empty"));
     };
