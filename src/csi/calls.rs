@@ -94,8 +94,8 @@ fn report(method: &str, [volume, target]: &[String; 2], took: Duration, status: 
     let ms = took.as_millis();
     match status.filter(|_| code != Code::Ok) {
         Some(status) => {
-            let message = status.message();
-            tracing::warn!(method, volume, target, ms, ?code, message, "csi call failed");
+            let error = status.message();
+            tracing::warn!(method, volume, target, ms, ?code, error, "csi call failed");
         }
         None if method == "Probe" => tracing::debug!(method, ms, ?code, "csi call"),
         None => tracing::info!(method, volume, target, ms, ?code, "csi call"),

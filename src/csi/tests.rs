@@ -1,7 +1,8 @@
 //! A plugin on a real socket, as its callers meet it.
 
+use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,57 @@ async fn client(socket: &Path) -> NodeClient<Channel> {
 
 fn unpublish(volume_id: &str) -> NodeUnpublishVolumeRequest {
     NodeUnpublishVolumeRequest { volume_id: volume_id.into(), target_path: "/pod".into() }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_one_line() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(move || writer.clone()).finish();
+    // The runtime of this test has one thread, which the server shares.
+    let _here = tracing::subscriber::set_default(subscriber);
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("csi.sock");
+    let stop = CancellationToken::new();
+    let node = Scripted { slow_call_done: CancellationToken::new() };
+    let services =
+        Services::new(Identity::new("csi.example.org", Arc::new(Health::default())).unwrap()).with_node(node);
+    let server = tokio::spawn(serve(bind(&socket).unwrap(), services, stop.clone()));
+    let mut client = client(&socket).await;
+    client.node_unpublish_volume(unpublish("vol\nume")).await.unwrap_err();
+    let staged = NodeStageVolumeRequest { secrets: [("k".into(), "canary".into())].into(), ..Default::default() };
+    client.node_stage_volume(staged).await.unwrap_err();
+    stop.cancel();
+    server.await.unwrap().unwrap();
+
+    let lines = log.lines();
+    let [unpublished, staged] = lines.as_slice() else { panic!("{lines:?}") };
+    for part in ["NodeUnpublishVolume", r#"volume="vol\nume""#, r#"target="/pod""#, "NotFound", "ms=", "no vol"] {
+        assert!(unpublished.contains(part), "{part}: {unpublished}");
+    }
+    assert!(staged.contains("NodeStageVolume") && staged.contains("Unimplemented"), "{staged}");
+    assert!(!lines.concat().contains("canary"));
 }
 
 #[tokio::test]
