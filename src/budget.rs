@@ -64,6 +64,13 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Takes `bytes`, or what there is, out as a lease of their own.
+    pub fn split(&mut self, bytes: u64) -> Lease {
+        let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
+        let permit = self.permit.as_mut().and_then(|permit| permit.split(units.min(permit.num_permits())));
+        Lease { permit }
+    }
+
     /// Gives back all but `bytes`.
     pub fn shrink(&mut self, bytes: u64) {
         let Some(permit) = &mut self.permit else { return };
