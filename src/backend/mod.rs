@@ -274,6 +274,18 @@ pub fn connect(
     }
 }
 
+/// The control plane's view of a whole store, used as `credential`.
+///
+/// Asks nothing of the store.
+///
+/// # Errors
+/// As [`connect`].
+pub fn records(config: &Config, credential: &crate::auth::Credential) -> Result<Arc<dyn records::Records>> {
+    match config {
+        Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
+    }
+}
+
 /// What one client may use.
 #[derive(Debug, Clone)]
 pub struct Limits {

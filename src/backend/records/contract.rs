@@ -39,8 +39,8 @@ async fn creates_once(store: &dyn Records) {
 
 async fn replaces_only_what_was_seen(store: &dyn Records) {
     let at = path(".millrace/contract/replace");
-    let nowhere = store.replace(&at, &Tag("\"0123456789abcdef0123456789abcdef\"".into()), body("x")).await.unwrap_err();
-    assert_eq!(nowhere.kind, ErrorKind::NotFound);
+    let nowhere = store.replace(&at, &Tag("0123456789abcdef0123456789abcdef".into()), body("x")).await.unwrap_err();
+    assert_eq!(nowhere.kind, ErrorKind::Stale);
     let first = store.create(&at, body("one")).await.unwrap();
     let second = store.replace(&at, &first, body("two")).await.unwrap();
     assert_ne!(first, second);

@@ -75,9 +75,8 @@ impl Records for MemoryRecords {
     async fn replace(&self, at: &Path, tag: &Tag, body: Bytes) -> Result<Tag> {
         let mut store = self.store.lock().unwrap();
         match store.keys.get(at) {
-            None => fail(ErrorKind::NotFound, at),
-            Some((_, write)) if write.to_string() != tag.0 => fail(ErrorKind::Stale, at),
-            Some(_) => Ok(store.put(at, body)),
+            Some((_, write)) if write.to_string() == tag.0 => Ok(store.put(at, body)),
+            _ => fail(ErrorKind::Stale, at),
         }
     }
 

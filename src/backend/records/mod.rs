@@ -40,7 +40,7 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
     /// A record and its tag. `NotFound`.
     async fn get(&self, at: &Path) -> Result<(Bytes, Tag)>;
 
-    /// Replaces a record that is still in state `tag`; `Stale` where it is not, `NotFound` where it is gone.
+    /// Replaces a record that is still in state `tag`; `Stale` where it is not, or is gone.
     async fn replace(&self, at: &Path, tag: &Tag, body: Bytes) -> Result<Tag>;
 
     /// Removes a record, whatever its state; fine where it is gone.

@@ -9,6 +9,8 @@ mod keys;
 mod list;
 mod object;
 mod read;
+mod records;
+mod removal;
 mod rename;
 mod schedule;
 mod stale;
@@ -27,6 +29,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::client::Client;
+pub(super) use self::records::S3Records;
 use self::schedule::Schedule;
 use crate::auth::Credential;
 use crate::backend::{

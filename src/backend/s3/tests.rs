@@ -1,6 +1,7 @@
 //! The S3 backend against servers.
 
 mod answers;
+mod records;
 mod scripted;
 mod transport;
 

@@ -12,10 +12,11 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::owner::{Neighbour, Relation, Standing};
-use super::record::{self, Claim, Deletion, FORMAT, Record, State, VolumeFile};
+use super::record::{self, Claim, FORMAT, Record, State, VolumeFile};
 use super::{Error, PATIENCE, Volumes, path_of};
 use crate::backend::Path;
 use crate::backend::records::Tag;
+use crate::config::stores::Deletion;
 use crate::csi::volume_id::Generation;
 
 /// How often a wait looks again where nobody can say when it ends.

@@ -3,10 +3,11 @@
 //! The record is read again before each page, within the one deadline that covers both, so a page never outlives what
 //! it rests on by more than [`super::STEP`], and a tombstone outlives every page.
 
-use super::record::{self, Deletion, Record, State};
+use super::record::{self, Record, State};
 use super::{Error, Volumes, bounded};
 use crate::backend::Path;
 use crate::backend::records::{Extent, Removed};
+use crate::config::stores::Deletion;
 
 /// Looks at a record that keeps changing before it is somebody else's turn.
 const TRIES: usize = 8;

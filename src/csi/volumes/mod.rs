@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 pub use create::Wanted;
-pub use record::{Claim, Deletion, Record, State, VolumeFile};
+pub use record::{Claim, Record, State, VolumeFile};
 pub use upkeep::Listed;
 
 use crate::backend::records::{Records, Tag};
@@ -155,7 +155,7 @@ impl Volumes {
         let body = record::write(form)?;
         match bounded(at, async { Ok(self.records.replace(at, tag, body).await?) }).await {
             Ok(tag) => Ok(Some(tag)),
-            Err(Error::Store(error)) if matches!(error.kind, ErrorKind::Stale | ErrorKind::NotFound) => Ok(None),
+            Err(Error::Store(error)) if error.kind == ErrorKind::Stale => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use crate::backend::{Name, Path, RESERVED};
+use crate::config::stores::Deletion;
 
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -43,7 +44,7 @@ pub struct Record {
     pub size: u64,
     /// The StorageClass's words as CreateVolume gave them, without those that Kubernetes adds.
     pub parameters: BTreeMap<String, String>,
-    /// What DeleteVolume will do.
+    /// What DeleteVolume will do; fixed here.
     pub deletion: Deletion,
     /// A hash of where the store was.
     pub location: String,
@@ -101,19 +102,6 @@ impl State {
     pub fn is_tombstone(self) -> bool {
         matches!(self, State::Deleted | State::Withdrawn | State::Forgotten)
     }
-}
-
-/// What becomes of the data when the volume is deleted. Fixed when the volume is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Deletion {
-    /// What is there now is removed; a versioned store keeps its versions.
-    #[default]
-    Current,
-    /// Versions, delete markers and unfinished uploads go too.
-    All,
-    /// It stays.
-    Keep,
 }
 
 /// A PersistentVolumeClaim.

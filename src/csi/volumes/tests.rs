@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::*;
 use crate::backend::records::memory::MemoryRecords;
 use crate::backend::records::{Extent, Removed};
+use crate::config::stores::Deletion;
 
 /// How a call may go wrong.
 #[derive(Debug, Clone, Copy)]
