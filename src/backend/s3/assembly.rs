@@ -73,6 +73,11 @@ impl Assembly {
         self.next
     }
 
+    /// Whether parts are on their way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.flying.is_empty()
+    }
+
     /// Sends `body` off as the next part. `paid` is given back when it has arrived.
     pub(super) async fn part(&mut self, body: Bytes, paid: Vec<Lease>) -> Result<(), Failure> {
         let number = self.take_number().await?;

@@ -115,14 +115,16 @@ pub(super) fn of(version: Version, mtime: SystemTime) -> Meta {
     Meta { node: Node::File(version), mtime, permissions: None, readable: true }
 }
 
-/// An ETag without its quotes, which some stores leave out in listings.
+/// An ETag without its quotes, which some stores leave out in listings, and without the mark of weakness that some
+/// gateways add.
 pub(super) fn bare(etag: &str) -> &str {
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
     etag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(etag)
 }
 
 /// A version's ETag as conditions carry it.
 pub(super) fn quoted(tag: &str) -> String {
-    if tag.starts_with("W/") { tag.to_owned() } else { format!("\"{tag}\"") }
+    format!("\"{tag}\"")
 }
 
 /// A directory. Its time is always the epoch, marker or not: a LIST of the directory above does not tell a marker's.

@@ -63,17 +63,21 @@ impl Writer {
         })
     }
 
-    async fn append(&mut self, mut data: Bytes) -> std::result::Result<(), Failure> {
+    fn expect_room(&self, more: usize) -> std::result::Result<(), Failure> {
         let largest = self.schedule.largest();
-        if self.written + data.len() as u64 > largest {
-            return Err(Failure::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "a file of this volume has at most {largest} bytes, since parts of it wait in memory: more `memory` \
-                     allows larger ones"
-                ),
-            ));
+        if self.written + more as u64 <= largest {
+            return Ok(());
         }
+        Err(Failure::new(
+            ErrorKind::TooLarge,
+            format!(
+                "a file of this volume has at most {largest} bytes, since parts of it wait in memory: more `memory` \
+                 allows larger ones"
+            ),
+        ))
+    }
+
+    async fn append(&mut self, mut data: Bytes) -> std::result::Result<(), Failure> {
         while !data.is_empty() {
             let number = self.assembly.as_ref().map_or(1, Assembly::next);
             let room = self.schedule.part(number).saturating_sub(self.tail.len() as u64);
@@ -83,6 +87,10 @@ impl Writer {
             }
             let piece = data.split_to(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             self.pay(piece.len() as u64).await?;
+            if self.tail.is_empty() && self.assembly.is_some() {
+                // The part will most likely be full; memory that is not touched costs nothing.
+                self.tail.reserve(usize::try_from(room).unwrap_or_default());
+            }
             self.clean = None;
             self.written += piece.len() as u64;
             self.tail.extend_from_slice(&piece);
@@ -100,16 +108,18 @@ impl Writer {
                     self.send_tail().await?;
                     continue;
                 }
-                None => {
-                    let patience = self.client.limits.timeout;
-                    tokio::time::timeout(patience, budget.acquire(missing)).await.map_err(|_| {
-                        Failure::new(
+                None => match tokio::time::timeout(self.client.limits.timeout, budget.acquire(missing)).await {
+                    Ok(lease) => lease,
+                    // Parts on their way have deadlines of their own, and give back what they hold.
+                    Err(_) if self.assembly.as_ref().is_some_and(Assembly::is_busy) => continue,
+                    Err(_) => {
+                        return Err(Failure::new(
                             ErrorKind::Unavailable,
                             "the volume's memory is used up by other files that are read and written: give it more \
                              `memory`, or write fewer files at once",
-                        )
-                    })?
-                }
+                        ));
+                    }
+                },
             };
             self.paid.add(lease, missing);
         }
@@ -185,18 +195,32 @@ impl Writer {
             Ok(()) => assembly.complete(&self.condition).await,
             Err(failure) => Err(failure),
         };
-        rename::delete_version(&self.client, &source.key, &source.etag).await?;
-        match taken {
+        match &taken {
             Ok(etag) => {
                 self.source = Some(Source { key: key.to_owned(), etag: etag.clone(), size: self.written });
-                Ok(etag)
             }
             Err(failure) => {
                 assembly.abort().await;
-                Err(failure)
+                if failure.kind != ErrorKind::Stale {
+                    // Under the old name the bytes are not lost.
+                    return taken;
+                }
             }
         }
+        if let Err(failure) = rename::delete_version(&self.client, &source.key, &source.etag).await {
+            tracing::warn!(
+                code = failure.code,
+                key = source.key,
+                "a file stays under the name it had before its rename"
+            );
+        }
+        taken
     }
+}
+
+/// An operation of the upload was dropped in its middle: nobody knows which bytes went where.
+fn cut_off() -> Failure {
+    Failure::new(ErrorKind::Unavailable, "an earlier write or publish of this file was cut off by its deadline")
 }
 
 /// Begins an upload that carries `attributes`.
@@ -208,29 +232,28 @@ async fn begin(client: &Arc<Client>, key: String, attributes: &Attributes) -> st
 #[async_trait]
 impl Upload for Writer {
     async fn write(&mut self, data: Bytes) -> Result<()> {
-        let outcome = match &self.broken {
-            Some(failure) => Err(failure.clone()),
-            None => self.append(data).await,
-        };
-        outcome.map_err(|failure| {
-            // A file that lost a part or a piece in its middle is never published.
-            self.broken.get_or_insert_with(|| failure.clone());
-            failure.at(Op::Write, &self.path)
-        })
+        let fail = |failure: Failure| failure.at(Op::Write, &self.path);
+        if let Some(failure) = &self.broken {
+            return Err(fail(failure.clone()));
+        }
+        self.expect_room(data.len()).map_err(fail)?;
+        self.broken = Some(cut_off());
+        let outcome = self.append(data).await;
+        // A file that lost a piece in its middle is never published.
+        self.broken = outcome.as_ref().err().cloned();
+        outcome.map_err(|failure| failure.at(Op::Write, &self.path))
     }
 
     async fn publish(&mut self, attributes: &Attributes) -> Result<Meta> {
-        let outcome = match &self.broken {
-            Some(failure) => Err(failure.clone()),
-            None => self.put_in_place(attributes).await,
-        };
-        outcome.map_err(|failure| {
-            // While all bytes are in memory the next publish may succeed; else they went with the upload.
-            if self.tail.len() as u64 != self.written {
-                self.broken.get_or_insert_with(|| failure.clone());
-            }
-            failure.at(Op::Publish, &self.path)
-        })
+        if let Some(failure) = &self.broken {
+            return Err(failure.clone().at(Op::Publish, &self.path));
+        }
+        self.broken = Some(cut_off());
+        let outcome = self.put_in_place(attributes).await;
+        // While all bytes are in memory the next publish may succeed; else they went with the upload.
+        let lost = self.tail.len() as u64 != self.written;
+        self.broken = outcome.as_ref().err().filter(|_| lost).cloned();
+        outcome.map_err(|failure| failure.at(Op::Publish, &self.path))
     }
 
     fn written(&self) -> u64 {

@@ -386,3 +386,32 @@ fn directory_buckets_are_refused_with_a_word() {
     assert_eq!(error.kind, ErrorKind::Misconfigured);
     assert!(error.message.contains("directory bucket"), "{error}");
 }
+
+#[tokio::test]
+async fn a_publish_that_was_cut_off_is_not_gone_on_with() {
+    let server = Scripted::start(|_| Answer::Silence).await;
+    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
+    upload.write(Bytes::from_static(b"first")).await.unwrap();
+    let attributes = Attributes::default();
+    assert!(tokio::time::timeout(Duration::from_millis(300), upload.publish(&attributes)).await.is_err());
+    // The five bytes went with the request: what follows them must never become the file.
+    assert!(upload.write(Bytes::from_static(b"second")).await.is_err());
+    assert!(upload.publish(&attributes).await.is_err());
+}
+
+#[tokio::test]
+async fn a_failed_publish_from_memory_can_be_repeated() {
+    let server = Scripted::start(|asked: Asked| match (put_of(&asked), asked.body.as_ref()) {
+        (true, b"first") => refusal(403, "AccessDenied", ""),
+        (true, _) => Answer::Whole(head(200, &[("etag", "\"n\"")], "")),
+        (false, _) => Answer::Whole(head(200, &[("etag", "\"n\""), ("content-length", "11")], "")),
+    })
+    .await;
+    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
+    upload.write(Bytes::from_static(b"first")).await.unwrap();
+    assert_eq!(upload.publish(&Attributes::default()).await.unwrap_err().kind, ErrorKind::Denied);
+    upload.write(Bytes::from_static(b"second")).await.unwrap();
+    assert_eq!(upload.publish(&Attributes::default()).await.unwrap().size(), 11);
+    let put = server.asked().into_iter().rfind(put_of).unwrap();
+    assert!(put.body.windows(11).any(|bytes| bytes == b"firstsecond"), "{put:?}");
+}
