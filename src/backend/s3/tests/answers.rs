@@ -126,9 +126,7 @@ async fn a_whole_object_is_held_against_its_checksum() {
     let sum = |sum: &'static str| {
         move |asked: Asked| {
             let mut answer = sound(&asked);
-            if asked.header("x-amz-checksum-mode") == "ENABLED" {
-                answer.headers_mut().insert("x-amz-checksum-crc32", sum.parse().unwrap());
-            }
+            answer.headers_mut().insert("x-amz-checksum-crc32", sum.parse().unwrap());
             Answer::Whole(answer)
         }
     };
@@ -137,7 +135,7 @@ async fn a_whole_object_is_held_against_its_checksum() {
     // CRC-32 (ISO-HDLC) of the bytes 0 to 99, big-endian, in base64.
     let (read, _) = read_from(sum("WMky9Q=="), 0..100).await;
     assert_eq!(read.unwrap(), hundred());
-    // A sum of sums says nothing of the whole; a range asks for none.
+    // A sum of sums says nothing of the whole, nor does one that a store gives with a range unasked.
     assert!(read_from(sum("AAAAAA==-3"), 0..100).await.0.is_ok());
     assert!(read_from(sum("AAAAAA=="), 0..99).await.0.is_ok());
 }
@@ -414,4 +412,71 @@ async fn a_failed_publish_from_memory_can_be_repeated() {
     assert_eq!(upload.publish(&Attributes::default()).await.unwrap().size(), 11);
     let put = server.asked().into_iter().rfind(put_of).unwrap();
     assert!(put.body.windows(11).any(|bytes| bytes == b"firstsecond"), "{put:?}");
+}
+
+/// The PUT of a small file, and the GET of all of it, by a store with these words.
+async fn put_and_get(words: impl FnOnce(Config) -> Config) -> (Asked, Asked) {
+    let server = Scripted::start(|asked: Asked| match put_of(&asked) {
+        true => Answer::Whole(head(200, &[("etag", "\"e\"")], "")),
+        false => Answer::Whole(sound(&asked)),
+    })
+    .await;
+    let config = crate::backend::Config::S3(words(config(&server.url())));
+    let store = connect(&config, &keys("id", "secret"), &Path::root(), limits()).unwrap();
+    let mut upload = begin(&*store, "f", Base::Absent).await;
+    upload.write(hundred()).await.unwrap();
+    upload.publish(&Attributes::default()).await.unwrap();
+    content(&*store, &hundred_version(), 0..100).await.unwrap();
+    let asked = server.asked();
+    let find =
+        |method: Method| asked.iter().rfind(|asked| asked.method == method && asked.target.starts_with("/bucket/f"));
+    (find(Method::PUT).unwrap().clone(), find(Method::GET).unwrap().clone())
+}
+
+fn sums_of(asked: &Asked) -> Vec<&str> {
+    asked.headers.keys().map(http::HeaderName::as_str).filter(|name| name.contains("checksum")).collect()
+}
+
+#[tokio::test]
+async fn stores_that_know_no_checksums_get_none() {
+    let (put, get) = put_and_get(|config| Config { checksums: Checksums::Required, ..config }).await;
+    assert_eq!((sums_of(&put), sums_of(&get)), (vec![], vec![]));
+    let (put, get) = put_and_get(|config| config).await;
+    assert!(!sums_of(&put).is_empty() && !sums_of(&get).is_empty());
+}
+
+#[tokio::test]
+async fn the_words_of_a_store_reach_its_requests() {
+    let words = |config| Config {
+        requester_pays: true,
+        sse_kms_key: Some("key-1".into()),
+        storage_class: Some("STANDARD_IA".into()),
+        ..config
+    };
+    let (put, get) = put_and_get(words).await;
+    assert_eq!(put.header("x-amz-request-payer"), "requester");
+    assert_eq!(get.header("x-amz-request-payer"), "requester");
+    assert_eq!(put.header("x-amz-server-side-encryption"), "aws:kms");
+    assert_eq!(put.header("x-amz-server-side-encryption-aws-kms-key-id"), "key-1");
+    assert_eq!(put.header("x-amz-storage-class"), "STANDARD_IA");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_before_it_is_needed() {
+    let page = "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>n</NextContinuationToken>\
+                <Contents><Key>a</Key><ETag>e</ETag><Size>1</Size></Contents>\
+                <Contents><Key>b</Key><ETag>e</ETag><Size>1</Size></Contents></ListBucketResult>";
+    let server = Scripted::start(move |_| Answer::Whole(head(200, &[], page))).await;
+    let mut listing = store(&server).await.list(&Path::root());
+    assert_eq!(server.asked().len(), 0);
+    listing.try_next().await.unwrap().unwrap();
+    assert_eq!(server.asked().len(), 1);
+    // The same page again and again would never end.
+    let error = loop {
+        match listing.try_next().await {
+            Ok(entry) => assert!(entry.is_some() && server.asked().len() < 5),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, ErrorKind::Corrupt);
 }
