@@ -17,4 +17,131 @@ func reasonToSkip(name string) (string, bool) {
 	return "", false
 }
 
-var skipped = []group{}
+// skipped is every spec that may be skipped, and must be.
+var skipped = []group{
+	{
+		reason: "A bucket has no capacity to tell: GET_CAPACITY is not declared.",
+		specs: []string{
+			"Controller Service [Controller Server] GetCapacity should return capacity (no optional values added)",
+		},
+	},
+	{
+		reason: "CLONE_VOLUME is not declared: a copy of a data set takes longer than a call may.",
+		specs: []string{
+			"Controller Service [Controller Server] CreateVolume should create volume from an existing source volume",
+			"Controller Service [Controller Server] CreateVolume should fail when the volume source volume is not found",
+		},
+	},
+	{
+		reason: "Identity arrives with a publish, so nothing is staged: STAGE_UNSTAGE_VOLUME is not declared.",
+		specs: []string{
+			"Node Service NodeStageVolume should fail when no staging target path is provided",
+			"Node Service NodeStageVolume should fail when no volume capability is provided",
+			"Node Service NodeStageVolume should fail when no volume id is provided",
+			"Node Service NodeUnstageVolume should fail when no staging target path is provided",
+			"Node Service NodeUnstageVolume should fail when no volume id is provided",
+		},
+	},
+	{
+		reason: "LIST_VOLUMES is not declared yet.",
+		specs: []string{
+			"Controller Service [Controller Server] ListVolumes check the presence of new volumes and absence of deleted ones in the volume list",
+			"Controller Service [Controller Server] ListVolumes should fail when an invalid starting_token is passed",
+			"Controller Service [Controller Server] ListVolumes should return appropriate values (no optional values added)",
+		},
+	},
+	{
+		reason: "MODIFY_VOLUME is not declared yet.",
+		specs: []string{
+			"Controller Service [Controller Server] CreateVolume should create volume with a volume attribute class",
+			"Controller Service [Controller Server] CreateVolume should not create volume with an invalid volume attribute class",
+			"ModifyVolume [Controller Server] should fail if no volume id is given",
+			"ModifyVolume [Controller Server] should fail if specified mutable parameters are not supported by the volume",
+			"ModifyVolume [Controller Server] should fail if volume does not exist",
+			"ModifyVolume [Controller Server] should fail to modify a volume created with a volume attribute class if new mutable parameters are not supported by volume",
+			"ModifyVolume [Controller Server] should modify a volume created with a volume attribute class",
+			"ModifyVolume [Controller Server] should modify a volume created without a volume attribute class",
+		},
+	},
+	{
+		reason: "No limit of size is kept yet, so EXPAND_VOLUME is not declared.",
+		specs: []string{
+			"ExpandVolume [Controller Server] should fail if no capacity range is given",
+			"ExpandVolume [Controller Server] should fail if no volume id is given",
+			"ExpandVolume [Controller Server] should work",
+			"Node Service NodeExpandVolume should fail when no volume id is provided",
+			"Node Service NodeExpandVolume should fail when no volume path is provided",
+			"Node Service NodeExpandVolume should fail when volume is not found",
+			"Node Service NodeExpandVolume should work if node-expand is called after node-publish",
+		},
+	},
+	{
+		reason: "Nothing is attached to a node: PUBLISH_UNPUBLISH_VOLUME is not declared.",
+		specs: []string{
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no node id is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume capability is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when no volume id is provided",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when publishing more volumes than the node max attach limit",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the node does not exist",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume does not exist",
+			"Controller Service [Controller Server] ControllerPublishVolume should fail when the volume is already published but is incompatible",
+			"Controller Service [Controller Server] ControllerUnpublishVolume should fail when no volume id is provided",
+			"Controller Service [Controller Server] volume lifecycle should be idempotent",
+			"Controller Service [Controller Server] volume lifecycle should work",
+		},
+	},
+	{
+		reason: "Pending in the suite itself.",
+		specs: []string{
+			"Controller Service [Controller Server] ListVolumes pagination should detect volumes added between pages and accept tokens when the last volume from a page is deleted",
+		},
+	},
+	{
+		reason: "S3 has no snapshots of a prefix.",
+		specs: []string{
+			"Controller Service [Controller Server] CreateVolume should create volume from an existing source snapshot",
+			"Controller Service [Controller Server] CreateVolume should fail when the volume source snapshot is not found",
+			"CreateSnapshot [Controller Server] should fail when no name is provided",
+			"CreateSnapshot [Controller Server] should fail when no source volume id is provided",
+			"CreateSnapshot [Controller Server] should fail when requesting to create a snapshot with already existing name and different source volume ID",
+			"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements",
+			"CreateSnapshot [Controller Server] should succeed when creating snapshot with maximum-length name",
+			"CreateSnapshot [Controller Server] should succeed when requesting to create a snapshot with already existing name and same source volume ID",
+			"DeleteSnapshot [Controller Server] should fail when no snapshot id is provided",
+			"DeleteSnapshot [Controller Server] should return appropriate values (no optional values added)",
+			"DeleteSnapshot [Controller Server] should succeed when an invalid snapshot id is used",
+			"GetSnapshot [Controller Server] should return an error",
+			"GetSnapshot [Controller Server] should return an error when the specified snapshot id does not exist",
+			"GetSnapshot [Controller Server] should return snapshot that match the specified snapshot id",
+			"ListSnapshots [Controller Server] check the presence of new snapshots in the snapshot list",
+			"ListSnapshots [Controller Server] should return appropriate values (no optional values added)",
+			"ListSnapshots [Controller Server] should return empty when the specified snapshot id does not exist",
+			"ListSnapshots [Controller Server] should return empty when the specified source volume id does not exist",
+			"ListSnapshots [Controller Server] should return next token when a limited number of entries are requested",
+			"ListSnapshots [Controller Server] should return snapshots that match the specified snapshot id",
+			"ListSnapshots [Controller Server] should return snapshots that match the specified source volume id",
+		},
+	},
+	{
+		reason: "S3 has no snapshots of several prefixes at one moment.",
+		specs: []string{
+			"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
+			"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
+			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
+			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed when an invalid volume id is used",
+			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
+			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
+		},
+	},
+	{
+		reason: "The health calls are not declared yet.",
+		specs: []string{
+			"ControllerGetVolumeHealth [Controller Server] should fail when no volume id is provided",
+			"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume",
+			"ControllerListVolumeHealth [Controller Server] should return appropriate response",
+			"Node Service NodeGetStorageHealth should return appropriate response",
+			"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
+			"Node Service NodeGetVolumeHealth should return health for a valid volume",
+		},
+	},
+}
