@@ -1,8 +1,8 @@
 //! The architecture as a table: fails when a module names one that it may not know.
 //!
 //! It reads text: `crate::a`, every arm of `crate::{a, b}` at any depth of `use`, and `super::` paths that climb out
-//! of their module. Comments do not count. Files called `tests.rs` and what follows a `#[cfg(test)]` may also name
-//! `sandbox`, whose servers they run against.
+//! of their module. Comments do not count. Files called `tests.rs`, those in a folder `tests`, and what follows a
+//! `#[cfg(test)]` may also name `sandbox`, whose servers they run against.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ fn modules_import_only_what_they_may_know() {
             .unwrap_or_else(|| panic!("{module} is not in the table"));
         let depth = module_depth(inside);
         let text = fs::read_to_string(&file).unwrap();
-        let whole_file_is_test = inside.file_name().is_some_and(|name| name == "tests.rs");
+        let whole_file_is_test = inside.iter().any(|part| part == "tests" || part == "tests.rs");
         let (code, test) = match text.split_once("#[cfg(test)]") {
             _ if whole_file_is_test => ("", text.as_str()),
             Some((code, test)) => (code, test),

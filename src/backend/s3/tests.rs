@@ -1,8 +1,10 @@
 //! The S3 backend against servers.
 
 mod answers;
+mod gateway;
 mod records;
 mod scripted;
+mod stores;
 mod transport;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
+use super::client::Client;
 use super::{Checksums, Config};
 use crate::auth::{Credential, Secret};
 use crate::backend::{
