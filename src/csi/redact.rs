@@ -71,8 +71,11 @@ mod tests {
         format!("{message:?}\n{message:#?}")
     }
 
+    /// How a message looks whose bytes are given.
+    type Shown = fn(&[u8]) -> String;
+
     /// Every message of the interface by its name.
-    const MESSAGES: &[(&str, fn(&[u8]) -> String)] = &include!(concat!(env!("OUT_DIR"), "/messages.rs"));
+    const MESSAGES: &[(&str, Shown)] = &include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 
     fn is_secret(field: &FieldDescriptor) -> bool {
         let pool = field.parent_pool();

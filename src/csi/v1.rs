@@ -2,7 +2,7 @@
 //!
 //! `Debug` of messages that hold secrets is in [`super::redact`].
 
-#![expect(missing_docs, reason = "generated")]
+#![expect(missing_docs, clippy::allow_attributes_without_reason, reason = "generated")]
 
 tonic::include_proto!("csi.v1");
 

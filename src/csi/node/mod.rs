@@ -67,7 +67,7 @@ impl node_server::Node for Node {
         Subject::note(&request, &request.get_ref().volume_id, &request.get_ref().target_path);
         let request = request.into_inner();
         let publish = publish::understand(&request, &self.stores.current())?;
-        let _guard = self.targets.enter(&request.target_path)?;
+        let _guard = self.targets.enter(&publish.target.to_string_lossy())?;
         self.mounter.publish(publish).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
@@ -80,7 +80,7 @@ impl node_server::Node for Node {
         Subject::note(&request, volume_id, target_path);
         named(volume_id)?;
         let target = target_of(target_path)?;
-        let _guard = self.targets.enter(target_path)?;
+        let _guard = self.targets.enter(&target.to_string_lossy())?;
         self.mounter.unpublish(volume_id, &target).await?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
@@ -130,13 +130,14 @@ fn named(volume_id: &str) -> Result<(), Status> {
     if volume_id.is_empty() { Err(status::invalid("the request has no volume id")) } else { Ok(()) }
 }
 
-/// A target path: absolute and without `..`, which a lexical look at mounts would get wrong.
+/// A target path: absolute and without `..`, which a lexical look at mounts would get wrong. Written in one way,
+/// without doubled or trailing slashes, since calls are kept apart by it.
 fn target_of(path: &str) -> Result<PathBuf, Status> {
     let target = Path::new(path);
     let plain = !path.contains('\0') && !target.components().any(|part| part == Component::ParentDir);
     match path {
         "" => Err(status::invalid("the request has no target path")),
-        _ if target.is_absolute() && plain => Ok(target.to_owned()),
+        _ if target.is_absolute() && plain => Ok(target.components().collect()),
         _ => Err(status::invalid(format!("target path {path:?} is not an absolute path without '..'"))),
     }
 }

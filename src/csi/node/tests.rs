@@ -221,7 +221,7 @@ async fn one_call_a_target_and_any_number_a_volume() {
     tokio::task::yield_now().await;
     let busy = plugin.node.node_publish_volume(Request::new(request(ID, &[]))).await.unwrap_err();
     assert_eq!(busy.code(), Code::Aborted);
-    let gone = NodeUnpublishVolumeRequest { volume_id: ID.into(), target_path: "/pod".into() };
+    let gone = NodeUnpublishVolumeRequest { volume_id: ID.into(), target_path: "//pod/".into() };
     assert_eq!(plugin.node.node_unpublish_volume(Request::new(gone.clone())).await.unwrap_err().code(), Code::Aborted);
     plugin.mounter.permits.add_permits(2);
     let other = NodePublishVolumeRequest { target_path: "/other-pod".into(), ..request(ID, &[]) };
