@@ -1,6 +1,10 @@
 //! A Secret's entries as a credential, under the names that users already have.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::{fs, io};
+
+use zeroize::Zeroizing;
 
 use super::{Credential, Secret};
 
@@ -47,6 +51,42 @@ pub fn s3(entries: &HashMap<String, String>) -> Result<Credential, BadSecret> {
     })
 }
 
+/// Reads the credential at `path`: a file that maps names to values as YAML (JSON is that, too), or a directory with a
+/// file for each name, as Kubernetes mounts a Secret.
+///
+/// # Errors
+/// What cannot be read, and as [`s3`]. Never what stands in the file.
+pub fn s3_at(path: &Path) -> Result<Credential, BadSecret> {
+    let unread = |error: io::Error| BadSecret(format!("cannot read {}: {error}", path.display()));
+    let entries = match fs::metadata(path).map_err(unread)?.is_dir() {
+        true => directory(path).map_err(unread)?,
+        false => {
+            let text = Zeroizing::new(fs::read_to_string(path).map_err(unread)?);
+            // The parser's own message would quote the file.
+            serde_saphyr::from_str(&text).map_err(|_| {
+                BadSecret(format!("{} does not map names to values, such as key_id: ...", path.display()))
+            })?
+        }
+    };
+    s3(&entries).map_err(|BadSecret(why)| BadSecret(format!("{}: {why}", path.display())))
+}
+
+/// The files of a mounted Secret. Names that begin with a dot are the kubelet's own.
+fn directory(path: &Path) -> io::Result<HashMap<String, String>> {
+    let mut entries = HashMap::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !name.starts_with('.') && entry.path().is_file() {
+            // What is no text is no key; the entries beside it may be.
+            if let Ok(text) = String::from_utf8(fs::read(entry.path())?) {
+                entries.insert(name, text);
+            }
+        }
+    }
+    Ok(entries)
+}
+
 fn absent(spellings: &[&str]) -> BadSecret {
     BadSecret(format!("the Secret has no {}", spellings[0]))
 }
@@ -86,6 +126,28 @@ mod tests {
                 };
                 assert_eq!(s3(&entries(&pairs)), Ok(expected), "{id}");
             }
+        }
+    }
+
+    #[test]
+    fn a_file_and_a_mounted_secret_say_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("keys.yaml"), "key_id: canary-id\naccess_key: \"canary-key\"\n").unwrap();
+        fs::write(at("keys.json"), r#"{"key_id": "canary-id", "access_key": "canary-key"}"#).unwrap();
+        fs::create_dir_all(at("mounted/..data")).unwrap();
+        fs::write(at("mounted/key_id"), "canary-id\n").unwrap();
+        fs::write(at("mounted/access_key"), "canary-key").unwrap();
+        fs::write(at("mounted/other"), b"\xff").unwrap();
+        let expected = s3(&entries(&[("key_id", "canary-id"), ("access_key", "canary-key")])).unwrap();
+        for name in ["keys.yaml", "keys.json", "mounted"] {
+            assert_eq!(s3_at(&at(name)).as_ref(), Ok(&expected), "{name}");
+        }
+        fs::write(at("bad"), "- canary-key\n: {").unwrap();
+        fs::write(at("half"), "key_id: canary-id").unwrap();
+        for (name, why) in [("none", "cannot read"), ("bad", "does not map"), ("half", "no access_key")] {
+            let error = s3_at(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains(name) && !error.contains("canary"), "{error}");
         }
     }
 

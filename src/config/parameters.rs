@@ -66,7 +66,7 @@ impl Parameters {
         let mut sorted: Vec<_> = words.iter().collect();
         sorted.sort();
         for (word, value) in sorted {
-            if word.starts_with("csi.storage.k8s.io/") || word.starts_with("storage.kubernetes.io/") {
+            if is_kubernetes(word) {
                 continue;
             }
             let outcome = match (word.as_str(), place) {
@@ -83,6 +83,11 @@ impl Parameters {
         }
         Ok(parsed)
     }
+}
+
+/// Whether `word` is the kubelet's or the provisioner's own.
+pub fn is_kubernetes(word: &str) -> bool {
+    word.starts_with("csi.storage.k8s.io/") || word.starts_with("storage.kubernetes.io/")
 }
 
 fn unknown(word: &str, place: Place) -> BadWord {

@@ -6,6 +6,7 @@
 
 pub mod calls;
 pub mod capability;
+pub mod controller;
 pub mod identity;
 pub mod inflight;
 pub mod node;

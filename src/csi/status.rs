@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use super::capability::BadCapability;
 use super::inflight::Busy;
 use super::volume_id::{BadId, BadPath};
+use super::volumes;
 use crate::auth::keys::BadSecret;
 use crate::backend::{self, ErrorKind};
 use crate::config::parameters::BadWord;
@@ -83,6 +84,20 @@ impl From<mount::Error> for Status {
             mount::Error::Store { kind, .. } => code_of(*kind),
             mount::Error::Worker(_) => Code::Unavailable,
             mount::Error::System(_) => Code::Internal,
+        };
+        Status::new(code, error.to_string())
+    }
+}
+
+impl From<volumes::Error> for Status {
+    fn from(error: volumes::Error) -> Status {
+        let code = match &error {
+            volumes::Error::Invalid(_) => Code::InvalidArgument,
+            volumes::Error::Exists(_) => Code::AlreadyExists,
+            volumes::Error::Precondition(_) | volumes::Error::NewerFormat { .. } => Code::FailedPrecondition,
+            volumes::Error::Busy(_) => Code::Aborted,
+            volumes::Error::Unreadable { .. } | volumes::Error::Internal(_) => Code::Internal,
+            volumes::Error::Store(error) => code_of(error.kind),
         };
         Status::new(code, error.to_string())
     }

@@ -37,8 +37,10 @@ pub use create::Wanted;
 pub use record::{Claim, Record, State, VolumeFile};
 pub use upkeep::Listed;
 
+use crate::auth::{Credential, keys};
 use crate::backend::records::{Records, Tag};
 use crate::backend::{self, ErrorKind, Op, Path};
+use crate::config::stores::Store;
 
 /// The longest that a step (a look at the record and the change that rests on it) may take.
 pub const STEP: Duration = Duration::from_secs(15);
@@ -78,8 +80,8 @@ pub enum Error {
         /// What was found.
         why: String,
     },
-    /// The store's own error.
-    #[error(transparent)]
+    /// The store's own error, met with the controller credential and with nobody else's.
+    #[error("with the controller's own credential: {0}")]
     Store(#[from] backend::Error),
     /// A fault of ours.
     #[error("{0}")]
@@ -97,6 +99,16 @@ pub struct Volumes {
 }
 
 impl Volumes {
+    /// The volumes of `store`, with its controller credential as the file has it now. Asks nothing of the store.
+    ///
+    /// # Errors
+    /// `Precondition` where the store names no such credential or the file gives none; `Store` where no client can be
+    /// built.
+    pub fn open(store: &Store, cluster: &str) -> Result<Volumes, Error> {
+        let credential = controller_credential(store)?;
+        Ok(Volumes::new(backend::records(&store.backend, &credential)?, cluster))
+    }
+
     /// The volumes that `records` hold, for the controller of `cluster`. Asks nothing of the store.
     pub fn new(records: Arc<dyn Records>, cluster: impl Into<String>) -> Volumes {
         Volumes { records, cluster: cluster.into(), proved: OnceCell::new(), seen: Mutex::default() }
@@ -203,6 +215,20 @@ impl Volumes {
         })
         .await
     }
+}
+
+/// The store's own key for the control plane, read anew each time, so that it can be rotated.
+///
+/// # Errors
+/// `Precondition`.
+pub fn controller_credential(store: &Store) -> Result<Credential, Error> {
+    let name = &store.name;
+    let Some(file) = &store.controller_credential else {
+        return Err(Error::Precondition(format!(
+            "store {name:?} has no controllerCredential in the stores file, so it serves static volumes only"
+        )));
+    };
+    keys::s3_at(file).map_err(|why| Error::Precondition(format!("the controllerCredential of store {name:?}: {why}")))
 }
 
 /// The record's own path, checked like any other.

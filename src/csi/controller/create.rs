@@ -1,0 +1,128 @@
+//! What a CreateVolume means, and what it answers. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tonic::Status;
+
+use super::super::capability::Access;
+use super::super::v1::{CapacityRange, CreateVolumeRequest, Volume};
+use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
+use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
+use super::super::volumes::{Claim, Record, Wanted};
+use super::super::{CONTEXT_FORMAT, status};
+use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes};
+use crate::config::stores::{Store, Stores};
+
+/// What the provisioner adds with `--extra-create-metadata`.
+const CLAIM_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+const CLAIM_NAME: &str = "csi.storage.k8s.io/pvc/name";
+
+/// The longest name in bytes: the size limit of CSI for a string.
+const LONGEST_NAME: usize = 128;
+
+/// Reads `request`; what lies in the store is not looked at. Topology is ignored: a store is reached from everywhere.
+///
+/// # Errors
+/// INVALID_ARGUMENT for what no retry mends.
+pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) -> Result<(&'a Store, Wanted), Status> {
+    let name = checked_name(&request.name)?;
+    if request.volume_capabilities.is_empty() {
+        return Err(status::invalid("the request has no volume capabilities"));
+    }
+    for capability in &request.volume_capabilities {
+        Access::of(Some(capability))?;
+    }
+    if request.volume_content_source.is_some() {
+        return Err(status::invalid("volumes here are made empty: this driver has no snapshots and no clones"));
+    }
+    if !request.mutable_parameters.is_empty() {
+        return Err(status::invalid("this driver has no mutable parameters: use no VolumeAttributesClass"));
+    }
+    let (required, limit) = size(request.capacity_range.as_ref())?;
+    let parameters = Parameters::parse(&request.parameters, Place::StorageClass)?;
+    let store = store(parameters.store.as_deref(), stores)?;
+    if parameters.options.memory > store.memory {
+        return Err(status::invalid(format!(
+            "memory of {} bytes is more than the {} that store {:?} allows (limits.memory)",
+            parameters.options.memory, store.memory, store.name
+        )));
+    }
+    let claim = claim(&request.parameters);
+    let template = parameters.path.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+    let path = place(template, Names { volume: name, claim: claim.as_ref() }, &store.name)?;
+    let wanted = Wanted {
+        name: name.to_owned(),
+        path: parse_path(&path, LONGEST_ID)?,
+        required,
+        limit,
+        parameters: own_parameters(&request.parameters),
+        deletion: parameters.deletion.unwrap_or(store.deletion),
+        location: store.location_hash(),
+        claim,
+    };
+    Ok((store, wanted))
+}
+
+/// The volume of `record`, as CreateVolume answers it. Its context has what a node needs to show it: where it lies
+/// stands in its id, and in no attribute.
+///
+/// # Errors
+/// INTERNAL for a record whose path or generation is none.
+pub(super) fn volume(store: &Store, record: &Record, parameters: &HashMap<String, String>) -> Result<Volume, Status> {
+    let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
+    let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
+    let id = VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))?;
+    let options = parameters.iter().filter(|(word, _)| OPTION_WORDS.contains(&word.as_str()));
+    let mut volume_context: HashMap<_, _> = options.map(|(word, value)| (word.clone(), value.clone())).collect();
+    volume_context.insert("format".to_owned(), CONTEXT_FORMAT.to_owned());
+    volume_context.insert("location".to_owned(), record.location.clone());
+    Ok(Volume {
+        capacity_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
+        volume_id: id.to_string(),
+        volume_context,
+        ..Default::default()
+    })
+}
+
+/// The StorageClass's words without those that Kubernetes adds.
+pub(super) fn own_parameters(parameters: &HashMap<String, String>) -> BTreeMap<String, String> {
+    let own = parameters.iter().filter(|(word, _)| !is_kubernetes(word));
+    own.map(|(word, value)| (word.clone(), value.clone())).collect()
+}
+
+fn checked_name(name: &str) -> Result<&str, Status> {
+    match name {
+        "" => Err(status::invalid("the request has no name")),
+        _ if name.len() > LONGEST_NAME => {
+            Err(status::invalid(format!("a volume's name has at most {LONGEST_NAME} bytes")))
+        }
+        _ if name.chars().any(char::is_control) => Err(status::invalid("a volume's name holds no control characters")),
+        _ => Ok(name),
+    }
+}
+
+fn store<'a>(name: Option<&str>, stores: &'a Stores) -> Result<&'a Store, Status> {
+    let name = name.ok_or_else(|| {
+        status::invalid(format!("the StorageClass has no parameter store; known stores are {}", stores.names()))
+    })?;
+    stores.get(name).ok_or_else(|| {
+        status::invalid(format!("the StorageClass names an unknown store {name:?}; known are {}", stores.names()))
+    })
+}
+
+fn claim(parameters: &HashMap<String, String>) -> Option<Claim> {
+    let word = |key: &str| parameters.get(key).cloned();
+    Some(Claim { namespace: word(CLAIM_NAMESPACE)?, name: word(CLAIM_NAME)? })
+}
+
+/// The least and the largest size; 0 is none.
+fn size(range: Option<&CapacityRange>) -> Result<(u64, u64), Status> {
+    let CapacityRange { required_bytes, limit_bytes } = range.copied().unwrap_or_default();
+    match (u64::try_from(required_bytes), u64::try_from(limit_bytes)) {
+        (Ok(required), Ok(limit)) if limit == 0 || required <= limit => Ok((required, limit)),
+        (Ok(required), Ok(limit)) => {
+            Err(status::invalid(format!("required_bytes {required} is more than limit_bytes {limit}")))
+        }
+        _ => Err(status::invalid("a size cannot be negative")),
+    }
+}

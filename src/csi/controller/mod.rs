@@ -1,0 +1,241 @@
+//! The Controller service: volumes as directories of stores.
+//!
+//! What a CreateVolume means is worked out in [`create`] without touching anything; [`Volumes`] then does it. No
+//! request's secret is used: the store's own controller credential does everything.
+
+mod create;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::calls::Subject;
+use super::capability::{Access, BadCapability};
+use super::inflight::Inflight;
+use super::status;
+use super::v1::controller_service_capability::rpc;
+use super::v1::validate_volume_capabilities_response::Confirmed;
+use super::v1::{
+    ControllerGetCapabilitiesRequest, ControllerGetCapabilitiesResponse, ControllerServiceCapability,
+    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, controller_server,
+    controller_service_capability,
+};
+use super::volume_id::VolumeId;
+use super::volumes::{self, State, Volumes, controller_credential};
+use crate::auth::Credential;
+use crate::config::stores::{LiveStores, Store};
+
+/// What can be asked of this controller beyond the calls that every plugin has.
+const CAPABILITIES: [rpc::Type; 2] = [rpc::Type::CreateDeleteVolume, rpc::Type::SingleNodeMultiWriter];
+
+/// How often tombstones are looked for; the first time a while after the start, when a crash loop would be over.
+const TIDY: Duration = Duration::from_secs(6 * 3600);
+const FIRST_TIDY: Duration = Duration::from_secs(600);
+
+/// The Controller service.
+#[derive(Debug, Clone)]
+pub struct Controller(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stores: LiveStores,
+    cluster: String,
+    inflight: Inflight,
+    /// By store, as long as neither its words nor its credential change.
+    opened: Mutex<HashMap<String, Opened>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    store: Store,
+    credential: Credential,
+    volumes: Arc<Volumes>,
+}
+
+/// A cluster id that records cannot hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be a cluster's id: it has 1 to 128 printable ASCII characters and no spaces")]
+pub struct BadClusterId(String);
+
+impl Controller {
+    /// For the cluster whose records are marked `cluster`.
+    ///
+    /// # Errors
+    /// [`BadClusterId`].
+    pub fn new(stores: LiveStores, cluster: &str) -> Result<Controller, BadClusterId> {
+        if !(1..=128).contains(&cluster.len()) || !cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadClusterId(cluster.to_owned()));
+        }
+        Ok(Controller(Arc::new(Inner {
+            stores,
+            cluster: cluster.to_owned(),
+            inflight: Inflight::default(),
+            opened: Mutex::default(),
+        })))
+    }
+
+    /// Removes old tombstones from every store, now and then, for ever.
+    pub async fn tidy(self) {
+        tokio::time::sleep(FIRST_TIDY).await;
+        loop {
+            for store in self.0.stores.current().iter().filter(|store| store.controller_credential.is_some()) {
+                let forgotten = match self.volumes(store) {
+                    Ok(volumes) => volumes.forget_old().await,
+                    Err(error) => Err(error),
+                };
+                match forgotten {
+                    Ok(count) => tracing::debug!(store = store.name, count, "old records removed"),
+                    Err(error) => tracing::warn!(store = store.name, %error, "old records could not be removed"),
+                }
+            }
+            tokio::time::sleep(TIDY).await;
+        }
+    }
+
+    /// The volumes of `store`, with its credential as it is now.
+    fn volumes(&self, store: &Store) -> Result<Arc<Volumes>, volumes::Error> {
+        let credential = controller_credential(store)?;
+        let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = opened.get(&store.name) {
+            if known.store == *store && known.credential == credential {
+                return Ok(Arc::clone(&known.volumes));
+            }
+        }
+        let volumes = Arc::new(Volumes::open(store, &self.0.cluster)?);
+        let known = Opened { store: store.clone(), credential, volumes: Arc::clone(&volumes) };
+        opened.insert(store.name.clone(), known);
+        Ok(volumes)
+    }
+
+    /// The volumes of the store that an id names.
+    fn volumes_of(&self, id: &VolumeId) -> Result<Arc<Volumes>, Status> {
+        let stores = self.0.stores.current();
+        let store = stores.get(id.store()).ok_or_else(|| {
+            status::failed_precondition(format!(
+                "the volume lies in store {:?}, which the stores file does not have; known are {}",
+                id.store(),
+                stores.names()
+            ))
+        })?;
+        Ok(self.volumes(store)?)
+    }
+}
+
+/// One operation a volume at a time.
+fn key(store: &str, path: &crate::backend::Path) -> String {
+    format!("{store}/{path}")
+}
+
+#[async_trait]
+impl controller_server::Controller for Controller {
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<CreateVolumeResponse>, Status> {
+        Subject::note(&request, &request.get_ref().name, "");
+        let request = request.into_inner();
+        let stores = self.0.stores.current();
+        let (store, wanted) = create::understand(&request, &stores)?;
+        let volumes = self.volumes(store)?;
+        let _guard = self.0.inflight.enter(&key(&store.name, &wanted.path))?;
+        let record = volumes.create(&wanted).await?;
+        let volume = create::volume(store, &record, &request.parameters)?;
+        Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let text = &request.get_ref().volume_id;
+        Subject::note(&request, text, "");
+        if text.is_empty() {
+            return Err(status::invalid("the request has no volume id"));
+        }
+        // An id that CreateVolume does not make names nothing that could be deleted; a static volume is never deleted.
+        if let Ok(id) = VolumeId::parse(text) {
+            let volumes = self.volumes_of(&id)?;
+            let _guard = self.0.inflight.enter(&key(id.store(), id.path()))?;
+            volumes.delete(id.path(), id.generation().as_str()).await?;
+        }
+        Ok(Response::new(DeleteVolumeResponse {}))
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        let request = request.into_inner();
+        if request.volume_id.is_empty() {
+            return Err(status::invalid("the request has no volume id"));
+        }
+        if request.volume_capabilities.is_empty() {
+            return Err(status::invalid("the request has no volume capabilities"));
+        }
+        let id = VolumeId::parse(&request.volume_id)
+            .map_err(|why| status::not_found(format!("CreateVolume made no volume {:?}: {why}", request.volume_id)))?;
+        let found = self.volumes_of(&id)?.find(id.path(), id.generation().as_str()).await?;
+        let record = found
+            .filter(|record| record.state == State::Ready)
+            .ok_or_else(|| status::not_found(format!("there is no volume {:?} (any more)", request.volume_id)))?;
+        let message = match unmet(&request, &record)? {
+            Some(message) => message,
+            None => {
+                let confirmed = Confirmed {
+                    volume_context: request.volume_context,
+                    volume_capabilities: request.volume_capabilities,
+                    parameters: request.parameters,
+                    mutable_parameters: HashMap::new(),
+                };
+                let confirmed = Some(confirmed);
+                return Ok(Response::new(ValidateVolumeCapabilitiesResponse { confirmed, message: String::new() }));
+            }
+        };
+        Ok(Response::new(ValidateVolumeCapabilitiesResponse { confirmed: None, message }))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _request: Request<ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
+        let capability = |kind: rpc::Type| ControllerServiceCapability {
+            r#type: Some(controller_service_capability::Type::Rpc(controller_service_capability::Rpc {
+                r#type: kind.into(),
+            })),
+        };
+        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities: CAPABILITIES.map(capability).to_vec() }))
+    }
+}
+
+/// What of a ValidateVolumeCapabilities does not hold for the volume.
+fn unmet(
+    request: &ValidateVolumeCapabilitiesRequest,
+    record: &volumes::Record,
+) -> Result<Option<String>, BadCapability> {
+    for capability in &request.volume_capabilities {
+        match Access::of(Some(capability)) {
+            Ok(_) => {}
+            Err(BadCapability::Unsupported(why)) => return Ok(Some(why)),
+            Err(malformed @ BadCapability::Malformed(_)) => return Err(malformed),
+        }
+    }
+    if !request.mutable_parameters.is_empty() {
+        return Ok(Some("this driver has no mutable parameters".to_owned()));
+    }
+    let given = create::own_parameters(&request.parameters);
+    if !request.parameters.is_empty() && given != record.parameters {
+        return Ok(Some("the volume was made with other parameters".to_owned()));
+    }
+    let located = request.volume_context.get("location");
+    if located.is_some_and(|location| *location != record.location) {
+        return Ok(Some("the volume's context names another location of its store".to_owned()));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;
