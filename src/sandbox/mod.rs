@@ -1,3 +1,6 @@
 //! Servers to run against on one machine: the embedded S3 server of `try` and of the tests, and starters of real ones.
 
+pub mod computed;
+pub mod raw;
 pub mod requirement;
+pub mod s3;

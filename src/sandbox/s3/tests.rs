@@ -1,0 +1,117 @@
+//! The server as a plain client sees it. That it is S3 enough for the driver, the contract suite tells.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::sandbox::computed;
+use crate::sandbox::raw::{Access, Raw};
+
+const BUCKET: &str = "data";
+
+async fn server(options: Options) -> Server {
+    let users =
+        vec![User::new("key", "secret"), User::new("reader", "s").with(Rights::under("data/open/").read_only())];
+    Server::start(Options { users, buckets: vec![BUCKET.to_owned()], ..options }).await.unwrap()
+}
+
+fn client(server: &Server, key: &str, secret: &str) -> Raw {
+    Raw::new(Access {
+        endpoint: server.endpoint(),
+        bucket: BUCKET.into(),
+        region: "us-east-1".into(),
+        key_id: key.into(),
+        secret: secret.into(),
+        session_token: None,
+        ca_pem: server.ca_pem().map(str::to_owned),
+    })
+    .unwrap()
+}
+
+async fn ask(raw: &Raw, method: Method, key: &str, headers: &[(&str, &str)]) -> (StatusCode, Bytes) {
+    let response = raw.request(method, key, "", headers, Bytes::from_static(b"body")).await.unwrap();
+    let status = response.status();
+    (status, response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn signatures_and_rights_are_checked() {
+    let server = server(Options::default()).await;
+    server.put(BUCKET, "open/a", "x");
+    server.put(BUCKET, "closed/a", "x");
+    let (good, wrong) = (client(&server, "key", "secret"), client(&server, "key", "secreT"));
+    let (nobody, reader) = (client(&server, "nobody", "secret"), client(&server, "reader", "s"));
+    assert_eq!(ask(&good, Method::GET, "closed/a", &[]).await.0, StatusCode::OK);
+    let (status, body) = ask(&wrong, Method::GET, "open/a", &[]).await;
+    assert!(status == StatusCode::FORBIDDEN && String::from_utf8_lossy(&body).contains("SignatureDoesNotMatch"));
+    let (status, body) = ask(&nobody, Method::GET, "open/a", &[]).await;
+    assert!(status == StatusCode::FORBIDDEN && String::from_utf8_lossy(&body).contains("InvalidAccessKeyId"));
+    assert_eq!(ask(&reader, Method::GET, "open/a", &[]).await.0, StatusCode::OK);
+    assert_eq!(ask(&reader, Method::GET, "closed/a", &[]).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&reader, Method::PUT, "open/a", &[]).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn conditions_hold_on_reads_and_writes() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    let etag = format!("\"{}\"", server.put(BUCKET, "a", "one"));
+    let failed = StatusCode::PRECONDITION_FAILED;
+    assert_eq!(ask(&raw, Method::GET, "a", &[("if-match", &etag)]).await.0, StatusCode::OK);
+    assert_eq!(ask(&raw, Method::GET, "a", &[("if-match", "\"x\"")]).await.0, failed);
+    assert_eq!(ask(&raw, Method::PUT, "a", &[("if-none-match", "*")]).await.0, failed);
+    assert_eq!(ask(&raw, Method::PUT, "a", &[("if-match", "\"x\"")]).await.0, failed);
+    assert_eq!(ask(&raw, Method::PUT, "a", &[("if-match", &etag)]).await.0, StatusCode::OK);
+    assert_eq!(server.get(BUCKET, "a").unwrap().bytes, "body");
+    server.faults().add(Rule::on(Kind::GetObject, Fault::IgnoreConditions));
+    assert_eq!(ask(&raw, Method::GET, "a", &[("if-match", "\"x\"")]).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn computed_objects_are_read_by_ranges_over_tls() {
+    let server = server(Options { tls: true, ..Options::default() }).await;
+    let raw = client(&server, "key", "secret");
+    server.put_computed(BUCKET, "big", 7, 40_000_000);
+    let objects = [("big".to_owned(), 40_000_000)];
+    let check = |_, at, bytes: &[u8]| match computed::matches(7, at, bytes) {
+        true => Ok(()),
+        false => Err(io::Error::other("wrong byte")),
+    };
+    raw.read_all(&objects, 4, 8 << 20, check).await.unwrap();
+    let counters = server.counters();
+    assert_eq!((counters.of(Kind::GetObject), counters.body_bytes), (5, 40_000_000));
+    assert!(counters.peak >= 2 && counters.connections >= 2, "{counters:?}");
+    let read = raw.get("big", Some(0..10)).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
+    assert_eq!(read, computed::bytes(7, 0, 10));
+    let wrong = raw.read_all(&objects, 4, 8 << 20, |_, _, _| Err(io::Error::other("wrong byte"))).await;
+    assert!(wrong.is_err());
+}
+
+#[tokio::test]
+async fn staged_faults_happen_and_end() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    server.put(BUCKET, "a", vec![7; 100_000]);
+    let read = async || raw.get("a", None).await?.try_collect::<Vec<_>>().await.map(|chunks| chunks.concat());
+    let faults = server.faults();
+    for fault in [Fault::Cut(50_000), Fault::Reset(50_000), Fault::Refuse, Fault::LostReply, Fault::error(500, "X")] {
+        faults.add(Rule::on(Kind::GetObject, fault.clone()).key("a"));
+        assert!(read().await.is_err(), "{fault:?}");
+        assert_eq!(read().await.unwrap().len(), 100_000);
+    }
+    faults.add(Rule::on(Kind::GetObject, Fault::Short(10)));
+    assert_eq!(read().await.unwrap().len(), 99_990);
+    faults.add(Rule::on(Kind::GetObject, Fault::Corrupt(60_000)));
+    assert_eq!(read().await.unwrap()[60_000], 7 ^ 0xff);
+    for fault in [Fault::Silence, Fault::Stall(100)] {
+        faults.add(Rule::on(Kind::GetObject, fault));
+        assert!(tokio::time::timeout(Duration::from_millis(300), read()).await.is_err());
+    }
+    assert_eq!(faults.pending(), 0);
+    faults.set_conditions(Conditions { slow_down: 0.5, ..Conditions::default() });
+    let outcomes = [read().await.is_ok(), read().await.is_ok(), read().await.is_ok(), read().await.is_ok()];
+    assert_eq!(outcomes.iter().filter(|ok| **ok).count(), 2);
+}
