@@ -99,10 +99,9 @@ impl Controller {
     fn volumes(&self, store: &Store) -> Result<Arc<Volumes>, volumes::Error> {
         let credential = controller_credential(store)?;
         let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = opened.get(&store.name) {
-            if known.store == *store && known.credential == credential {
-                return Ok(Arc::clone(&known.volumes));
-            }
+        let known = opened.get(&store.name).filter(|known| known.store == *store && known.credential == credential);
+        if let Some(known) = known {
+            return Ok(Arc::clone(&known.volumes));
         }
         let volumes = Arc::new(Volumes::open(store, &self.0.cluster)?);
         let known = Opened { store: store.clone(), credential, volumes: Arc::clone(&volumes) };

@@ -14,7 +14,7 @@ pub(super) enum Standing {
     /// Nothing any more.
     Free,
     /// A tombstone that may still be reached by late requests; since when it will not be, where that is known.
-    Fading(Record, Option<Instant>),
+    Fading(Box<Record>, Option<Instant>),
     /// A volume.
     Held(Box<Record>, Tag),
 }
@@ -91,10 +91,10 @@ impl Volumes {
                     self.finish_withdrawal(&record, &tag).await?;
                     continue;
                 }
-                State::Forgotten => Standing::Fading(record, None),
+                State::Forgotten => Standing::Fading(Box::new(record), None),
                 State::Deleted | State::Withdrawn => match self.free_at(&at, &tag) {
                     free if free <= Instant::now() => Standing::Free,
-                    free => Standing::Fading(record, Some(free)),
+                    free => Standing::Fading(Box::new(record), Some(free)),
                 },
             });
         }

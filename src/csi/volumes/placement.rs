@@ -197,7 +197,7 @@ mod tests {
             let claim = claim(&namespace, &name);
             let names = Names { volume: &name, claim: Some(&claim) };
             if let Ok(path) = place(template, names, &store) {
-                prop_assert_eq!(place(template, names, &store).unwrap(), path.clone());
+                prop_assert_eq!(&place(template, names, &store).unwrap(), &path);
                 let id = VolumeId::new(&store, &path, Generation::random());
                 prop_assert!(id.is_ok(), "{}: {:?}", path, id);
                 let segments: Vec<_> = path.split('/').collect();

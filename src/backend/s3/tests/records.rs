@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use futures::TryStreamExt;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use super::gateway::Gateway;
 use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
 use crate::backend::records::{Extent, Records, Removed, contract};
@@ -109,7 +111,11 @@ fn answer(objects: &mut BTreeMap<String, (Bytes, u64)>, quirk: Quirk, page: usiz
 }
 
 fn records_of(endpoint: &str) -> S3Records {
-    let config = Config { prefix: "some/prefix".into(), ..config(endpoint) };
+    records_at(config(endpoint))
+}
+
+fn records_at(config: Config) -> S3Records {
+    let config = Config { prefix: "some/prefix".into(), ..config };
     S3Records::connect(&config, &keys("rootkey", "rootsecret0123456789")).unwrap()
 }
 
@@ -197,4 +203,37 @@ async fn a_listing_that_leaves_the_directory_deletes_nothing() {
     }
     let deletes = |asked: &Asked| [Method::DELETE, Method::POST].contains(&asked.method);
     assert!(!server.asked().iter().any(deletes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versitygw_keeps_records_and_removes_every_version() {
+    let Some(gateway) = Gateway::start().await else { return };
+    let records = records_at(gateway.config());
+    contract::records(&records).await;
+    removes_every_version_and_upload(&records).await;
+}
+
+/// On a store that keeps versions.
+async fn removes_every_version_and_upload(records: &S3Records) {
+    let sdk = &records.client.sdk;
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    sdk.put_bucket_versioning().bucket("bucket").versioning_configuration(enabled).send().await.unwrap();
+    let versions = async || {
+        let listed = sdk.list_object_versions().bucket("bucket").prefix("some/prefix/v").send().await.unwrap();
+        (listed.versions().len(), listed.delete_markers().len())
+    };
+    let uploads = async || {
+        let listed = sdk.list_multipart_uploads().bucket("bucket").prefix("some/prefix/v").send().await.unwrap();
+        listed.uploads().len()
+    };
+    put_all(records, &["v/a/1", "v/a/1", "v/a/2", "v/ab"]).await;
+    for key in ["v/a/big", "v/abig"] {
+        sdk.create_multipart_upload().bucket("bucket").key(format!("some/prefix/{key}")).send().await.unwrap();
+    }
+    remove_all(records, "v/a", Extent::Current).await.unwrap();
+    assert_eq!(names(records).await, ["v/ab".to_owned()].into());
+    assert_eq!((versions().await, uploads().await), ((4, 2), 2), "a versioned store keeps its versions");
+    remove_all(records, "v/a", Extent::All).await.unwrap();
+    assert_eq!((versions().await, uploads().await), ((1, 0), 1));
+    assert_eq!(names(records).await, ["v/ab".to_owned()].into());
 }
