@@ -1,8 +1,10 @@
 //! Millrace: a CSI driver that shows S3, HDFS and NFS as POSIX volumes.
 
+pub mod app;
 pub mod auth;
 pub mod backend;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod csi;
 #[cfg(test)]

@@ -1,1 +1,16 @@
-fn main() {}
+//! The binary: reads the command line, runs, and says what went wrong.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use millrace::{app, cli};
+
+fn main() -> ExitCode {
+    match app::run(cli::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
