@@ -80,7 +80,7 @@ impl Listing {
             _ => Next::Done,
         };
         for (name, node) in found(&page, &prefix) {
-            self.merge.take(name, node, &mut self.ready, &self.dir);
+            self.merge.take(&name, node, &mut self.ready, &self.dir);
         }
         if matches!(self.next, Next::Done) {
             self.merge.finish(&mut self.ready);
@@ -112,10 +112,10 @@ struct Merge {
 }
 
 impl Merge {
-    fn take(&mut self, text: Vec<u8>, object: Option<&Object>, ready: &mut VecDeque<Entry>, dir: &Path) {
+    fn take(&mut self, text: &[u8], object: Option<&Object>, ready: &mut VecDeque<Entry>, dir: &Path) {
         while let Some((name, _)) = self.held.last() {
             let slashed = [name.as_bytes(), b"/"].concat();
-            match slashed.cmp(&text) {
+            match slashed.as_slice().cmp(text) {
                 std::cmp::Ordering::Greater => break,
                 std::cmp::Ordering::Less => ready.extend(self.held.pop().map(|(_, entry)| entry)),
                 std::cmp::Ordering::Equal => drop(self.held.pop()),
@@ -127,7 +127,7 @@ impl Merge {
                 ready.extend(name.map(|name| Entry { name, meta: stat::directory() }));
             }
             Some(object) => {
-                let Some(name) = keys::shown(&text) else { return };
+                let Some(name) = keys::shown(text) else { return };
                 // An object without ETag or length cannot be read by version: it is left to a look-up to say so.
                 let Ok(meta) = file(&dir.join(&name), object) else { return };
                 self.held.push((name.clone(), Entry { name, meta }));
@@ -179,7 +179,7 @@ mod tests {
                 };
             }
             for (name, object) in found(&page.build(), "d/") {
-                merge.take(name, object, &mut ready, &Path::parse("d").unwrap());
+                merge.take(&name, object, &mut ready, &Path::parse("d").unwrap());
             }
         }
         merge.finish(&mut ready);

@@ -137,10 +137,10 @@ impl Backend for S3 {
     }
 
     async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
-        tree::remove(&self.client, path, kind).await
+        Box::pin(tree::remove(&self.client, path, kind)).await
     }
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
-        rename::rename(&self.client, from, to, how).await
+        Box::pin(rename::rename(&self.client, from, to, how)).await
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn abort(client: &Client, age: Duration) -> Result<usize, Failu
 async fn abort_one(client: &Client, key: &str, upload: &MultipartUpload, before: SystemTime) -> Result<bool, Failure> {
     let is_old = |time: Option<&aws_smithy_types::DateTime>| time.is_some() && stat::time(time) < before;
     let Some(id) = upload.upload_id().filter(|_| is_old(upload.initiated())) else { return Ok(false) };
-    if !newest_part(client, key, id).await?.is_none_or(|newest| newest < before) {
+    if newest_part(client, key, id).await?.is_some_and(|newest| newest >= before) {
         return Ok(false);
     }
     let gone = client

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -142,8 +141,8 @@ impl Scripted {
             all.last().unwrap().clone()
         };
         let answer = script(asked);
-        let (head, end): (_, Pin<Box<dyn Fn(Bytes) -> Pieces + Send>>) = match answer {
-            Answer::Whole(head) => (head, Box::pin(|body| stream::iter([Ok(body)]).boxed())),
+        let (head, end): (_, End) = match answer {
+            Answer::Whole(head) => (head, Box::new(|body| stream::iter([Ok(body)]).boxed())),
             Answer::Broken(head, most) => {
                 let broken = move |body: Bytes| {
                     stream::iter([Ok(body.slice(..most))])
@@ -154,14 +153,14 @@ impl Scripted {
                         }))
                         .boxed()
                 };
-                (head, Box::pin(broken))
+                (head, Box::new(broken))
             }
             Answer::Stalled(head, most) => {
-                (head, Box::pin(move |body| stream::iter([Ok(body.slice(..most))]).chain(stream::pending()).boxed()))
+                (head, Box::new(move |body| stream::iter([Ok(body.slice(..most))]).chain(stream::pending()).boxed()))
             }
             Answer::Late(pause, head) => {
                 tokio::time::sleep(pause).await;
-                (head, Box::pin(|body| stream::iter([Ok(body)]).boxed()))
+                (head, Box::new(|body| stream::iter([Ok(body)]).boxed()))
             }
             Answer::Reset => return Err(io::Error::other("reset")),
             Answer::Silence => match std::future::pending::<Infallible>().await {},
@@ -188,4 +187,6 @@ impl Scripted {
     }
 }
 
+/// How a body comes.
+type End = Box<dyn Fn(Bytes) -> Pieces + Send>;
 type Pieces = stream::BoxStream<'static, io::Result<Bytes>>;
