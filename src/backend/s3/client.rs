@@ -19,6 +19,8 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::types::RequestPayer;
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::Semaphore;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use super::connector::{Connector, Patience};
 use super::error::Failure;
@@ -99,13 +101,15 @@ impl Client {
     }
 
     /// [`Client::ask`] with a budget of its own.
-    pub(super) async fn ask_for<T, A, F>(&self, budget: Duration, ask: A) -> std::result::Result<T, Failure>
+    pub(super) async fn ask_for<T, A, F>(&self, budget: Duration, mut ask: A) -> std::result::Result<T, Failure>
     where
         A: FnMut() -> F,
         F: Future<Output = std::result::Result<T, Failure>>,
     {
         let mut last = None;
-        let asking = ask.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
+        // At the levels debug and trace the SDK logs what it signs, and with it the session token.
+        let unlogged = || ask().with_subscriber(NoSubscriber::default());
+        let asking = unlogged.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
             tracing::debug!(code = failure.code, status = failure.status, ?pause, "asking the store again");
             last = Some(failure.clone());
         });

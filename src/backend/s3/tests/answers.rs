@@ -480,3 +480,74 @@ async fn nothing_is_asked_before_it_is_needed() {
     };
     assert_eq!(error.kind, ErrorKind::Corrupt);
 }
+
+#[tokio::test]
+async fn a_directory_wins_over_an_object_of_its_name() {
+    let server = Scripted::start(|asked: Asked| match asked.method {
+        Method::HEAD => Answer::Whole(head(200, &[("etag", "\"e\""), ("content-length", "4")], "")),
+        _ => {
+            let below = "<Contents><Key>f/x</Key><ETag>e</ETag><Size>1</Size></Contents>";
+            Answer::Whole(head(200, &[], format!("<ListBucketResult>{below}</ListBucketResult>")))
+        }
+    })
+    .await;
+    assert_eq!(store(&server).await.stat(&path("f")).await.unwrap().kind(), crate::backend::Kind::Directory);
+}
+
+#[tokio::test]
+async fn an_object_whose_key_its_writer_keeps_is_shown_but_not_readable() {
+    let server = Scripted::start(|asked: Asked| match asked.method {
+        Method::HEAD => Answer::Whole(head(400, &[], "")),
+        _ if asked.target.contains("prefix=f%2F") => {
+            Answer::Whole(head(200, &[], "<ListBucketResult></ListBucketResult>"))
+        }
+        _ => {
+            let object = "<Contents><Key>f</Key><ETag>e</ETag><Size>7</Size></Contents>";
+            Answer::Whole(head(200, &[], format!("<ListBucketResult>{object}</ListBucketResult>")))
+        }
+    })
+    .await;
+    let meta = store(&server).await.stat(&path("f")).await.unwrap();
+    assert_eq!((meta.size(), meta.readable), (7, false));
+}
+
+#[tokio::test]
+async fn no_log_line_shows_a_secret() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer({
+        let lines = lines.clone();
+        move || Lines(lines.clone())
+    });
+    let _guard = tracing::subscriber::set_default(log.finish());
+    let server = Scripted::start(|asked| match asked.number {
+        0 => refusal(503, "SlowDown", ""),
+        1 => Answer::Broken(sound(&asked), 30),
+        _ => Answer::Whole(sound(&asked)),
+    })
+    .await;
+    let credential = Credential::S3 {
+        key_id: "canary-id".into(),
+        secret_key: Secret::new("canary-secret".into()),
+        session_token: Some(Secret::new("canary-token".into())),
+    };
+    let config = crate::backend::Config::S3(config(&server.url()));
+    let store = connect(&config, &credential, &Path::root(), limits()).unwrap();
+    content(&*store, &hundred_version(), 0..100).await.unwrap();
+    let log = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let shown: Vec<_> = log.lines().filter(|line| line.contains("canary")).collect();
+    assert!(log.contains("broke off"), "the log was not captured");
+    assert!(shown.is_empty(), "{shown:#?}");
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
