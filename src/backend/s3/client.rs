@@ -25,6 +25,7 @@ use tracing::subscriber::NoSubscriber;
 use super::connector::{Connector, Patience};
 use super::error::Failure;
 use super::keys::Keys;
+use super::schedule::Schedule;
 use super::{Checksums, Config};
 use crate::auth::Credential;
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
@@ -41,6 +42,7 @@ pub(super) struct Client {
     pub(super) bucket: String,
     pub(super) keys: Keys,
     pub(super) limits: Limits,
+    pub(super) schedule: Schedule,
     pub(super) checksums: Checksums,
     pub(super) payer: Option<RequestPayer>,
     pub(super) kms_key: Option<String>,
@@ -82,6 +84,7 @@ impl Client {
             sdk,
             bucket: config.bucket.clone(),
             keys,
+            schedule: Schedule::new(limits.budget.total()),
             limits,
             checksums: config.checksums,
             payer: config.requester_pays.then_some(RequestPayer::Requester),

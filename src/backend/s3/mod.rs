@@ -30,7 +30,6 @@ use serde::{Deserialize, Serialize};
 
 use self::client::Client;
 pub(super) use self::records::S3Records;
-use self::schedule::Schedule;
 use crate::auth::Credential;
 use crate::backend::{
     Backend, CreateOptions, Entry, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits, Upload, Version,
@@ -101,7 +100,7 @@ impl Backend for S3 {
             real_directories: false,
             exact_versions: true,
             own_permissions: false,
-            largest_file: Schedule::new(self.client.limits.budget.total()).largest(),
+            largest_file: self.client.schedule.largest(),
         }
     }
 

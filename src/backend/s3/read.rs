@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
@@ -74,7 +75,10 @@ impl Reading {
     async fn open(&mut self) -> std::result::Result<(), Failure> {
         let this = &*self;
         let patience = this.client.limits.timeout;
-        let budget = this.trouble.as_ref().map_or(patience, |trouble| trouble.until - Instant::now());
+        let budget = this
+            .trouble
+            .as_ref()
+            .map_or(patience, |trouble| (trouble.until - Instant::now()).max(Duration::from_secs(1)));
         let body =
             this.client.ask_for(budget, async || this.get().await).await.map_err(|failure| match failure.kind {
                 ErrorKind::NotFound => Failure::new(ErrorKind::Stale, "the object is gone"),

@@ -29,13 +29,16 @@ const MOST_COPIES: u64 = 1_000;
 pub(super) struct Schedule {
     first: u64,
     cap: u64,
+    largest: u64,
 }
 
 impl Schedule {
     /// For a budget of `memory` bytes.
     pub(super) fn new(memory: u64) -> Schedule {
         let cap = (memory / 2).clamp(SMALLEST, LARGEST);
-        Schedule { first: USUAL.min(cap), cap }
+        let mut schedule = Schedule { first: USUAL.min(cap), cap, largest: 0 };
+        schedule.largest = (1..=MOST_PARTS).map(|number| schedule.part(number)).sum();
+        schedule
     }
 
     /// The size of the part with this number, from 1.
@@ -46,7 +49,7 @@ impl Schedule {
 
     /// The longest file that its parts hold.
     pub(super) fn largest(&self) -> u64 {
-        (1..=MOST_PARTS).map(|number| self.part(number)).sum()
+        self.largest
     }
 }
 

@@ -15,7 +15,7 @@ use super::assembly::{Assembly, Source};
 use super::client::Client;
 use super::error::Failure;
 use super::object::{self, Condition};
-use super::schedule::{SMALLEST, Schedule};
+use super::schedule::SMALLEST;
 use super::{rename, stat};
 use crate::backend::{Attributes, CreateOptions, ErrorKind, Meta, Op, Path, Result, Upload, Version};
 use crate::budget::Lease;
@@ -29,7 +29,6 @@ pub(super) struct Writer {
     client: Arc<Client>,
     path: Path,
     condition: Condition,
-    schedule: Schedule,
     written: u64,
     tail: BytesMut,
     paid: Paid,
@@ -47,12 +46,10 @@ impl Writer {
     /// `InvalidName`.
     pub(super) fn new(client: Arc<Client>, path: &Path, how: &CreateOptions) -> Result<Writer> {
         client.keys.file(path).map_err(|failure| failure.at(Op::Write, path))?;
-        let schedule = Schedule::new(client.limits.budget.total());
         Ok(Writer {
             client,
             path: path.clone(),
             condition: Condition::of(&how.base),
-            schedule,
             written: 0,
             tail: BytesMut::new(),
             paid: Paid::default(),
@@ -64,7 +61,7 @@ impl Writer {
     }
 
     fn expect_room(&self, more: usize) -> std::result::Result<(), Failure> {
-        let largest = self.schedule.largest();
+        let largest = self.client.schedule.largest();
         if self.written + more as u64 <= largest {
             return Ok(());
         }
@@ -80,7 +77,7 @@ impl Writer {
     async fn append(&mut self, mut data: Bytes) -> std::result::Result<(), Failure> {
         while !data.is_empty() {
             let number = self.assembly.as_ref().map_or(1, Assembly::next);
-            let room = self.schedule.part(number).saturating_sub(self.tail.len() as u64);
+            let room = self.client.schedule.part(number).saturating_sub(self.tail.len() as u64);
             if room == 0 {
                 self.send_tail().await?;
                 continue;
