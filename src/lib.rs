@@ -7,9 +7,11 @@ pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod csi;
+pub mod fuse;
 #[cfg(test)]
 mod layering;
 pub mod mount;
 pub mod prefetch;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod vfs;

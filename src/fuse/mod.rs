@@ -1,0 +1,111 @@
+//! FUSE: requests of the kernel to calls of [`Vfs`] and back. The kernel's and fuser's words stop here.
+//!
+//! Several threads read one descriptor. None of them waits for the network ([`answer`]), and no reply waits for an
+//! invalidation: those are sent from a thread of their own, since the kernel lets one wait for pages whose READ is
+//! still open.
+
+mod adapter;
+mod answer;
+mod errno;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use fuser::{INodeNo, Notifier, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::vfs::{Invalidation, Vfs};
+use adapter::Adapter;
+use answer::Answers;
+
+/// How a connection is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Deadline of a request, after which it is EIO; where bytes are moved, of progress.
+    pub timeout: Duration,
+    /// Threads that read requests.
+    pub threads: usize,
+    /// Requests that the kernel sends ahead of anybody waiting, read-ahead above all.
+    pub max_background: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { timeout: Duration::from_secs(60), threads: 4, max_background: 64 }
+    }
+}
+
+/// A connection being served, until the mount goes.
+#[derive(Debug, Clone)]
+pub struct Session {
+    ended: watch::Receiver<Option<Result<(), String>>>,
+}
+
+impl Session {
+    /// Serves `vfs` on `device`, an open `/dev/fuse` that is mounted or about to be. Answers the kernel's INIT before
+    /// it returns, and so blocks until the mount is made.
+    ///
+    /// # Errors
+    /// Where the kernel's side went away during the handshake, or speaks a FUSE older than 7.6.
+    pub fn start(device: OwnedFd, vfs: Arc<Vfs>, config: &Config, runtime: &Handle) -> io::Result<Session> {
+        let tasks = TaskTracker::new();
+        let answers =
+            Answers { vfs: vfs.clone(), runtime: runtime.clone(), timeout: config.timeout, tasks: tasks.clone() };
+        let mut options = fuser::Config::default();
+        options.n_threads = Some(config.threads.max(1));
+        // Who may do what is decided by the kernel (`default_permissions`) or by the store.
+        let adapter = Adapter::new(answers, config.max_background);
+        let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
+        let (notifier, invalidations) = (session.notifier(), vfs.invalidations());
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        named("fuse-invalidate").spawn(move || invalidate(&notifier, &invalidations))?;
+        let (end, ended) = watch::channel(None);
+        let runtime = runtime.clone();
+        named("fuse-session").spawn(move || {
+            let outcome = session.run().map_err(|error| error.to_string());
+            // What was asked before the mount went is finished: a file closed is a file published.
+            tasks.close();
+            runtime.block_on(async {
+                tasks.wait().await;
+                vfs.shut_down().await;
+            });
+            let _ = end.send(Some(outcome));
+        })?;
+        Ok(Session { ended })
+    }
+
+    /// Waits until the mount is gone, by unmounting or by an abort, and all that was begun is finished.
+    ///
+    /// # Errors
+    /// Where reading requests failed instead.
+    pub async fn ended(&self) -> io::Result<()> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())).map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the thread that served the mount died")),
+        }
+    }
+}
+
+/// Tells the kernel what to forget. May wait long for one: nobody waits for this.
+fn invalidate(notifier: &Notifier, invalidations: &mpsc::Receiver<Invalidation>) {
+    for what in invalidations {
+        let told = match &what {
+            Invalidation::Entry { parent, name } => {
+                notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
+            }
+            Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, ?what, "the kernel did not take an invalidation");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a file system call can fail with.
+
+use crate::backend::{self, BadName, ErrorKind};
+
+/// The result of a file system call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed, in POSIX' words. Each is one errno (`fuse::errno`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Error {
+    /// ENOENT
+    #[error("no such file or directory")]
+    NotFound,
+    /// EEXIST
+    #[error("file exists")]
+    Exists,
+    /// ENOTDIR
+    #[error("not a directory")]
+    NotADirectory,
+    /// EISDIR
+    #[error("is a directory")]
+    IsADirectory,
+    /// ENOTEMPTY
+    #[error("directory not empty")]
+    NotEmpty,
+    /// EACCES: the store, or the state of an object, refuses.
+    #[error("permission denied")]
+    Denied,
+    /// EPERM: the volume does not do that for anybody.
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// ESTALE: the file is no longer that version.
+    #[error("the file was replaced")]
+    Stale,
+    /// EOPNOTSUPP
+    #[error("not supported")]
+    Unsupported,
+    /// EXDEV: a copy and a removal can do it, as `mv` does.
+    #[error("cannot be moved in one step")]
+    CrossDevice,
+    /// EINVAL
+    #[error("invalid argument")]
+    Invalid,
+    /// ENAMETOOLONG
+    #[error("name too long")]
+    NameTooLong,
+    /// EFBIG
+    #[error("file too large")]
+    TooLarge,
+    /// ENOSPC
+    #[error("no space left")]
+    NoSpace,
+    /// EROFS
+    #[error("read-only file system")]
+    ReadOnly,
+    /// EBUSY: written bytes that are no longer in memory cannot be read before the file is published.
+    #[error("being written")]
+    Busy,
+    /// EBADF
+    #[error("bad file handle")]
+    BadHandle,
+    /// ENXIO: no data at or after that offset.
+    #[error("no data there")]
+    NoData,
+    /// EIO: the store failed; the log says how.
+    #[error("input/output error")]
+    Io,
+}
+
+impl From<backend::Error> for Error {
+    /// Total over [`ErrorKind`]. What an errno cannot say goes to the log.
+    fn from(error: backend::Error) -> Error {
+        let (translated, ordinary) = match error.kind {
+            ErrorKind::NotFound => (Error::NotFound, true),
+            ErrorKind::AlreadyExists => (Error::Exists, true),
+            ErrorKind::NotADirectory => (Error::NotADirectory, true),
+            ErrorKind::IsADirectory => (Error::IsADirectory, true),
+            ErrorKind::NotEmpty => (Error::NotEmpty, true),
+            ErrorKind::Stale => (Error::Stale, true),
+            ErrorKind::Unsupported => (Error::Unsupported, true),
+            ErrorKind::InvalidName => (Error::Invalid, true),
+            ErrorKind::Denied | ErrorKind::Unauthenticated => (Error::Denied, false),
+            ErrorKind::TooLarge => (Error::TooLarge, false),
+            ErrorKind::NoSpace => (Error::NoSpace, false),
+            ErrorKind::Throttled
+            | ErrorKind::Unavailable
+            | ErrorKind::Corrupt
+            | ErrorKind::Misconfigured
+            | ErrorKind::Other => (Error::Io, false),
+        };
+        if ordinary {
+            tracing::debug!(%error, "refused");
+        } else {
+            tracing::warn!(%error, kind = ?error.kind, "the store failed");
+        }
+        translated
+    }
+}
+
+impl From<BadName> for Error {
+    fn from(bad: BadName) -> Error {
+        match bad {
+            BadName::TooLong => Error::NameTooLong,
+            BadName::Empty | BadName::Dots | BadName::Separator => Error::Invalid,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! POSIX meaning over a store: inodes, directories, open files, and when a change is in the store.
+//!
+//! One async method a file system call; no FUSE in here, so all of it runs in tests without a kernel. Reading goes
+//! through read-ahead, everything else to the [`Backend`] directly.
+
+mod changes;
+mod dirs;
+mod error;
+mod handles;
+mod inodes;
+mod locks;
+mod names;
+mod read;
+mod write;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
+
+pub use dirs::{Listed, Taken};
+pub use error::{Error, Result};
+pub use handles::Handle;
+pub use inodes::Ino;
+pub use read::{OpenOptions, Opened, Pages};
+pub use write::{Owner, SetAttr};
+
+use crate::backend::Backend;
+pub use crate::backend::{Kind, Name};
+use crate::budget::Budget;
+use crate::prefetch::ReadAhead;
+use changes::Changes;
+use handles::Handles;
+use inodes::{Content, Inode, Inodes};
+use locks::Locks;
+
+/// How a volume is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Owner of everything, where the store keeps none.
+    pub uid: u32,
+    /// Group of everything, where the store keeps none.
+    pub gid: u32,
+    /// Permission bits of files, where the store keeps none.
+    pub file_mode: u32,
+    /// Permission bits of directories, where the store keeps none.
+    pub dir_mode: u32,
+    /// How long the kernel may believe attributes, entries and absences.
+    pub ttl: Duration,
+    /// The data never changes: the kernel may believe all of it for ever.
+    pub immutable: bool,
+    /// Every change is refused.
+    pub read_only: bool,
+    /// Changes of mode, owner and time of a stored file succeed without effect; else they are refused.
+    pub accept_attributes: bool,
+    /// A publish replaces whatever lies there; else only what its handle began from.
+    pub last_wins: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            ttl: Duration::from_secs(1),
+            immutable: false,
+            read_only: false,
+            accept_attributes: true,
+            last_wins: false,
+        }
+    }
+}
+
+/// What stat(2) shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Its number.
+    pub ino: Ino,
+    /// File or directory.
+    pub kind: Kind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names it has.
+    pub nlink: u32,
+    /// What a reader or writer best moves at once, in bytes.
+    pub block: u32,
+}
+
+/// What a mount knows of its use; nothing is listed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the files known here.
+    pub bytes: u64,
+    /// Files and directories known here.
+    pub inodes: u64,
+}
+
+/// Something that the kernel keeps and should no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalidation {
+    /// A name; what it names is to be looked up.
+    Entry {
+        /// The directory.
+        parent: Ino,
+        /// The name in it.
+        name: Name,
+    },
+    /// An inode's attributes and pages.
+    Inode(Ino),
+}
+
+/// What lseek(2) looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// SEEK_DATA
+    Data,
+    /// SEEK_HOLE
+    Hole,
+}
+
+/// A volume as a file system.
+///
+/// Futures that change something must be driven to their end, also when nobody waits for the answer any more; the
+/// others may be dropped.
+#[derive(Debug)]
+pub struct Vfs {
+    backend: Arc<dyn Backend>,
+    read_ahead: Arc<ReadAhead>,
+    budget: Budget,
+    config: Config,
+    inodes: Mutex<Inodes>,
+    handles: Handles,
+    changes: Changes,
+    locks: Locks,
+    progress: AtomicU64,
+    invalidations: Mutex<Option<mpsc::Sender<Invalidation>>>,
+}
+
+impl Vfs {
+    /// A file system over `backend`, whose files are read through `read_ahead`. Asks nothing of the store.
+    pub fn new(backend: Arc<dyn Backend>, read_ahead: Arc<ReadAhead>, budget: Budget, config: Config) -> Vfs {
+        Vfs {
+            backend,
+            read_ahead,
+            budget,
+            config,
+            inodes: Mutex::new(Inodes::new()),
+            handles: Handles::default(),
+            changes: Changes::default(),
+            locks: Locks::default(),
+            progress: AtomicU64::new(0),
+            invalidations: Mutex::default(),
+        }
+    }
+
+    /// How it is shown.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the kernel should forget, from now on. No call waits for anybody to receive it.
+    pub fn invalidations(&self) -> mpsc::Receiver<Invalidation> {
+        let (sender, receiver) = mpsc::channel();
+        *self.invalidations.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// A number that is another one whenever something was moved to or from the store since: for deadlines that count
+    /// from the last progress.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed).wrapping_add(self.budget.free())
+    }
+
+    /// Attributes of a known inode. Asks nothing of the store: a version's never change.
+    ///
+    /// # Errors
+    /// `Stale`
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        Ok(self.attr(ino, self.inodes().get(ino)?))
+    }
+
+    /// The kernel gives back lookups of an inode.
+    pub fn forget(&self, ino: Ino, lookups: u64) {
+        self.inodes().forget(ino, lookups);
+    }
+
+    /// What is known of the volume's use.
+    pub fn usage(&self) -> Usage {
+        let (bytes, inodes) = self.inodes().usage();
+        Usage { bytes, inodes }
+    }
+
+    /// Where the next data, or the next hole, begins from `offset` on. Files have no holes.
+    ///
+    /// # Errors
+    /// `NoData` at or behind the end, `BadHandle`
+    pub fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Result<u64> {
+        let ino = self.handles.file(handle)?;
+        let size = self.inodes().get(ino)?.size();
+        match what {
+            _ if offset >= size => Err(Error::NoData),
+            Seek::Data => Ok(offset),
+            Seek::Hole => Ok(size),
+        }
+    }
+
+    fn attr(&self, ino: Ino, inode: &Inode) -> Attr {
+        let (mode, being_written) = match &inode.content {
+            Content::Directory => (self.config.dir_mode, false),
+            Content::File(file) if !file.readable => (0, false),
+            Content::File(file) => (self.config.file_mode, file.written.is_some()),
+        };
+        let kept = inode.permissions;
+        Attr {
+            ino,
+            kind: inode.kind(),
+            size: inode.size(),
+            mtime: inode.mtime,
+            mode: kept.map_or(mode, |kept| kept.mode),
+            uid: kept.map_or(self.config.uid, |kept| kept.uid),
+            gid: kept.map_or(self.config.gid, |kept| kept.gid),
+            nlink: match inode.kind() {
+                Kind::Directory => 2,
+                Kind::File => u32::from(inode.linked),
+            },
+            // Writers that ask gather this much for one write; a reader that did would fetch that much for every
+            // small read at random.
+            block: if being_written { 1 << 20 } else { 4096 },
+        }
+    }
+
+    /// # Errors
+    /// `ReadOnly`
+    fn writable(&self) -> Result<()> {
+        if self.config.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    fn inodes(&self) -> MutexGuard<'_, Inodes> {
+        self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progressed(&self) {
+        self.progress.fetch_add(1 << 42, Ordering::Relaxed);
+    }
+
+    fn invalidate(&self, what: Invalidation) {
+        if let Some(sender) = &*self.invalidations.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Nobody listens after the session's end.
+            let _ = sender.send(what);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Opening files and reading them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::handles::{Handle, Open};
+use super::inodes::{File, Ino};
+use super::write::Gate;
+use super::{Error, Invalidation, Result, Vfs};
+use crate::backend::{ErrorKind, Version};
+use crate::prefetch::FileReader;
+
+/// The kernel keeps file content in pages of this many bytes.
+const PAGE: u64 = 4096;
+
+/// How a file is to be opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// The handle may write.
+    pub write: bool,
+    /// The file becomes empty.
+    pub truncate: bool,
+    /// Only a file that this call makes will do.
+    pub exclusive: bool,
+}
+
+/// What the kernel may keep of a file opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// None; every read and write comes here. A shared writable mapping is refused.
+    None,
+    /// Those it has, and those it reads.
+    Keep,
+    /// Those it reads; what it has may be of another version.
+    Drop,
+}
+
+/// An opened file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Its number.
+    pub handle: Handle,
+    /// What the kernel may keep.
+    pub pages: Pages,
+}
+
+enum Source {
+    Written(Gate),
+    Stored(Version, Arc<FileReader>),
+}
+
+impl Vfs {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// `Stale` where another version lies there now (the kernel looks up anew), `Denied` for an object in an archive
+    /// class, `ReadOnly`, `IsADirectory`.
+    pub async fn open(&self, ino: Ino, how: OpenOptions) -> Result<Opened> {
+        let writes = how.write || how.truncate;
+        if writes {
+            self.writable()?;
+        }
+        {
+            let mut inodes = self.inodes();
+            let inode = inodes.get(ino)?;
+            if !inode.linked || inode.file()?.unseen() {
+                return Err(Error::Stale);
+            }
+            if !inode.file()?.readable && !how.truncate {
+                return Err(Error::Denied);
+            }
+            inodes.open(ino, writes)?;
+        }
+        if how.truncate
+            && let Err(error) = self.truncate(ino).await
+        {
+            // Others may have opened it meanwhile; the one that leaves last ends it.
+            self.forsake(ino).await;
+            return Err(error);
+        }
+        if writes {
+            return Ok(Opened { handle: self.handles.insert(Open::Writing { ino }), pages: Pages::None });
+        }
+        let pages = {
+            let mut inodes = self.inodes();
+            let file = inodes.get_mut(ino)?.file_mut()?;
+            match (file.written, file.pages_suspect) {
+                (Some(_), _) => Pages::None,
+                (None, true) => {
+                    file.pages_suspect = false;
+                    Pages::Drop
+                }
+                (None, false) => Pages::Keep,
+            }
+        };
+        let handle = self.handles.insert(Open::Reading { ino, cached: pages != Pages::None });
+        Ok(Opened { handle, pages })
+    }
+
+    /// Bytes of a file from `offset` on: `size` of them, or fewer at its end.
+    ///
+    /// # Errors
+    /// `Stale` where the store no longer has this version, `Busy` for written bytes that are no longer in memory,
+    /// `Io`, `Denied`.
+    pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
+        let (ino, cached) = match self.handles.get(handle)? {
+            Open::Reading { ino, cached } => (ino, cached),
+            Open::Writing { ino } => (ino, false),
+            Open::Directory(_) => return Err(Error::BadHandle),
+        };
+        let wanted = offset..offset.saturating_add(u64::from(size));
+        loop {
+            let source = self.source(ino)?;
+            let bytes = match source {
+                Source::Written(gate) => match self.read_written(&gate, wanted.clone(), cached).await? {
+                    Some(bytes) => bytes,
+                    None => continue,
+                },
+                Source::Stored(version, reader) => {
+                    let range = wanted.start.min(version.size)..wanted.end.min(version.size);
+                    if range.is_empty() {
+                        return Ok(Bytes::new());
+                    }
+                    match reader.read(range).await {
+                        Ok(data) => data.into_bytes(),
+                        Err(error) if matches!(error.kind, ErrorKind::Stale | ErrorKind::NotFound) => {
+                            if self.lost(ino, &version).await? {
+                                return Err(Error::Stale);
+                            }
+                            continue;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            };
+            return Ok(bytes);
+        }
+    }
+
+    fn source(&self, ino: Ino) -> Result<Source> {
+        let mut inodes = self.inodes();
+        let file = inodes.get_mut(ino)?.file_mut()?;
+        if file.written.is_some() {
+            return Ok(Source::Written(file.gate.get_or_insert_default().clone()));
+        }
+        let File { stored: Some(version), reader, .. } = file else { return Err(Error::Stale) };
+        let reader = reader.get_or_insert_with(|| self.read_ahead.open(version.clone())).clone();
+        Ok(Source::Stored(version.clone(), reader))
+    }
+
+    /// Written bytes that are still in memory; `None` where the file is no longer being written.
+    async fn read_written(&self, gate: &Gate, wanted: Range<u64>, cached: bool) -> Result<Option<Bytes>> {
+        let gate = gate.lock().await;
+        let Some(writer) = gate.as_ref() else { return Ok(None) };
+        let written = writer.upload.written();
+        // A page that ends behind what is written would show zeros there when the file has grown.
+        if cached && wanted.end > written / PAGE * PAGE {
+            return Err(Error::Busy);
+        }
+        let (start, end) = (wanted.start.min(written), wanted.end.min(written));
+        if start == end {
+            return Ok(Some(Bytes::new()));
+        }
+        writer.peek(start, end).map(Some).ok_or(Error::Busy)
+    }
+
+    /// The store no longer has `version` of a file. True where that is news; false where this mount itself changed or
+    /// renamed the file meanwhile, and its new version is to be read.
+    async fn lost(&self, ino: Ino, version: &Version) -> Result<bool> {
+        let (path, _locked) = self.lock_file(ino).await?;
+        let mut inodes = self.inodes();
+        let inode = inodes.get(ino)?;
+        let file = inode.file()?;
+        if file.written.is_some() || file.stored.as_ref() != Some(version) {
+            return Ok(false);
+        }
+        if inode.linked {
+            inodes.detach(&path);
+            if let Some((parent, name)) = path.split_last()
+                && let Some(parent) = inodes.at(&parent)
+            {
+                self.invalidate(Invalidation::Entry { parent, name });
+            }
+        }
+        Ok(true)
+    }
+}
