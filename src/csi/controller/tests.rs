@@ -1,3 +1,5 @@
+mod s3;
+
 use tonic::Code;
 
 use super::controller_server::Controller as _;

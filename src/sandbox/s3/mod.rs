@@ -178,6 +178,13 @@ impl Server {
         contents.current_from(std::ops::Bound::Unbounded).map(|(key, _)| key.clone()).collect()
     }
 
+    /// How many versions and delete markers the keys that begin with `prefix` have.
+    pub fn versions(&self, bucket: &str, prefix: &str) -> usize {
+        let buckets = self.store.lock();
+        let Some(contents) = buckets.get(bucket) else { return 0 };
+        contents.history(prefix).take_while(|(key, ..)| key.starts_with(prefix)).count()
+    }
+
     /// Uploads of a bucket that are neither completed nor aborted.
     pub fn open_uploads(&self, bucket: &str) -> usize {
         self.store.lock().get(bucket).map_or(0, |contents| contents.uploads.len())

@@ -13,6 +13,7 @@ use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
 use crate::backend::records::{Extent, Records, Removed, contract};
 use crate::backend::s3::S3Records;
+use crate::sandbox::s3::{Fault, Kind as ServerKind, Options, Rule, Server, User};
 
 /// What a store does otherwise than S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +212,44 @@ async fn versitygw_keeps_records_and_removes_every_version() {
     let records = records_at(gateway.config());
     contract::records(&records).await;
     removes_every_version_and_upload(&records).await;
+}
+
+async fn embedded() -> (Server, S3Records) {
+    let options = Options {
+        users: vec![User::new("rootkey", "rootsecret0123456789")],
+        buckets: vec!["bucket".to_owned()],
+        ..Options::default()
+    };
+    let server = Server::start(options).await.unwrap();
+    let records = records_of(&server.endpoint());
+    (server, records)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_server_keeps_records_and_removes_every_version() {
+    let (_server, records) = embedded().await;
+    contract::records(&records).await;
+    removes_every_version_and_upload(&records).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_keep_the_contract_on_a_busy_server() {
+    let (server, records) = embedded().await;
+    server.faults().adjust(|conditions| conditions.slow_down = 0.2);
+    contract::records(&records).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_reply_is_lost_is_known_to_be_ours() {
+    let (server, records) = embedded().await;
+    records.excludes().await.unwrap();
+    let at = path(".millrace/volumes/x");
+    server.faults().add(Rule::on(ServerKind::PutObject, Fault::LostReply));
+    let tag = records.create(&at, Bytes::from_static(b"1")).await.unwrap();
+    server.faults().add(Rule::on(ServerKind::PutObject, Fault::LostReply));
+    let next = records.replace(&at, &tag, Bytes::from_static(b"2")).await.unwrap();
+    assert_eq!(records.get(&at).await.unwrap(), (Bytes::from_static(b"2"), next));
+    assert_eq!(server.faults().pending(), 0);
 }
 
 /// On a store that keeps versions.

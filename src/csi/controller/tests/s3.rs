@@ -1,0 +1,145 @@
+//! The controller on the embedded S3 server.
+
+use std::time::Duration;
+
+use super::*;
+use crate::sandbox::s3::{Bucket, Fault, Kind, Options, Rights, Rule, Server, User};
+
+struct Cluster {
+    server: Server,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start(deletion: &str) -> Cluster {
+        let options = Options {
+            users: vec![User::new("id", "canary-key")],
+            buckets: vec!["data".to_owned()],
+            ..Options::default()
+        };
+        let server = Server::start(options).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "stores: [{{name: lake, backend: s3, endpoint: '{}', bucket: data, prefix: base, deletion: {deletion}, \
+             controllerCredential: key.yaml}}]",
+            server.endpoint()
+        );
+        std::fs::write(dir.path().join("stores.yaml"), text).unwrap();
+        std::fs::write(dir.path().join("key.yaml"), KEYS).unwrap();
+        Cluster { server, dir }
+    }
+
+    /// A controller that has just started.
+    fn controller(&self) -> Controller {
+        let stores = LiveStores::load(&self.dir.path().join("stores.yaml")).unwrap();
+        Controller::new(stores, "one").unwrap()
+    }
+
+    /// Keys outside the driver's own directory.
+    fn data(&self) -> Vec<String> {
+        self.server.keys("data").into_iter().filter(|key| !key.starts_with("base/.millrace/")).collect()
+    }
+
+    fn put(&self, keys: &[&str]) {
+        for key in keys {
+            self.server.put("data", key, "x");
+        }
+    }
+}
+
+fn placed(name: &str, path: &str) -> CreateVolumeRequest {
+    CreateVolumeRequest { parameters: map(&[("store", "lake"), ("path", path)]), ..request(name) }
+}
+
+async fn create(controller: &Controller, request: CreateVolumeRequest) -> Result<String, Status> {
+    let answer = controller.create_volume(Request::new(request)).await?;
+    Ok(answer.into_inner().volume.unwrap().volume_id)
+}
+
+async fn delete(controller: &Controller, id: &str) -> Result<(), Status> {
+    let request = DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
+    controller.delete_volume(Request::new(request)).await.map(drop)
+}
+
+const OUTSIDE: [&str; 6] = ["a/b/x", "base/a/bc/x", "base/a/b-", "base/a", "base/b/x", "elsewhere"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_takes_the_directory_and_nothing_beside_it() {
+    let cluster = Cluster::start("current").await;
+    cluster.put(&OUTSIDE);
+    let mut before = cluster.data();
+    before.sort();
+    let id = create(&cluster.controller(), placed("pvc-1", "a/b")).await.unwrap();
+    assert!(cluster.server.get("data", "base/a/b/.millrace/volume.json").is_some());
+    cluster.put(&["base/a/b/", "base/a/b/x", "base/a/b/sub/ y+%2F", "base/a/b/sub//z"]);
+    delete(&cluster.controller(), &id).await.unwrap();
+    assert_eq!(cluster.data(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_goes_on_in_another_controller() {
+    let cluster = Cluster::start("current").await;
+    let id = create(&cluster.controller(), request("pvc-1")).await.unwrap();
+    for number in 0..2100 {
+        cluster.server.put("data", &format!("base/pvc-1/{number}"), "x");
+    }
+    // One page goes, then the store refuses.
+    let refused = Fault::error(403, "AccessDenied");
+    cluster.server.faults().add(Rule::on(Kind::DeleteObjects, refused.clone()).skip(1).always());
+    // The proof of exclusion removes its own key.
+    cluster.server.faults().add(Rule::on(Kind::DeleteObject, refused).skip(1).always());
+    let error = delete(&cluster.controller(), &id).await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    assert!(error.message().contains("controller's own credential"), "{error:?}");
+    let left = cluster.data().len();
+    assert!((1..2100).contains(&left), "{left} left");
+    cluster.server.faults().clear();
+    delete(&cluster.controller(), &id).await.unwrap();
+    assert_eq!(cluster.data(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_versioned_bucket_keeps_its_versions_unless_told_otherwise() {
+    for (deletion, kept) in [("current", true), ("all", false)] {
+        let cluster = Cluster::start(deletion).await;
+        cluster.server.bucket("data", Bucket { versioned: true, ..Bucket::default() });
+        let id = create(&cluster.controller(), request("pvc-1")).await.unwrap();
+        cluster.put(&["base/pvc-1/x", "base/pvc-1/x", "base/pvc-10/x"]);
+        delete(&cluster.controller(), &id).await.unwrap();
+        assert_eq!(cluster.data(), ["base/pvc-10/x"]);
+        // volume.json and x twice, and what hides them.
+        let versions = if kept { 5 } else { 0 };
+        assert_eq!(cluster.server.versions("data", "base/pvc-1/"), versions, "{deletion}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_or_refusing_store_is_told_in_its_own_words() {
+    let cluster = Cluster::start("current").await;
+    cluster.server.users().add(User::new("id", "canary-key").with(Rights::default().read_only()));
+    let error = create(&cluster.controller(), request("pvc-1")).await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    assert!(error.message().contains("controller's own credential"), "{error:?}");
+    cluster.server.users().add(User::new("id", "another-secret"));
+    let error = create(&cluster.controller(), request("pvc-1")).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unauthenticated);
+    // Mended by writing the file anew, without a restart.
+    let controller = cluster.controller();
+    create(&controller, request("pvc-1")).await.unwrap_err();
+    std::fs::write(cluster.dir.path().join("key.yaml"), "{key_id: id, access_key: another-secret}").unwrap();
+    create(&controller, request("pvc-1")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_controllers_at_once_make_one_volume() {
+    let cluster = Cluster::start("current").await;
+    cluster.server.faults().adjust(|conditions| conditions.first_byte = Duration::from_millis(3));
+    for round in 0..5 {
+        let name = format!("pvc-{round}");
+        let (one, two) = (cluster.controller(), cluster.controller());
+        let (one, two) = tokio::join!(create(&one, request(&name)), create(&two, request(&name)));
+        assert_eq!(one.unwrap(), two.unwrap());
+        let files = cluster.data().iter().filter(|key| key.starts_with(&format!("base/{name}/"))).count();
+        assert_eq!(files, 1);
+    }
+}
