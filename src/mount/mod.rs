@@ -1,8 +1,24 @@
 //! Makes a path be a mounted volume, and un-makes it: idempotent, and true after a restart of ours.
 //!
-//! The node plugin's side of a worker's life. [`Mounter`] is what the CSI node service sees.
+//! [`Mounter`] is what the CSI node service sees; [`Workers`] is the real one, which gives every target a worker
+//! process of its own. `handover` and `confine` are also the worker's: the words of the two, and how it gives up what
+//! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
+//! makes a live worker quicker to reach.
+
+pub mod confine;
+pub mod handover;
+mod kernel;
+mod process;
+mod state;
+mod supervise;
+mod table;
+mod uids;
+mod workers;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use workers::Workers;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -39,6 +55,27 @@ pub struct Publish {
     pub arguments: String,
     /// SINGLE_NODE_SINGLE_WRITER: no second target on this node.
     pub single_writer: bool,
+}
+
+/// How workers are run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where records and private mount points are kept, on a file system that outlives this process.
+    pub state_dir: PathBuf,
+    /// The program that is started as `<program> worker`.
+    pub program: PathBuf,
+    /// The first uid that workers may have.
+    pub worker_uid_base: u32,
+    /// How many uids from there on.
+    pub worker_uid_count: u32,
+    /// Without an answer for so long, a worker is killed.
+    pub ping_deadline: Duration,
+    /// Workers get uids of their own and mounts their kernel read-ahead. Off in a user namespace with one uid.
+    pub isolate: bool,
+    /// The workers' log filter.
+    pub log_filter: String,
+    /// Workers log JSON.
+    pub log_json: bool,
 }
 
 /// What a mount knows of its use.

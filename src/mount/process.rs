@@ -1,0 +1,125 @@
+//! A process that is certainly the one meant, also after the node plugin's restart.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+/// A pid is reused; a pid and the clock tick in which it began are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pid: i32,
+    /// Clock ticks since boot (field 22 of proc_pid_stat(5)).
+    start_time: u64,
+}
+
+impl Identity {
+    fn of(pid: i32) -> Option<Identity> {
+        let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
+        Some(Identity { pid, start_time: stat.starttime })
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pid.fmt(f)
+    }
+}
+
+/// A running process, held by a pidfd (pidfd_open(2)): a signal never meets another one.
+#[derive(Debug)]
+pub(super) struct Process {
+    identity: Identity,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// The process of that identity; `None` where it has ended and been reaped.
+    pub(super) fn open(identity: Identity) -> io::Result<Option<Process>> {
+        let Some(pid) = Pid::from_raw(identity.pid) else { return Ok(None) };
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Read after the pidfd was opened: equal, and the pidfd is of that process.
+        if Identity::of(identity.pid) != Some(identity) {
+            return Ok(None);
+        }
+        Ok(Some(Process { identity, pidfd }))
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Resolves when it has ended. Looks again and again: tokio offers no sound way to wait for a descriptor that it
+    /// does not own, and this is waited for at a worker's end alone.
+    pub(super) async fn ended(&self) {
+        while self.is_running() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends SIGKILL; fine where it has ended.
+    pub(super) fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Whether it runs still.
+    pub(super) fn is_running(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(poll(&mut fds, Some(&now)), Ok(1..))
+    }
+}
+
+/// Runs `program worker` with an empty environment and its end of the socket as standard input.
+///
+/// Reaps it whenever it ends. Returns it with our end and with what becomes its exit status.
+pub(super) fn spawn(program: &Path) -> io::Result<(Process, UnixStream, ExitStatus)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut child = Command::new(program)
+        .arg("worker")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()?;
+    let identity = child.id().and_then(|pid| Identity::of(i32::try_from(pid).ok()?));
+    let process = identity.map(Process::open).transpose();
+    let (tell, exit) = tokio::sync::watch::channel(None);
+    tokio::spawn(async move {
+        let status = child.wait().await;
+        tell.send_replace(Some(match status {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("an unknown end ({error})"),
+        }));
+    });
+    match process?.flatten() {
+        Some(process) => Ok((process, ours, ExitStatus(exit))),
+        // It was not waited for before, so that its entry in /proc was there unless /proc is not.
+        None => Err(io::Error::other("the new process is not to be found in /proc")),
+    }
+}
+
+/// How a child of ours ended, once it has.
+#[derive(Debug, Clone)]
+pub(super) struct ExitStatus(tokio::sync::watch::Receiver<Option<String>>);
+
+impl ExitStatus {
+    /// Waits for the end. Words such as `exit status: 1` or `signal: 9 (SIGKILL)`.
+    pub(super) async fn words(&mut self) -> String {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(words) => words.clone().unwrap_or_default(),
+            Err(_) => "an unknown end".into(),
+        }
+    }
+}
