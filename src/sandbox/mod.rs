@@ -4,3 +4,4 @@ pub mod computed;
 pub mod raw;
 pub mod requirement;
 pub mod s3;
+pub mod versitygw;

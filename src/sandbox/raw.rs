@@ -111,12 +111,29 @@ impl Raw {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        self.send("s3", request, body).await
+    }
+
+    /// Signs a request to an AWS service and sends it.
+    ///
+    /// # Errors
+    /// Where no answer comes. A refusal is an answer.
+    pub(super) async fn send(
+        &self,
+        service: &str,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> io::Result<Response<Incoming>> {
         let mut request = request.body(Full::new(body.clone())).map_err(io::Error::other)?;
-        self.sign(&mut request, &body)?;
+        self.sign(service, &mut request, &body)?;
         self.http.request(request).await.map_err(io::Error::other)
     }
 
-    fn sign(&self, request: &mut Request<Full<Bytes>>, body: &[u8]) -> io::Result<()> {
+    pub(super) fn endpoint(&self) -> &str {
+        &self.access.endpoint
+    }
+
+    fn sign(&self, service: &str, request: &mut Request<Full<Bytes>>, body: &[u8]) -> io::Result<()> {
         let Access { key_id, secret, session_token, region, .. } = &*self.access;
         let identity = Credentials::new(key_id, secret, session_token.clone(), None, "raw").into();
         let mut settings = SigningSettings::default();
@@ -126,7 +143,7 @@ impl Raw {
         let parameters = SigningParams::builder()
             .identity(&identity)
             .region(region)
-            .name("s3")
+            .name(service)
             .time(SystemTime::now())
             .settings(settings)
             .build()
@@ -227,19 +244,24 @@ impl Raw {
 }
 
 /// The answer, or its status and the S3 error code as an error.
-async fn good(response: Response<Incoming>) -> io::Result<Response<Incoming>> {
+pub(super) async fn good(response: Response<Incoming>) -> io::Result<Response<Incoming>> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let body = response.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
     let text = String::from_utf8_lossy(&body).into_owned();
-    let code =
-        text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code.to_owned());
+    let code = tagged(&text, "Code").unwrap_or_default();
     let kind = match status {
         StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => io::ErrorKind::PermissionDenied,
         _ => io::ErrorKind::Other,
     };
-    Err(io::Error::new(kind, format!("{status} {}", code.unwrap_or_default())))
+    Err(io::Error::new(kind, format!("{status} {code}")))
+}
+
+/// The text of the first `<tag>` of a flat XML answer.
+pub(super) fn tagged(xml: &str, tag: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{tag}>"))?;
+    rest.split_once('<').map(|(text, _)| text.to_owned())
 }

@@ -52,20 +52,23 @@ struct Sending {
     _in_flight: InFlight,
 }
 
-/// The frames of `body` as the conditions and `flaws` let them through.
+/// The frames of `body` as the conditions and `flaws` let them through; counted where it is an object's.
 pub(super) fn send(
     body: s3s::Body,
     flaws: Flaws,
     wire: Arc<Wire>,
     connection: Arc<Connection>,
     in_flight: InFlight,
+    is_object: bool,
 ) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send {
     let sending = Sending { body, rest: None, sent: 0, flaws, wire, connection, _in_flight: in_flight };
-    stream::try_unfold(sending, |mut sending| async move {
+    stream::try_unfold(sending, move |mut sending| async move {
         let Some(chunk) = sending.next().await? else { return Ok(None) };
         sending.pace(chunk.len() as u64).await;
         sending.sent += chunk.len() as u64;
-        sending.wire.ledger.sent(chunk.len() as u64);
+        if is_object {
+            sending.wire.ledger.sent(chunk.len() as u64);
+        }
         Ok(Some((Frame::data(chunk), sending)))
     })
 }

@@ -19,7 +19,7 @@ pub struct Conditions {
     pub total: Option<u64>,
     /// The share of requests, 0 to 1, that get 503 SlowDown: evenly spread, not by chance.
     pub slow_down: f64,
-    /// Accepts connections and requests and answers none of them, until it is unset.
+    /// Connections are accepted and requests taken, and neither handshake nor answer comes, until it is unset.
     pub silent: bool,
 }
 
@@ -125,8 +125,10 @@ pub struct Faults {
     rules: Arc<Mutex<Vec<Rule>>>,
     /// Share of a SlowDown that is owed, 0 to 1.
     owed: Arc<Mutex<f64>>,
-    /// Counts releases and changes of the conditions; wakes those who wait for either.
-    changes: watch::Sender<u64>,
+    /// Wakes those whom a fault holds.
+    releases: watch::Sender<()>,
+    /// Wakes those who wait for other conditions.
+    changes: watch::Sender<()>,
 }
 
 impl Faults {
@@ -135,7 +137,8 @@ impl Faults {
             conditions: Arc::new(ArcSwap::from_pointee(conditions)),
             rules: Arc::default(),
             owed: Arc::default(),
-            changes: watch::Sender::new(0),
+            releases: watch::Sender::new(()),
+            changes: watch::Sender::new(()),
         }
     }
 
@@ -152,7 +155,7 @@ impl Faults {
 
     /// Lets requests go on that a [`Fault::Silence`] or [`Fault::Stall`] holds.
     pub fn release(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        self.releases.send_replace(());
     }
 
     /// How many requests the rules still have a fault for; `u64::MAX` where one is for every request.
@@ -168,7 +171,7 @@ impl Faults {
     /// Changes the conditions for requests and bytes to come.
     pub fn set_conditions(&self, conditions: Conditions) {
         self.conditions.store(Arc::new(conditions));
-        self.release();
+        self.changes.send_replace(());
     }
 
     /// Changes some of the conditions.
@@ -219,7 +222,7 @@ impl Faults {
     /// Waits for the next release.
     pub(super) async fn released(&self) {
         // The sender lives in `self`, so that this cannot fail.
-        let _ = self.changes.subscribe().changed().await;
+        let _ = self.releases.subscribe().changed().await;
     }
 
     /// Waits while the server is silent.

@@ -191,7 +191,12 @@ impl Server {
     }
 
     fn place(&self, bucket: &str, key: &str, content: Content, attributes: Attributes) -> String {
-        let object = Object::new(content.etag(), content, attributes, Checksum::default());
+        // As for PUTs, CRC64NVME; computed bytes are not read for it.
+        let checksum = match content.is_held() {
+            true => checksum::full(&content, &Checksum::default()),
+            false => Checksum::default(),
+        };
+        let object = Object::new(content.etag(), content, attributes, checksum);
         let etag = object.etag.clone();
         self.store.lock().entry(bucket.to_owned()).or_default().put(key, object);
         etag

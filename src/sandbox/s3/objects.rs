@@ -114,7 +114,7 @@ impl Contents {
         self.push(key, Some(Arc::new(object)), modified)
     }
 
-    /// Removes the current object: `(the version id of the marker that a versioned bucket gets)`.
+    /// Removes the current object; the version id of the marker that a versioned bucket gets.
     pub(super) fn delete(&mut self, key: &str) -> Option<String> {
         if !self.behaviour.versioned {
             self.keys.remove(key);

@@ -6,6 +6,8 @@ use futures::TryStreamExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 
+mod sdk;
+
 use super::*;
 use crate::sandbox::computed;
 use crate::sandbox::raw::{Access, Raw};
@@ -114,4 +116,73 @@ async fn staged_faults_happen_and_end() {
     faults.set_conditions(Conditions { slow_down: 0.5, ..Conditions::default() });
     let outcomes = [read().await.is_ok(), read().await.is_ok(), read().await.is_ok(), read().await.is_ok()];
     assert_eq!(outcomes.iter().filter(|ok| **ok).count(), 2);
+}
+
+#[tokio::test]
+async fn an_operation_is_done_when_its_reply_is_lost_and_not_when_it_is_refused() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    server.faults().add(Rule::on(Kind::PutObject, Fault::LostReply));
+    assert!(raw.put("lost", Bytes::from_static(b"x")).await.is_err());
+    server.faults().add(Rule::on(Kind::PutObject, Fault::Refuse));
+    assert!(raw.put("refused", Bytes::from_static(b"x")).await.is_err());
+    assert_eq!(server.keys(BUCKET), ["lost"]);
+}
+
+#[tokio::test]
+async fn what_waits_goes_on_when_it_is_released_and_only_then() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    server.put(BUCKET, "a", vec![7; 1000]);
+    let read = |raw: Raw| async move { raw.get("a", None).await?.try_collect::<Vec<_>>().await };
+    for fault in [Fault::Silence, Fault::Stall(10)] {
+        server.faults().add(Rule::on(Kind::GetObject, fault));
+        let mut waiting = tokio::spawn(read(raw.clone()));
+        // Other conditions are no release.
+        for first_byte in [5, 0].map(Duration::from_millis) {
+            server.faults().set_conditions(Conditions { first_byte, ..Conditions::default() });
+            assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+        }
+        server.faults().release();
+        let body = waiting.await.unwrap().unwrap().concat();
+        assert_eq!(body.len(), 1000);
+    }
+    server.faults().adjust(|conditions| conditions.silent = true);
+    // On a connection that is there, and on a new one.
+    let mut waiting = [raw.clone(), client(&server, "key", "secret")].map(|raw| tokio::spawn(read(raw)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    server.faults().adjust(|conditions| conditions.silent = false);
+    for task in &mut waiting {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn only_bytes_of_objects_are_counted() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    server.put(BUCKET, "a", vec![7; 1000]);
+    raw.get("a", Some(0..10)).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    ask(&raw, Method::GET, "", &[]).await;
+    ask(&raw, Method::GET, "none", &[]).await;
+    assert_eq!(server.counters().body_bytes, 10);
+}
+
+#[tokio::test]
+async fn bandwidth_is_what_the_conditions_say() {
+    let server = server(Options::default()).await;
+    let raw = client(&server, "key", "secret");
+    server.put_computed(BUCKET, "a", 1, 1_000_000);
+    let objects = [("a".to_owned(), 1_000_000)];
+    // Never faster; how much slower the machine decides.
+    let least = [(Some(5_000_000), None, 4), (None, Some(5_000_000), 4)];
+    for (per_connection, total, connections) in least {
+        server.faults().set_conditions(Conditions { per_connection, total, ..Conditions::default() });
+        let begun = std::time::Instant::now();
+        raw.read_all(&objects, connections, 250_000, |_, _, _| Ok(())).await.unwrap();
+        let ways = if total.is_some() { 1 } else { connections as u32 };
+        let wire = Duration::from_millis(200) / ways;
+        assert!(begun.elapsed() + Duration::from_millis(15) >= wire, "{:?} < {wire:?}", begun.elapsed());
+    }
 }

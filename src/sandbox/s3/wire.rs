@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{self, Flaws};
 use super::counters::{Ledger, Seen};
 use super::faults::{Fault, Faults};
-use super::kind;
+use super::kind::{self, Kind};
 use super::pace::Pace;
 use super::request::Ignored;
 
@@ -62,7 +62,12 @@ pub(super) async fn accept(
     wire: Arc<Wire>,
     end: CancellationToken,
 ) {
-    while let Ok((socket, _)) = listener.accept().await {
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: others end meanwhile.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
         wire.ledger.connected();
         let (acceptor, wire, end) = (acceptor.clone(), wire.clone(), end.clone());
         tokio::spawn(async move {
@@ -76,6 +81,7 @@ pub(super) async fn accept(
 }
 
 async fn connection(socket: TcpStream, acceptor: Option<TlsAcceptor>, wire: Arc<Wire>) -> io::Result<()> {
+    wire.faults.spoken().await;
     socket.set_nodelay(true)?;
     let copy = socket.as_fd().try_clone_to_owned()?;
     let shared = Arc::new(Connection { pace: Pace::default(), slow: Pace::default(), socket: copy });
@@ -148,7 +154,12 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>, wire: A
             _ => {}
         }
     }
-    let frames = body::send(body, flaws, wire, connection, in_flight);
+    let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let (None, Some(length), false) = (parts.headers.get(CONTENT_LENGTH), body.size_hint().exact(), bodiless) {
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    let is_object = kind == Kind::GetObject && parts.status.is_success();
+    let frames = body::send(body, flaws, wire, connection, in_flight, is_object);
     Ok(Response::from_parts(parts, StreamBody::new(frames).boxed_unsync()))
 }
 
