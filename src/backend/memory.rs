@@ -16,6 +16,7 @@ use super::{
 
 /// Bytes in one chunk of a read's stream.
 const CHUNK: usize = 64 << 10;
+const ROOT_STAYS: &str = "the volume's own directory stays where it is";
 
 /// A tree in memory. Cloning shares it.
 #[derive(Debug, Clone, Default)]
@@ -202,6 +203,9 @@ impl Backend for Memory {
 
     async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
         let mut tree = self.tree();
+        if path.is_root() {
+            return Err(Error::new(ErrorKind::Denied, Op::Remove, path, ROOT_STAYS));
+        }
         match (tree.kind(path), kind) {
             (None, _) => return Err(absent(Op::Remove, path)),
             (Some(Kind::Directory), Kind::File) => {
@@ -220,6 +224,9 @@ impl Backend for Memory {
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
         let mut tree = self.tree();
+        if from.is_root() || to.is_root() {
+            return Err(Error::new(ErrorKind::Denied, Op::Rename, from, ROOT_STAYS));
+        }
         let source = tree.meta(from).ok_or_else(|| absent(Op::Rename, from))?;
         if source.kind() != how.kind {
             let kind = if how.kind == Kind::File { ErrorKind::IsADirectory } else { ErrorKind::NotADirectory };

@@ -9,6 +9,8 @@
 #[cfg(test)]
 pub(crate) mod contract;
 mod error;
+#[cfg(test)]
+pub(crate) mod faulty;
 pub mod memory;
 mod name;
 pub mod records;
