@@ -2,7 +2,9 @@
 //!
 //! A volume shows the keys below its prefix, split at `/`. A segment is shown if it is a [`Name`] in UTF-8: so a key
 //! with an empty segment (`a//b`), a `.` or `..`, a zero byte, a segment over 255 bytes or invalid UTF-8 is hidden from
-//! that segment on, and nothing else is. Backslashes, newlines, `%` and `+` are ordinary characters. A key that ends in
+//! that segment on, and nothing else is. So is one with a control character that XML cannot carry (1.0, production 2):
+//! a server that ignores `encoding-type` lists it under another name. Backslashes, newlines, `%` and `+` are ordinary
+//! characters. A key that ends in
 //! `/` marks a directory, whatever its content. Where a key `a` stands beside keys under `a/`, the directory is shown
 //! and the object is not, in listings and look-ups alike.
 
@@ -41,6 +43,10 @@ impl Keys {
     /// `InvalidName` where no key can be that path.
     pub(super) fn file(&self, path: &Path) -> Result<String, Failure> {
         let text = path.as_str().ok_or_else(|| Failure::new(ErrorKind::InvalidName, "names in S3 are UTF-8"))?;
+        if !is_listable(text) {
+            let why = "a listing of S3 cannot carry control characters other than tab, newline and carriage return";
+            return Err(Failure::new(ErrorKind::InvalidName, why));
+        }
         // A byte is left for the `/` of a directory, so that whatever can be named can be either.
         if self.root.len() + text.len() >= LONGEST {
             return Err(Failure::new(ErrorKind::InvalidName, format!("a key in S3 has at most {LONGEST} bytes")));
@@ -64,7 +70,11 @@ impl Keys {
 /// The name that an entry of a listing has in its directory; `None` hides it. `text` is what follows the directory's
 /// prefix, without the `/` of a common prefix.
 pub(super) fn shown(text: &[u8]) -> Option<Name> {
-    Name::new(text).ok().filter(|name| name.as_str().is_some())
+    Name::new(text).ok().filter(|name| name.as_str().is_some_and(is_listable))
+}
+
+fn is_listable(text: &str) -> bool {
+    !text.chars().any(|c| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r' | '\x7f'))
 }
 
 /// Undoes `encoding-type=url`, in which a space is `+`.
@@ -96,6 +106,8 @@ mod tests {
         let keys = Keys::new("", &Path::root()).unwrap();
         let bytes = Path::root().join(&Name::new(b"\xff").unwrap());
         assert_eq!(keys.file(&bytes).unwrap_err().kind, ErrorKind::InvalidName);
+        assert_eq!(keys.file(&path("a\x01")).unwrap_err().kind, ErrorKind::InvalidName);
+        assert!(keys.file(&path("a\n\x7f")).is_ok());
         let long = vec!["x".repeat(250); 4].join("/") + "/" + &"y".repeat(20);
         assert!(keys.file(&path(&long[..1023])).is_ok());
         assert_eq!(keys.file(&path(&long[..1024])).unwrap_err().kind, ErrorKind::InvalidName);
