@@ -1,30 +1,95 @@
 //! The command line: words only; what they do is in `app`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows data in S3, HDFS and NFS as POSIX volumes of Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, about)]
 pub struct Cli {
+    /// How to log.
+    #[command(flatten)]
+    pub log: Log,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// The log on standard error.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Lines for a person or for a program.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// A level (error, warn, info, debug, trace), or levels by module: warn,millrace::csi=debug.
+    #[arg(long, value_name = "FILTER", default_value = "info", global = true)]
+    pub log_level: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// The roles and tools of the one binary.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Serves CSI's Controller service: makes and deletes volumes.
+    Controller(Controller),
+    /// Reads a stores file as the driver would, and says what it understood.
+    CheckConfig(CheckConfig),
     /// Lists, releases and adopts the records of volumes.
     Records(Records),
+}
+
+/// What both plugins are told.
+#[derive(Debug, Args)]
+pub struct Plugin {
+    /// The Unix socket to serve on.
+    #[arg(long, value_name = "SOCKET", default_value = "unix:///csi/csi.sock", value_parser = socket)]
+    pub endpoint: PathBuf,
+    /// The name under which the driver is installed. Part of every PersistentVolume: fixed at installation.
+    #[arg(long, value_name = "NAME", default_value = "csi.millrace.dev")]
+    pub driver_name: String,
+    /// The stores file. Watched: a changed one counts as soon as it is right.
+    #[arg(long, value_name = "FILE", default_value = STORES)]
+    pub stores: PathBuf,
+}
+
+const STORES: &str = "/etc/millrace/stores.yaml";
+
+/// `millrace controller`.
+#[derive(Debug, Args)]
+pub struct Controller {
+    /// What both plugins are told.
+    #[command(flatten)]
+    pub plugin: Plugin,
+    /// Whose records these are: two clusters that share a store need two ids.
+    #[arg(long, value_name = "ID", default_value = "default")]
+    pub cluster_id: String,
+}
+
+/// `millrace check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The stores file.
+    #[arg(value_name = "FILE", default_value = STORES)]
+    pub file: PathBuf,
+    /// Also asks each store that has a controllerCredential whether it keeps two controllers apart.
+    #[arg(long)]
+    pub connect: bool,
 }
 
 /// `millrace records`.
 #[derive(Debug, Args)]
 pub struct Records {
     /// The stores file.
-    #[arg(long, value_name = "FILE", global = true, default_value = "/etc/millrace/stores.yaml")]
+    #[arg(long, value_name = "FILE", global = true, default_value = STORES)]
     pub stores: PathBuf,
     /// The cluster whose records these are: the controller's --cluster-id.
     #[arg(long, value_name = "ID", global = true, default_value = "default")]
@@ -66,6 +131,12 @@ pub enum RecordsCommand {
     },
 }
 
+/// The path in a CSI endpoint, `unix://` and an absolute path.
+fn socket(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
+    if path.is_absolute() { Ok(path.to_owned()) } else { Err("must be unix:// and an absolute path".into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -76,8 +147,16 @@ mod tests {
     fn the_words_are_consistent() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["millrace", "records", "list", "--json", "--stores", "s.yaml", "--cluster-id", "a"]);
-        let Command::Records(records) = cli.command;
+        let Command::Records(records) = cli.command else { panic!("not records") };
         assert_eq!((records.stores, records.cluster_id.as_str()), (PathBuf::from("s.yaml"), "a"));
         assert!(matches!(records.command, RecordsCommand::List { json: true, all_clusters: false, .. }));
+    }
+    #[test]
+    fn an_endpoint_is_a_unix_socket() {
+        assert_eq!(socket("unix:///csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
+        assert_eq!(socket("/csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));
+        for bad in ["unix://csi.sock", "tcp://127.0.0.1:1", "csi.sock", ""] {
+            assert!(socket(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod fuse;
 #[cfg(test)]
 mod layering;
 pub mod mount;
+pub mod observability;
 pub mod prefetch;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

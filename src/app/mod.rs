@@ -1,18 +1,54 @@
 //! The composition root: builds the parts from words and joins them, one short function a role.
 
+mod check_config;
+mod controller;
 mod records;
 
-use anyhow::Context;
+use std::future::Future;
 
-use crate::cli::{Cli, Command};
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command, LogFormat};
+use crate::observability::{self, Log};
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// What went wrong, for the person at the terminal.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let log = Log { filter: cli.log.log_level, json: cli.log.log_format == LogFormat::Json };
+    observability::install(&log)?;
+    observability::metrics::describe();
     match cli.command {
-        Command::Records(words) => runtime.block_on(records::run(&words)),
+        Command::Controller(words) => block_on(controller::run(&words)),
+        Command::CheckConfig(words) => block_on(check_config::run(&words)),
+        Command::Records(words) => block_on(records::run(&words)),
     }
+}
+
+/// Each role starts its own runtime: some must do things first while the process has one thread.
+fn block_on(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(role);
+    // A name that is being resolved would hold the process up.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Cancelled by SIGTERM and SIGINT.
+fn until_told_to_stop() -> anyhow::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+        stop.cancel();
+    });
+    Ok(token)
 }

@@ -19,9 +19,7 @@ use tonic::{Code, Request, Status};
 use tower_service::Service;
 
 use super::status;
-
-/// Histogram of the calls' durations in seconds, by `method` and `code`; its count is the number of calls.
-const CALL_SECONDS: &str = "millrace_csi_call_seconds";
+use crate::observability::metrics::CSI_CALL_SECONDS;
 
 /// What a call is about, for its log line. A handler names it; the request carries it.
 #[derive(Debug, Clone, Default)]
@@ -100,5 +98,5 @@ fn report(method: &str, [volume, target]: &[String; 2], took: Duration, status: 
         None if method == "Probe" => tracing::debug!(method, ms, ?code, "csi call"),
         None => tracing::info!(method, volume, target, ms, ?code, "csi call"),
     }
-    metrics::histogram!(CALL_SECONDS, "method" => method.to_owned(), "code" => format!("{code:?}")).record(took);
+    metrics::histogram!(CSI_CALL_SECONDS, "method" => method.to_owned(), "code" => format!("{code:?}")).record(took);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::{Invalid, Stores};
+use crate::observability::metrics::STORES_FILE_REFUSED;
 
 /// How often the file is read again. A ConfigMap's update takes the kubelet up to a minute anyway.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -58,9 +59,11 @@ impl LiveStores {
         Ok(true)
     }
 
-    /// Reloads for ever, telling `refused` of every file that is (each message once until it changes). The file is
-    /// read by its path, since a ConfigMap is replaced by swapping a symbolic link, which no inode watch sees.
-    pub async fn watch(self, refused: impl Fn(&Invalid)) {
+    /// Reloads for ever. A file that is refused is told in the log, each reason once, and in a metric until it is
+    /// mended. The file is read by its path, since a ConfigMap is replaced by swapping a symbolic link, which no inode
+    /// watch sees.
+    pub async fn watch(self) {
+        let refused = metrics::gauge!(STORES_FILE_REFUSED);
         let mut last = None;
         loop {
             tokio::time::sleep(INTERVAL).await;
@@ -69,8 +72,10 @@ impl LiveStores {
                 tracing::info!(stores = %self.current().names(), "stores file changed and is in force");
             }
             let error = outcome.err();
+            refused.set(if error.is_some() { 1 } else { 0 });
             if let Some(error) = error.as_ref().filter(|error| last.as_ref() != Some(*error)) {
-                refused(error);
+                let file = self.0.path.display();
+                tracing::error!(%error, %file, "the changed stores file is refused; the old one stays in force");
             }
             last = error;
         }

@@ -1,0 +1,165 @@
+//! `millrace check-config`: what the driver understands of a stores file.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::bail;
+
+use crate::backend::{self, s3};
+use crate::cli::CheckConfig;
+use crate::config::stores::{Credentials, Deletion, Store, Stores};
+use crate::csi::volumes::controller_credential;
+
+/// Prints every store of the file.
+///
+/// # Errors
+/// What is wrong with the file; with `--connect`, that a store does not let its controller credential in.
+pub(super) async fn run(words: &CheckConfig) -> anyhow::Result<()> {
+    let stores = Stores::load(&words.file)?;
+    let mut out = std::io::stdout().lock();
+    check(&mut out, &stores, words.connect).await?;
+    writeln!(out, "{}: as it should be", words.file.display())?;
+    Ok(out.flush()?)
+}
+
+async fn check(out: &mut dyn Write, stores: &Stores, connect: bool) -> anyhow::Result<()> {
+    let mut bad = Vec::new();
+    for store in stores.iter() {
+        describe(out, store)?;
+        if !connect || store.controller_credential.is_none() {
+            continue;
+        }
+        match excludes(store).await {
+            Ok(true) => row(out, "If-None-Match", "honoured: several controllers may run")?,
+            Ok(false) => row(out, "If-None-Match", "IGNORED: run one replica of the controller only")?,
+            Err(error) => bad.push(format!("store {:?}: {error:#}", store.name)),
+        }
+    }
+    if bad.is_empty() { Ok(()) } else { bail!("{}", bad.join("\n")) }
+}
+
+async fn excludes(store: &Store) -> anyhow::Result<bool> {
+    let credential = controller_credential(store)?;
+    Ok(backend::records(&store.backend, &credential)?.excludes().await?)
+}
+
+fn row(out: &mut dyn Write, word: &str, value: &str) -> std::io::Result<()> {
+    writeln!(out, "  {word:<22}{value}")
+}
+
+fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
+    let backend::Config::S3(config) = &store.backend;
+    let or = |value: &Option<String>, otherwise: &str| value.clone().unwrap_or_else(|| otherwise.to_owned());
+    let s3::Config { region, path_style, max_connections, requests_per_second, .. } = config;
+    let style = if *path_style { "bucket in the path" } else { "bucket in the host name" };
+    let rate = requests_per_second.map_or_else(|| "as many as go".to_owned(), |rate| rate.to_string());
+    writeln!(out, "store {}", store.name)?;
+    row(out, "backend", "s3")?;
+    row(out, "endpoint", &format!("{}, {style}", or(&config.endpoint, &format!("AWS, {region}"))))?;
+    row(out, "region", region)?;
+    row(out, "bucket", &config.bucket)?;
+    row(out, "prefix", if config.prefix.is_empty() { "none: the whole bucket" } else { &config.prefix })?;
+    row(
+        out,
+        "CA bundle",
+        if config.ca_bundle.is_some() { "its own, instead of the system's" } else { "the system's" },
+    )?;
+    row(out, "proxy", &or(&config.proxy, "none"))?;
+    row(
+        out,
+        "credentials",
+        match store.credentials {
+            Credentials::Secret => "secret: each publish brings its own",
+            Credentials::None => "none: public data",
+        },
+    )?;
+    row(out, "controller credential", &credential(store))?;
+    row(
+        out,
+        "deletion",
+        match store.deletion {
+            Deletion::Current => "current: DeleteVolume keeps old versions",
+            Deletion::All => "all: DeleteVolume removes old versions too",
+            Deletion::Keep => "keep: DeleteVolume leaves everything",
+        },
+    )?;
+    row(out, "requester pays", if config.requester_pays { "yes" } else { "no" })?;
+    row(out, "SSE-KMS key", &or(&config.sse_kms_key, "none"))?;
+    row(out, "storage class", &or(&config.storage_class, "the bucket's"))?;
+    row(
+        out,
+        "checksums",
+        match config.checksums {
+            s3::Checksums::Supported => "supported: where the store can",
+            s3::Checksums::Required => "required: only where an operation demands one",
+        },
+    )?;
+    row(out, "connections", &max_connections.to_string())?;
+    row(out, "requests a second", &rate)?;
+    row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
+    row(out, "location hash", &store.location_hash())?;
+    Ok(())
+}
+
+/// What can be said of the controller's own key from here, where it need not be mounted.
+fn credential(store: &Store) -> String {
+    let Some(path) = &store.controller_credential else {
+        return "none: static volumes only".to_owned();
+    };
+    match controller_credential(store) {
+        Ok(_) if exposed(path) => format!("{}, WHICH EVERYBODY ON THIS MACHINE MAY READ: chmod o-r", path.display()),
+        Ok(_) => path.display().to_string(),
+        Err(error) => format!("not readable here: {error}"),
+    }
+}
+
+/// A file that others may read. A mounted Secret is a directory, and its mode is the cluster's affair.
+fn exposed(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::s3::{Fault, Options, Rule, Server, User};
+
+    async fn said(text: &str, base: &Path, connect: bool) -> (String, anyhow::Result<()>) {
+        let mut out = Vec::new();
+        let outcome = check(&mut out, &Stores::parse(text, base).unwrap(), connect).await;
+        (String::from_utf8(out).unwrap(), outcome)
+    }
+
+    #[tokio::test]
+    async fn a_store_is_told_as_it_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = User::new("canary-id", "canary-secret");
+        let options = Options { users: vec![user], buckets: vec!["data".into()], ..Options::default() };
+        let server = Server::start(options).await.unwrap();
+        let key = dir.path().join("key.yaml");
+        fs::write(&key, "{key_id: canary-id, access_key: canary-secret}").unwrap();
+        fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+        let endpoint = server.endpoint();
+        let text = format!(
+            "stores: [{{name: lake, backend: s3, endpoint: '{endpoint}', bucket: data, prefix: a/b, deletion: keep, \
+             controllerCredential: key.yaml}}]"
+        );
+
+        let (out, outcome) = said(&text, dir.path(), true).await;
+        outcome.unwrap();
+        for word in ["store lake", &endpoint, "a/b", "keep:", "secret:", "EVERYBODY", "If-None-Match         honoured"]
+        {
+            assert!(out.contains(word), "{word}: {out}");
+        }
+        assert!(!out.contains("canary"), "{out}");
+
+        server.faults().add(Rule::any(Fault::IgnoreConditions).always());
+        assert!(said(&text, dir.path(), true).await.0.contains("IGNORED"));
+        assert!(!said(&text, dir.path(), false).await.0.contains("If-None-Match"));
+
+        fs::write(&key, "{key_id: canary-id, access_key: canary-wrong}").unwrap();
+        let error = said(&text, dir.path(), true).await.1.unwrap_err().to_string();
+        assert!(error.contains("store \"lake\"") && !error.contains("canary"), "{error}");
+    }
+}

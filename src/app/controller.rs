@@ -1,0 +1,38 @@
+//! `millrace controller`.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::until_told_to_stop;
+use crate::cli;
+use crate::config::stores::LiveStores;
+use crate::csi::controller::Controller;
+use crate::csi::identity::{Health, Identity};
+use crate::csi::{self, Services};
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
+pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
+    let cli::Plugin { endpoint, driver_name, stores } = &words.plugin;
+    let stop = until_told_to_stop()?;
+    let stores = LiveStores::load(stores)?;
+    let health = Arc::new(Health::default());
+    let identity = Identity::new(driver_name, Arc::clone(&health))?;
+    let controller = Controller::new(stores.clone(), &words.cluster_id)?;
+    let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
+    tracing::info!(
+        driver = driver_name,
+        version = env!("CARGO_PKG_VERSION"),
+        cluster = words.cluster_id,
+        stores = %stores.current().names(),
+        socket = %endpoint.display(),
+        "controller serves"
+    );
+    tokio::spawn(stores.watch());
+    tokio::spawn(controller.clone().tidy());
+    health.ready();
+    Ok(csi::serve(listener, Services::new(identity).with_controller(controller), stop).await?)
+}

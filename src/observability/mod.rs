@@ -1,0 +1,60 @@
+//! What an operator sees of a process: its log on standard error, and the names of its metrics.
+
+mod line;
+pub mod metrics;
+
+use std::sync::OnceLock;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
+
+/// The volume that this process serves, if it serves one.
+static VOLUME: OnceLock<String> = OnceLock::new();
+
+/// How to log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Levels by module, as [`EnvFilter`] reads them: `info`, or `warn,millrace::csi=debug`.
+    pub filter: String,
+    /// One JSON object a line rather than text.
+    pub json: bool,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter cannot be read.
+    #[error(
+        "log filter {filter:?}: {source}; write a level (error, warn, info, debug, trace), or several as module=level"
+    )]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Something logs already.
+    #[error("the process has a log already")]
+    Installed,
+}
+
+/// Writes the process's log to standard error from now on: one line an event, whatever the event holds.
+///
+/// # Errors
+/// A filter that cannot be read; a second call.
+pub fn install(log: &Log) -> Result<(), Error> {
+    let filter = EnvFilter::builder()
+        .parse(&log.filter)
+        .map_err(|source| Error::Filter { filter: log.filter.clone(), source })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let installed = match log.json {
+        true => builder.fmt_fields(JsonFields::new()).event_format(line::json(&VOLUME)).try_init(),
+        false => builder.event_format(line::text(&VOLUME)).try_init(),
+    };
+    installed.map_err(|_| Error::Installed)
+}
+
+/// Says in every line from now on which volume this process serves. The first call counts.
+pub fn name_volume(volume: &str) {
+    let _ = VOLUME.set(volume.to_owned());
+}
