@@ -30,6 +30,19 @@ pub(super) struct Source {
     pub(super) size: u64,
 }
 
+impl Source {
+    /// Whether it still is what it was. Who may not look is trusted to the store's own conditions.
+    pub(super) async fn expect_unchanged(&self, client: &Client) -> Result<(), Failure> {
+        match stat::head(client, &self.key).await {
+            Ok(head) if head.e_tag().map(stat::bare) == Some(&self.etag) => Ok(()),
+            Ok(_) => Err(object::overtaken()),
+            Err(missing) if missing.kind == ErrorKind::NotFound => Err(object::overtaken()),
+            Err(refused) if refused.kind == ErrorKind::Denied => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
 /// See the module. Dropping it stops its requests and leaves the unfinished upload in the store.
 #[derive(Debug)]
 pub(super) struct Assembly {
@@ -100,7 +113,7 @@ impl Assembly {
         Ok(())
     }
 
-    /// Takes a stored object as the next parts, pinned to its ETag.
+    /// Takes a stored object as the next parts, pinned to its ETag, and waits for them: the object may then go.
     pub(super) async fn take(&mut self, source: &Source) -> Result<(), Failure> {
         for range in copies(source.size) {
             let number = self.take_number().await?;
@@ -132,7 +145,9 @@ impl Assembly {
                 Ok((number, part.e_tag(stat::quoted(&object::etag(copied.e_tag())?)).build()))
             });
         }
-        Ok(())
+        self.land_all().await?;
+        // Some stores ignore the pin: what was copied would then be another's bytes.
+        source.expect_unchanged(&self.client).await
     }
 
     async fn take_number(&mut self) -> Result<u32, Failure> {
@@ -150,6 +165,13 @@ impl Assembly {
         Ok(self.next - 1)
     }
 
+    async fn land_all(&mut self) -> Result<(), Failure> {
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        Ok(())
+    }
+
     async fn land(&mut self) -> Result<(), Failure> {
         match self.flying.join_next().await {
             Some(landed) => self.keep(landed),
@@ -165,8 +187,11 @@ impl Assembly {
 
     /// Makes the parts the object, if `condition` holds, and returns its ETag.
     pub(super) async fn complete(&mut self, condition: &Condition) -> Result<String, Failure> {
-        while !self.flying.is_empty() {
-            self.land().await?;
+        self.land_all().await?;
+        // Some stores ignore conditions here, though not on PUT.
+        if let Condition::Is(etag) = condition {
+            let base = Source { key: self.key.clone(), etag: etag.clone(), size: 0 };
+            base.expect_unchanged(&self.client).await?;
         }
         match self.ask_to_complete(condition).await {
             Err(failure) if failure.status == Some(409) => match stat::head(&self.client, &self.key).await {
@@ -241,9 +266,8 @@ pub(super) async fn copy_failed(client: &Client, source: &Source, failure: Failu
         (ErrorKind::Other, Some(400..500)) => {}
         _ => return failure,
     }
-    match stat::head(client, &source.key).await {
-        Ok(head) if head.e_tag().map(stat::bare) != Some(&source.etag) => object::overtaken(),
-        Err(missing) if missing.kind == ErrorKind::NotFound => object::overtaken(),
+    match source.expect_unchanged(client).await {
+        Err(overtaken) if overtaken.kind == ErrorKind::Stale => overtaken,
         _ => failure,
     }
 }

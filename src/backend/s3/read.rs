@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use backon::{BackoffBuilder, ExponentialBackoff};
 use bytes::Bytes;
+use data_encoding::BASE64;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -60,9 +61,15 @@ struct Reading {
     file: Version,
     /// What is still to come.
     range: Range<u64>,
-    body: Option<ByteStream>,
+    body: Option<Body>,
     trouble: Option<Trouble>,
     _turn: Option<OwnedSemaphorePermit>,
+}
+
+struct Body {
+    bytes: ByteStream,
+    /// A checksum that does not fit means wrong bytes.
+    vouched: bool,
 }
 
 /// Breaks since the last byte came.
@@ -89,7 +96,7 @@ impl Reading {
     }
 
     /// One GET of what is still to come, its head compared with what was asked.
-    async fn get(&self) -> std::result::Result<ByteStream, Failure> {
+    async fn get(&self) -> std::result::Result<Body, Failure> {
         let client = &self.client;
         let get =
             client.sdk.get_object().bucket(&client.bucket).key(&self.key).if_match(stat::quoted(&self.file.bytes));
@@ -102,7 +109,7 @@ impl Reading {
         };
         let answer = get.send().await?;
         check(&answer, &self.file, &self.range, whole)?;
-        Ok(answer.body)
+        Ok(Body { vouched: is_of_the_whole(&answer), bytes: answer.body })
     }
 
     /// The next bytes; `None` at the end.
@@ -113,7 +120,7 @@ impl Reading {
                 continue;
             };
             let left = self.range.end - self.range.start;
-            match body.next().await {
+            match body.bytes.next().await {
                 Some(Ok(piece)) if piece.is_empty() => {}
                 Some(Ok(piece)) if piece.len() as u64 > left => {
                     return Err(Failure::corrupt("the store sent more than was asked"));
@@ -127,7 +134,7 @@ impl Reading {
                     }
                     return Ok(Some(piece));
                 }
-                Some(Err(broken)) if is_wrong(&broken) => return Err(wrong_sum()),
+                Some(Err(broken)) if body.vouched && is_wrong(&broken) => return Err(wrong_sum()),
                 Some(Err(broken)) => {
                     tracing::debug!(error = %broken, "a body broke off");
                     self.pause().await?;
@@ -141,8 +148,8 @@ impl Reading {
     /// Reads the end of a body whose bytes have all come.
     async fn finish(&mut self) -> std::result::Result<(), Failure> {
         match self.body.take() {
-            Some(mut body) => match body.next().await {
-                Some(Err(broken)) if is_wrong(&broken) => Err(wrong_sum()),
+            Some(mut body) => match body.bytes.next().await {
+                Some(Err(broken)) if body.vouched && is_wrong(&broken) => Err(wrong_sum()),
                 Some(Ok(more)) if !more.is_empty() => Err(Failure::corrupt("the store sent more than was asked")),
                 _ => Ok(()),
             },
@@ -175,6 +182,21 @@ fn is_wrong(broken: &aws_sdk_s3::primitives::ByteStreamError) -> bool {
         next = cause.source();
     }
     false
+}
+
+/// Whether the checksums of an answer are those of the whole object. Some stores give a sum of the parts' sums without
+/// saying so, or one of another algorithm's length.
+fn is_of_the_whole(answer: &GetObjectOutput) -> bool {
+    let in_parts = answer.e_tag().is_some_and(|etag| etag.contains('-'));
+    let has_length = |sum: Option<&str>, length| {
+        sum.is_none_or(|sum| BASE64.decode(sum.as_bytes()).is_ok_and(|sum| sum.len() == length))
+    };
+    (!in_parts || answer.checksum_type() == Some(&ChecksumType::FullObject))
+        && has_length(answer.checksum_crc32(), 4)
+        && has_length(answer.checksum_crc32_c(), 4)
+        && has_length(answer.checksum_crc64_nvme(), 8)
+        && has_length(answer.checksum_sha1(), 20)
+        && has_length(answer.checksum_sha256(), 32)
 }
 
 fn wrong_sum() -> Failure {

@@ -64,7 +64,10 @@ async fn file(client: &Arc<Client>, from: &Path, to: &Path) -> std::result::Resu
         let etag = copy_in_parts(client, &source, &to_key, &head).await?;
         object::written(client, to, &to_key, &etag, source.size).await
     } else {
-        copy(client, &source, to, &to_key, &head).await?
+        let meta = copy(client, &source, to, &to_key, &head).await?;
+        // A store that ignores the pin may have copied another version, which must not be taken for this one.
+        source.expect_unchanged(client).await?;
+        meta
     };
     tree::keep_parent(client, from, &source.key).await?;
     delete_version(client, &source.key, &source.etag).await?;

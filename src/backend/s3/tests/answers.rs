@@ -551,3 +551,21 @@ impl std::io::Write for Lines {
         Ok(())
     }
 }
+
+#[tokio::test]
+async fn a_sum_of_sums_that_does_not_say_so_is_no_checksum() {
+    for (etag, kind, vouched) in [("e-2", None, false), ("e-2", Some("FULL_OBJECT"), true), ("e", None, true)] {
+        let server = Scripted::start(move |_| {
+            let mut answer =
+                head(200, &[("etag", &format!("\"{etag}\"")), ("x-amz-checksum-crc32", "AAAAAA==")], hundred());
+            if let Some(kind) = kind {
+                answer.headers_mut().insert("x-amz-checksum-type", kind.parse().unwrap());
+            }
+            Answer::Whole(answer)
+        })
+        .await;
+        let version = Version { bytes: etag.into(), ..hundred_version() };
+        let read = content(&*store(&server).await, &version, 0..100).await;
+        assert_eq!(read.err().map(|error| error.kind), vouched.then_some(ErrorKind::Corrupt), "{etag} {kind:?}");
+    }
+}
