@@ -5,6 +5,7 @@ use super::*;
 use crate::backend::contract::{self, Stand};
 use crate::backend::s3::stale;
 use crate::backend::{Kind, RenameOptions};
+use crate::sandbox::s3::{Fault, Kind as Request, Options, Rule, Server, User};
 
 async fn publish(upload: &mut Box<dyn Upload>) -> Version {
     upload.publish(&Attributes::default()).await.unwrap().version().unwrap().clone()
@@ -33,6 +34,98 @@ mod versitygw {
     }
 
     contract::suite!(stand);
+}
+
+async fn embedded() -> (Server, Arc<dyn Backend>) {
+    let options =
+        Options { users: vec![User::new("id", "secret")], buckets: vec!["bucket".into()], ..Options::default() };
+    let server = Server::start(options).await.unwrap();
+    let config = crate::backend::Config::S3(config(&server.endpoint()));
+    let store = connect(&config, &keys("id", "secret"), &path("volume"), limits()).unwrap();
+    (server, store)
+}
+
+mod on_the_embedded_server {
+    use super::*;
+
+    async fn stand() -> Option<Stand> {
+        let (server, store) = embedded().await;
+        Some((store, Box::new(server)))
+    }
+
+    contract::suite!(stand);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_keys_are_shown_by_rule_and_fail_no_listing() {
+    let (server, store) = embedded().await;
+    let long = "x".repeat(256);
+    let odd = ["a", "a/b", "a-", "a.txt", "d//e", "./f", "../g", "back\\slash", "new\nline", "sp ace+%41", "m/", &long];
+    for key in odd {
+        server.put("bucket", &format!("volume/{key}"), "x");
+    }
+    let entries: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
+    let mut found: Vec<_> = entries.iter().map(|entry| (entry.name.to_string(), entry.meta.kind())).collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let shown = |name: &str, kind| (name.to_owned(), kind);
+    let expected = [
+        shown("a", Kind::Directory),
+        shown("a-", Kind::File),
+        shown("a.txt", Kind::File),
+        shown("back\\slash", Kind::File),
+        shown("d", Kind::Directory),
+        shown("m", Kind::Directory),
+        shown("new\nline", Kind::File),
+        shown("sp ace+%41", Kind::File),
+    ];
+    assert_eq!(found, expected);
+    for entry in entries {
+        assert_eq!(store.stat(&Path::root().join(&entry.name)).await.unwrap(), entry.meta);
+    }
+    // What is hidden is not removed with its directory.
+    assert_eq!(error_of(store.remove(&path("d"), Kind::Directory)).await, ErrorKind::NotEmpty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_replies_of_writes_are_settled() {
+    let (server, store) = embedded().await;
+    for (request, length) in [(Request::PutObject, 10), (Request::CompleteMultipartUpload, 9 * MIB)] {
+        let mut upload = begin(&*store, "file", Base::Absent).await;
+        upload.write(noise(length).into()).await.unwrap();
+        server.faults().add(Rule::on(request, Fault::LostReply));
+        let version = publish(&mut upload).await;
+        assert!(whole(&*store, &version).await == noise(length));
+        store.remove(&path("file"), Kind::File).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_changed_and_broken_bodies_never_pass_for_the_file() {
+    let (server, store) = embedded().await;
+    let data = noise(MIB);
+    let version = put(&*store, "file", &data).await;
+    for fault in [Fault::Cut(1000), Fault::Reset(70_000)] {
+        server.faults().add(Rule::on(Request::GetObject, fault.clone()));
+        assert!(whole(&*store, &version).await == data, "{fault:?}");
+    }
+    for fault in [Fault::Short(5), Fault::Corrupt(77)] {
+        server.faults().add(Rule::on(Request::GetObject, fault.clone()));
+        assert_eq!(error_of(content(&*store, &version, 0..version.size)).await, ErrorKind::Corrupt, "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_ignore_their_pin_are_not_published() {
+    let (server, store) = embedded().await;
+    let mut upload = begin(&*store, "file", Base::Absent).await;
+    upload.write(noise(9 * MIB).into()).await.unwrap();
+    publish(&mut upload).await;
+    put(&*store, "file", &noise(10 * MIB)).await;
+    server.faults().add(Rule::on(Request::UploadPartCopy, Fault::IgnoreConditions).always());
+    upload.write(Bytes::from_static(b"more")).await.unwrap();
+    assert_eq!(error_of(upload.publish(&Attributes::default())).await, ErrorKind::Stale);
+    let there = store.stat(&path("file")).await.unwrap();
+    assert!(whole(&*store, there.version().unwrap()).await == noise(10 * MIB));
 }
 
 #[tokio::test(flavor = "multi_thread")]
