@@ -229,11 +229,13 @@ impl Volumes {
         if is_mine(self.load(&at).await?) {
             return Ok(());
         }
-        self.check_vacant(path).await?;
-        if self.put_new(&at, &mine).await?.is_none() && !is_mine(self.load(&at).await?) {
-            return Err(occupied(path));
-        }
-        Ok(())
+        let made = match self.check_vacant(path).await {
+            Ok(()) => self.put_new(&at, &mine).await?.is_some(),
+            Err(Error::Precondition(_)) => false,
+            Err(error) => return Err(error),
+        };
+        // Where it was not, another controller may have made the same file since.
+        if made || is_mine(self.load(&at).await?) { Ok(()) } else { Err(occupied(path)) }
     }
 
     /// Before anything is written: refuses what could not be made anyway.

@@ -3,8 +3,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::*;
 use crate::backend::records::memory::MemoryRecords;
@@ -20,19 +21,33 @@ enum End {
     After,
 }
 
-/// A controller's view of a shared store: it dies at a call, or is slow in a way that a seed decides.
-#[derive(Debug)]
+/// A controller's view of a shared store: it dies at a call, is slow in a way that a seed decides, or another comes
+/// between two calls.
 struct View {
     store: Arc<MemoryRecords>,
+    /// Calls until the other comes, and what it does.
+    other: std::sync::Mutex<Option<(u32, BoxFuture<'static, ()>)>>,
     /// Calls left to live.
     lives: AtomicI64,
     end: End,
     seed: AtomicU64,
 }
 
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("View")
+    }
+}
+
 impl View {
     fn of(store: &Arc<MemoryRecords>) -> View {
-        View { store: store.clone(), lives: AtomicI64::new(i64::MAX), end: End::Before, seed: AtomicU64::new(0) }
+        View {
+            store: store.clone(),
+            other: Default::default(),
+            lives: AtomicI64::new(i64::MAX),
+            end: End::Before,
+            seed: AtomicU64::new(0),
+        }
     }
 
     fn dying(store: &Arc<MemoryRecords>, lives: i64, end: End) -> View {
@@ -41,6 +56,28 @@ impl View {
 
     fn slow(store: &Arc<MemoryRecords>, seed: u64) -> View {
         View { seed: AtomicU64::new(seed | 1), ..View::of(store) }
+    }
+
+    fn disturbed(store: &Arc<MemoryRecords>, after: u32, other: impl Future<Output = ()> + Send + 'static) -> View {
+        View { other: Some((after, other.boxed())).into(), ..View::of(store) }
+    }
+
+    /// Lets the other do what it does, when it is its turn.
+    async fn disturb(&self) {
+        let other = {
+            let mut other = self.other.lock().unwrap();
+            match other.take() {
+                Some((0, does)) => Some(does),
+                Some((calls, does)) => {
+                    *other = Some((calls - 1, does));
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(other) = other {
+            other.await;
+        }
     }
 
     fn dead<T>() -> backend::Result<T> {
@@ -61,6 +98,7 @@ impl View {
     }
 
     async fn call<T>(&self, call: impl Future<Output = backend::Result<T>>) -> backend::Result<T> {
+        self.disturb().await;
         self.pause().await;
         let left = self.lives.fetch_sub(1, Ordering::SeqCst);
         if left < 0 || (left == 0 && matches!(self.end, End::Before)) {
@@ -257,8 +295,23 @@ async fn a_withdrawal_that_died_anywhere_frees_the_path() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whatever_another_controller_does_between_two_steps_is_gone_on_with() {
+    for (after, lives, end) in
+        (0..20).flat_map(|after| (0..20).flat_map(move |n| [(after, n, End::Before), (after, n, End::After)]))
+    {
+        let store = Arc::new(MemoryRecords::default());
+        let other = Volumes::new(Arc::new(View::dying(&store, lives, end)), "one");
+        let other = async move { drop(other.create(&wanted("v", "a/b")).await) };
+        let disturbed = Volumes::new(Arc::new(View::disturbed(&store, after, other)), "one");
+        let made = disturbed.create(&wanted("v", "a/b")).await;
+        let made = made.unwrap_or_else(|error| panic!("{lives} calls after {after}, {end:?}: {error}"));
+        assert_whole(&store, &made).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_controllers_at_one_name_make_one_volume() {
-    for seed in 1..400u64 {
+    for seed in 1..2000u64 {
         let store = Arc::new(MemoryRecords::default());
         let [one, two] = [seed * 7919, seed * 104_729].map(|seed| {
             let volumes = Volumes::new(Arc::new(View::slow(&store, seed)), "one");
