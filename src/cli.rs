@@ -1,6 +1,7 @@
 //! The command line: words only; what they do is in `app`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -41,6 +42,15 @@ pub enum LogFormat {
 pub enum Command {
     /// Serves CSI's Controller service: makes and deletes volumes.
     Controller(Controller),
+    /// Serves CSI's Node service: mounts volumes and watches over their workers.
+    Node(Node),
+    /// Serves one mount. The node plugin starts it.
+    #[command(hide = true)]
+    Worker,
+    /// Plays everything on this machine: a store, both plugins, provisioner and kubelet; reads a data set through the
+    /// mount and checks every byte.
+    #[cfg(feature = "sandbox")]
+    Try(Try),
     /// Reads a stores file as the driver would, and says what it understood.
     CheckConfig(CheckConfig),
     /// Lists, releases and adopts the records of volumes.
@@ -72,6 +82,66 @@ pub struct Controller {
     /// Whose records these are: two clusters that share a store need two ids.
     #[arg(long, value_name = "ID", default_value = "default")]
     pub cluster_id: String,
+}
+
+/// `millrace node`.
+#[derive(Debug, Args)]
+pub struct Node {
+    /// What both plugins are told.
+    #[command(flatten)]
+    pub plugin: Plugin,
+    /// The cluster's name of this machine.
+    #[arg(long, value_name = "NAME")]
+    pub node_id: String,
+    /// Records of mounts and private mount points. Must outlive this process, and be seen by the kubelet
+    /// (mountPropagation: Bidirectional).
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]
+    pub state_dir: PathBuf,
+    /// The first uid that workers may have. No user of the machine may have one of them.
+    #[arg(long, value_name = "UID", default_value_t = 1_900_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub worker_uid_base: u32,
+    /// How many uids workers may have, and so how many mounts there may be.
+    #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub worker_uid_count: u32,
+    /// A worker that answers no ping for so long is killed.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub ping_deadline: Duration,
+    /// Workers keep this process's uid, and mounts the kernel's read-ahead: in a user namespace there is no other.
+    #[arg(long)]
+    pub single_uid: bool,
+}
+
+/// `millrace try`.
+#[cfg(feature = "sandbox")]
+#[derive(Debug, Args)]
+pub struct Try {
+    /// Uses the files below DIR instead of generated ones.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Leaves the volume mounted, prints where, and waits for Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+    /// An S3 store to use instead of the embedded server, as http(s)://host[:port].
+    #[arg(long, value_name = "URL", requires = "bucket", requires = "credentials")]
+    pub endpoint: Option<String>,
+    /// The bucket in that store. It must be there.
+    #[arg(long, value_name = "BUCKET", requires = "endpoint")]
+    pub bucket: Option<String>,
+    /// A prefix in the bucket, below which everything happens.
+    #[arg(long, value_name = "PREFIX", requires = "endpoint", default_value = "")]
+    pub prefix: String,
+    /// The store's region.
+    #[arg(long, value_name = "REGION", requires = "endpoint", default_value = "us-east-1")]
+    pub region: String,
+    /// PEM certificates to trust for that store instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub ca_bundle: Option<PathBuf>,
+    /// A file with the keys for that store, as a store's controllerCredential has them.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub credentials: Option<PathBuf>,
+    /// A command to run with the mount as its working directory.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `millrace check-config`.

@@ -2,7 +2,11 @@
 
 mod check_config;
 mod controller;
+mod node;
 mod records;
+#[cfg(feature = "sandbox")]
+mod trial;
+mod worker;
 
 use std::future::Future;
 
@@ -19,10 +23,17 @@ use crate::observability::{self, Log};
 /// What went wrong, for the person at the terminal.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let log = Log { filter: cli.log.log_level, json: cli.log.log_format == LogFormat::Json };
-    observability::install(&log)?;
-    observability::metrics::describe();
+    // A worker learns from the node plugin how to log.
+    if !matches!(cli.command, Command::Worker) {
+        observability::install(&log)?;
+        observability::metrics::describe();
+    }
     match cli.command {
         Command::Controller(words) => block_on(controller::run(&words)),
+        Command::Node(words) => block_on(node::run(&words, log)),
+        Command::Worker => worker::run(),
+        #[cfg(feature = "sandbox")]
+        Command::Try(words) => trial::run(&words),
         Command::CheckConfig(words) => block_on(check_config::run(&words)),
         Command::Records(words) => block_on(records::run(&words)),
     }

@@ -1,0 +1,55 @@
+//! `millrace node`.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::until_told_to_stop;
+use crate::cli;
+use crate::config::stores::LiveStores;
+use crate::csi::identity::{Health, Identity};
+use crate::csi::node::Node;
+use crate::csi::{self, Services};
+use crate::mount::{Config, Workers};
+use crate::observability::Log;
+
+/// Serves until told to stop; the mounts are served on by their workers.
+///
+/// # Errors
+/// Words that cannot be taken, a stores file that is wrong, no `/dev/fuse`, a state directory or socket that cannot be
+/// had.
+pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
+    let cli::Plugin { endpoint, driver_name, stores } = &words.plugin;
+    let stop = until_told_to_stop()?;
+    let stores = LiveStores::load(stores)?;
+    let health = Arc::new(Health::default());
+    let identity = Identity::new(driver_name, Arc::clone(&health))?;
+    File::options().read(true).write(true).open("/dev/fuse").context(
+        "cannot open /dev/fuse; load the fuse module on this machine (modprobe fuse), and where this is a container, \
+         make it privileged or give it the device",
+    )?;
+    let workers = Workers::start(Config {
+        state_dir: words.state_dir.clone(),
+        program: std::env::current_exe().context("cannot tell where this program is")?,
+        worker_uid_base: words.worker_uid_base,
+        worker_uid_count: words.worker_uid_count,
+        ping_deadline: words.ping_deadline,
+        isolate: !words.single_uid,
+        log_filter: log.filter,
+        log_json: log.json,
+    });
+    let node = Node::new(&words.node_id, stores.clone(), workers.await?)?;
+    let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
+    tracing::info!(
+        driver = driver_name,
+        version = env!("CARGO_PKG_VERSION"),
+        node = words.node_id,
+        stores = %stores.current().names(),
+        socket = %endpoint.display(),
+        "node plugin serves"
+    );
+    tokio::spawn(stores.watch());
+    health.ready();
+    Ok(csi::serve(listener, Services::new(identity).with_node(node), stop).await?)
+}
