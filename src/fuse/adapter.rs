@@ -9,16 +9,17 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::answer::Answers;
 use super::errno::errno;
-use crate::vfs::{Attr, Error, Handle, Ino, Kind, OpenOptions, Opened, Owner, Pages, Seek, SetAttr, Vfs};
+use super::words::{fopen, how, kind, nothing, shown, time};
+use crate::vfs::{Attr, Error, Handle, Ino, OpenOptions, Owner, Seek, SetAttr, Vfs};
 
 /// For ever, as far as a kernel's lifetime goes.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -72,77 +73,6 @@ fn done(reply: ReplyEmpty) -> impl FnOnce(Result<(), Error>) + Send + 'static {
     move |outcome| match outcome {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn shown(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.mtime,
-        mtime: attr.mtime,
-        ctime: attr.mtime,
-        crtime: attr.mtime,
-        kind: kind(attr.kind),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: attr.block,
-        flags: 0,
-    }
-}
-
-/// The attributes of an absence: only the number 0 in them counts.
-fn nothing() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: SystemTime::UNIX_EPOCH,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-fn kind(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-    }
-}
-
-fn how(flags: i32) -> OpenOptions {
-    OpenOptions {
-        write: OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY,
-        truncate: flags & libc::O_TRUNC != 0,
-        exclusive: flags & libc::O_EXCL != 0,
-    }
-}
-
-fn fopen(opened: &Opened) -> FopenFlags {
-    match opened.pages {
-        Pages::None => FopenFlags::FOPEN_DIRECT_IO,
-        Pages::Keep => FopenFlags::FOPEN_KEEP_CACHE,
-        Pages::Drop => FopenFlags::empty(),
-    }
-}
-
-fn time(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every request has a deadline. A question is given up then; a change goes on to its end behind the error, since
 //! nobody can tell how far it came.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,11 +92,13 @@ impl Answers {
         F: Future<Output = ()> + Send + 'static,
     {
         let _inside = self.runtime.enter();
-        match call.as_mut().now_or_never() {
-            Some(outcome) => reply(outcome),
-            None => {
+        // A reader thread that unwinds is missed for good. The reply answers EIO when it is dropped.
+        match catch_unwind(AssertUnwindSafe(|| call.as_mut().now_or_never())) {
+            Ok(Some(outcome)) => reply(outcome),
+            Ok(None) => {
                 self.tasks.spawn_on(wait(call, reply), &self.runtime);
             }
+            Err(_) => tracing::error!("a call panicked; its caller gets an input/output error"),
         }
     }
 }

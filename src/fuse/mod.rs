@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod errno;
+mod words;
 
 use std::ffi::OsStr;
 use std::io;

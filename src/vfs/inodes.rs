@@ -433,3 +433,88 @@ impl Inodes {
         Ino(number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        Path::parse(text).unwrap()
+    }
+
+    fn directory() -> Meta {
+        Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true }
+    }
+
+    fn file(at: &str, version: &str) -> Meta {
+        let version: Arc<str> = version.into();
+        let version = Version { path: path(at), file: version.clone(), bytes: version, size: 10 };
+        Meta { node: Node::File(version), ..directory() }
+    }
+
+    #[test]
+    fn one_inode_is_one_version() {
+        let mut table = Inodes::new();
+        let first = table.enter(&path("f"), &file("f", "1"));
+        assert_eq!(table.enter(&path("f"), &file("f", "1")), first);
+        let second = table.enter(&path("f"), &file("f", "2"));
+        assert_ne!(first, second);
+        assert!(!table.get(first).unwrap().linked && table.get(second).unwrap().linked);
+        assert_eq!(table.at(&path("f")), Some(second));
+        // The old one is kept for as long as it was counted.
+        table.forget(first, 1);
+        assert!(table.get(first).is_ok());
+        table.forget(first, 1);
+        assert!(table.get(first).is_err());
+        assert_eq!(table.enter(&path("f"), &directory()), table.at(&path("f")).unwrap());
+        assert!(!table.get(second).unwrap().linked);
+    }
+
+    #[test]
+    fn what_is_open_or_being_written_outlives_its_lookups() {
+        let mut table = Inodes::new();
+        let ino = table.enter(&path("f"), &file("f", "1"));
+        table.open(ino, false).unwrap();
+        table.forget(ino, 1);
+        assert!(table.get(ino).is_ok());
+        table.close(ino);
+        assert!(table.get(ino).is_err());
+
+        let ino = table.create(&path("g"), Gate::default());
+        table.forget(ino, 1);
+        table.close(ino);
+        assert_eq!(table.written_in(&Path::root()).len(), 1);
+        assert_eq!(table.enter(&path("g"), &file("g", "theirs")), ino);
+        table.forget(ino, 1);
+        table.set_written(ino, None);
+        assert!(table.get(ino).is_err() && table.at(&path("g")).is_none());
+        table.forget(Ino::ROOT, u64::MAX);
+        assert!(table.get(Ino::ROOT).is_ok());
+    }
+
+    #[test]
+    fn a_directory_takes_what_is_below_it_along() {
+        let mut table = Inodes::new();
+        let dir = table.enter(&path("d"), &directory());
+        let below = table.enter(&path("d/x/f"), &file("d/x/f", "1"));
+        let beside = table.enter(&path("dx"), &file("dx", "1"));
+        table.rename(&path("d"), &path("e/new"));
+        assert_eq!(table.directory(dir).unwrap(), path("e/new"));
+        let moved = table.get(below).unwrap();
+        assert_eq!(
+            (&moved.path, &moved.file().unwrap().stored.as_ref().unwrap().path),
+            (&path("e/new/x/f"), &path("e/new/x/f"))
+        );
+        assert_eq!((table.at(&path("d/x/f")), table.at(&path("dx"))), (None, Some(beside)));
+    }
+
+    #[test]
+    fn a_name_known_from_a_listing_is_filled_in_later() {
+        let mut table = Inodes::new();
+        let number = table.number(&path("f"), &file("f", "1"));
+        let unseen = table.enter_unseen(&path("f"), number, Kind::File);
+        assert!(table.get(unseen).unwrap().file().unwrap().unseen());
+        assert_eq!((unseen, table.enter(&path("f"), &file("f", "1"))), (number, number));
+        assert_eq!(table.get(number).unwrap().size(), 10);
+    }
+}

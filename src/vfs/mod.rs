@@ -3,26 +3,33 @@
 //! One async method a file system call; no FUSE in here, so all of it runs in tests without a kernel. Reading goes
 //! through read-ahead, everything else to the [`Backend`] directly.
 
+mod attributes;
 mod changes;
 mod dirs;
 mod error;
 mod handles;
 mod inodes;
 mod locks;
+#[cfg(test)]
+mod model;
 mod names;
+mod publish;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
+pub use attributes::SetAttr;
 pub use dirs::{Listed, Taken};
 pub use error::{Error, Result};
 pub use handles::Handle;
 pub use inodes::Ino;
 pub use read::{OpenOptions, Opened, Pages};
-pub use write::{Owner, SetAttr};
+pub use write::Owner;
 
 use crate::backend::Backend;
 pub use crate::backend::{Kind, Name};
@@ -30,7 +37,7 @@ use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use changes::Changes;
 use handles::Handles;
-use inodes::{Content, Inode, Inodes};
+use inodes::{Content, File, Inode, Inodes};
 use locks::Locks;
 
 /// How a volume is to be shown.
@@ -183,9 +190,14 @@ impl Vfs {
     /// Attributes of a known inode. Asks nothing of the store: a version's never change.
     ///
     /// # Errors
-    /// `Stale`
+    /// `Stale`, also for what only a listing told the name of (the kernel looks up anew).
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        Ok(self.attr(ino, self.inodes().get(ino)?))
+        let inodes = self.inodes();
+        let inode = inodes.get(ino)?;
+        if inode.linked && inode.file().is_ok_and(File::unseen) {
+            return Err(Error::Stale);
+        }
+        Ok(self.attr(ino, inode))
     }
 
     /// The kernel gives back lookups of an inode.

@@ -1,0 +1,93 @@
+//! Changing attributes.
+
+use std::time::SystemTime;
+
+use super::handles::Handle;
+use super::inodes::Ino;
+use super::publish::Why;
+use super::{Attr, Error, Result, Vfs};
+
+/// What to change about a file or directory; `None` leaves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Access time; kept nowhere.
+    pub atime: Option<SystemTime>,
+    /// Modification time.
+    pub mtime: Option<SystemTime>,
+}
+
+impl Vfs {
+    /// Changes attributes. A length may only become 0, or stay what it is. Mode, owner and time of a file being
+    /// written go into its metadata for other tools; shown are the volume's, and the store's time.
+    ///
+    /// # Errors
+    /// `Unsupported` for another length, `NotPermitted` for the rest where the volume's option refuses it.
+    pub async fn setattr(&self, ino: Ino, handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
+        self.writable()?;
+        if let Some(size) = set.size {
+            self.resize(ino, handle, size).await?;
+        }
+        let others = SetAttr { size: None, ..set };
+        if others != SetAttr::default() && !self.annotate(ino, &set).await? && !self.config.accept_attributes {
+            return Err(Error::NotPermitted);
+        }
+        self.getattr(ino)
+    }
+
+    async fn resize(&self, ino: Ino, handle: Option<Handle>, size: u64) -> Result<()> {
+        let (now, dirty_content) = {
+            let inodes = self.inodes();
+            let inode = inodes.get(ino)?;
+            let file = inode.file()?;
+            if !inode.linked && file.written.is_none() {
+                return Err(Error::Stale);
+            }
+            (file.size(), file.written.is_some())
+        };
+        if size == now && (size > 0 || dirty_content || handle.is_some()) {
+            return Ok(());
+        }
+        if size > 0 {
+            return Err(Error::Unsupported);
+        }
+        if handle.is_some_and(|handle| self.handles.writing(handle).is_ok()) {
+            return self.truncate(ino).await;
+        }
+        // By path: there is no close that would publish it.
+        self.inodes().open(ino, true)?;
+        let published = match self.truncate(ino).await {
+            Ok(()) => self.publish(ino, Why::Sync).await,
+            Err(error) => Err(error),
+        };
+        let released = self.release_writing(ino).await;
+        published.and(released)
+    }
+
+    /// True where the file is being written and takes the attributes along.
+    async fn annotate(&self, ino: Ino, set: &SetAttr) -> Result<bool> {
+        let gate = {
+            let inodes = self.inodes();
+            match inodes.get(ino)?.file() {
+                Ok(file) if file.written.is_some() => file.gate.clone(),
+                Ok(_) | Err(_) => None,
+            }
+        };
+        let Some(gate) = gate else { return Ok(false) };
+        let mut gate = gate.lock().await;
+        let Some(writer) = gate.as_mut() else { return Ok(false) };
+        let kept = &mut writer.attributes;
+        kept.mode = set.mode.map(|mode| mode & 0o7777).or(kept.mode);
+        kept.uid = set.uid.or(kept.uid);
+        kept.gid = set.gid.or(kept.gid);
+        kept.mtime = set.mtime.or(kept.mtime);
+        Ok(true)
+    }
+}
