@@ -1,37 +1,51 @@
 //! Hides a store's latency: reads ahead of sequential readers, and fetches exactly what random ones ask.
 //!
-//! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. `window` is
-//! the pure part: it tells from what was read how many sequential readers a file has and how far ahead of each to be.
-//! `part` is one ranged read of the store and the bytes that came of it so far; what it holds is paid for from the
-//! worker's budget.
+//! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. The pure parts
+//! are `pattern`, which tells from what was read how many sequential readers a file has, and `window`, which says how
+//! far ahead of each to be. `part` is one ranged read of the store and the bytes that came of it so far.
+//!
+//! All of it is paid for from the worker's budget, of which a reserve is kept for reads that somebody waits for: what
+//! is paid from it is exactly what a reader asked, leaves with that reader, and so never blocks the next. Nothing is
+//! taken from a reader that goes on; one that went quiet gives up what was fetched ahead of it as soon as somebody
+//! needs the memory.
 
 mod part;
+mod pattern;
 mod reader;
 mod window;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 pub use reader::FileReader;
 
 use crate::backend::{Backend, Version};
-use crate::budget::Budget;
+use crate::budget::{Budget, Lease, Spare};
+
+/// A reader that has not read for so long may lose what was fetched ahead of it.
+const QUIET: Duration = Duration::from_secs(2);
+/// How long a count of the readers holds.
+const RECOUNT: Duration = Duration::from_millis(10);
 
 /// How far and in what pieces to read ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// The furthest that a sequential reader is run ahead of, in bytes.
+    /// The furthest that a sequential reader is run ahead of, in bytes; less where several share the budget.
     pub window: u64,
     /// The largest single read of the store, in bytes.
     pub part: u64,
 }
 
 impl Config {
-    /// What suits a worker with `budget` bytes: a window of 64 MiB, or a quarter of a small budget, in 8 MiB parts (8
-    /// parts in flight filled 8 connections of 100 MB/s at 15 ms to nine tenths; 1 MiB parts to half).
+    /// What suits a worker with `budget` bytes: a window of 64 MiB, or half of a small budget, in 8 MiB parts (8 parts
+    /// in flight filled 8 connections of 100 MB/s at 15 ms to nine tenths; 1 MiB parts to half).
     pub fn for_budget(budget: u64) -> Config {
-        let window = (64 << 20).min(budget / 4);
+        let window = (64 << 20).min(budget / 2);
         Config { window, part: (window / 8).clamp(1 << 20, 8 << 20) }
     }
 }
@@ -41,35 +55,104 @@ impl Config {
 pub struct ReadAhead {
     backend: Arc<dyn Backend>,
     budget: Budget,
+    /// For reads that somebody waits for, when the budget is held by others.
+    reserve: Budget,
+    /// What the reserve is made of. None where the budget was used up at the start.
+    _reserved: Option<Lease>,
     config: Config,
-    /// Who may hold bytes that nobody waits for.
-    readers: Mutex<Vec<Weak<FileReader>>>,
+    /// Locked after a reader's state, never before.
+    readers: Mutex<Readers>,
+    /// Somebody could not be run ahead of for want of memory.
+    short: AtomicBool,
+}
+
+/// The files that may hold bytes nobody waits for.
+#[derive(Debug)]
+struct Readers {
+    known: HashMap<u64, Weak<FileReader>>,
+    last_id: u64,
+    counted: Option<Instant>,
+    /// Bytes that each sequential reader may be run ahead of, at the last count.
+    share: u64,
 }
 
 impl ReadAhead {
-    /// Reads through `backend`, paying from `budget`.
+    /// Reads through `backend`, paying from `budget`, of which an eighth, at most 16 MiB, is held from now on.
     pub fn new(backend: Arc<dyn Backend>, budget: Budget, config: Config) -> Arc<ReadAhead> {
-        Arc::new(ReadAhead { backend, budget, config, readers: Mutex::default() })
+        let reserve = (budget.total() / 8).min(16 << 20);
+        let readers = Readers { known: HashMap::new(), last_id: 0, counted: None, share: budget.total() };
+        let ahead = Arc::new(ReadAhead {
+            backend,
+            reserve: Budget::new(reserve),
+            _reserved: budget.try_acquire(reserve),
+            budget,
+            config,
+            readers: Mutex::new(readers),
+            short: AtomicBool::new(false),
+        });
+        let spare: Arc<dyn Spare> = ahead.clone();
+        ahead.budget.lends_to(Arc::downgrade(&spare));
+        ahead.reserve.lends_to(Arc::downgrade(&spare));
+        ahead
     }
 
     /// A reader of exactly this version. Asks nothing of the store yet. Dropping it cancels what it has in flight.
     pub fn open(self: &Arc<Self>, version: Version) -> Arc<FileReader> {
-        let reader = Arc::new(FileReader::new(self.clone(), version));
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(|other| other.strong_count() > 0);
-        readers.push(Arc::downgrade(&reader));
-        reader
+        let id = {
+            let mut readers = self.readers();
+            readers.last_id += 1;
+            readers.last_id
+        };
+        Arc::new_cyclic(|itself| FileReader::new(self.clone(), version, id, itself.clone()))
     }
 
-    /// Gives up what was read ahead and nobody waits for, in every file.
-    fn give_way(&self) {
-        let readers: Vec<_> = {
-            let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            readers.iter().filter_map(Weak::upgrade).collect()
-        };
-        for reader in readers {
-            reader.give_way();
+    /// Pays for bytes that a reader waits for.
+    async fn pay(&self, bytes: u64) -> Lease {
+        if let Some(lease) = self.budget.try_acquire(bytes) {
+            return lease;
         }
+        self.give_way();
+        match self.budget.try_acquire(bytes) {
+            Some(lease) => lease,
+            None => self.reserve.acquire(bytes).await,
+        }
+    }
+
+    /// How far ahead of each reader to be, as many as there are. Where memory was short, those that went quiet give
+    /// way.
+    ///
+    /// Locks every reader in turn: none may be locked by the caller.
+    fn fair(&self) -> Config {
+        let known: Vec<_> = {
+            let mut readers = self.readers();
+            if readers.counted.is_none_or(|at| at.elapsed() >= RECOUNT) {
+                readers.counted = Some(Instant::now());
+                readers.known.values().filter_map(Weak::upgrade).collect()
+            } else {
+                Vec::new()
+            }
+        };
+        if !known.is_empty() {
+            if self.short.swap(false, Ordering::Relaxed) {
+                known.iter().for_each(|reader| reader.give_way());
+            }
+            let count = known.iter().map(|reader| reader.count()).sum::<u64>();
+            // A quarter is left to files being written and to random reads.
+            self.readers().share = self.budget.total() / 4 * 3 / count.max(1);
+        }
+        Config { window: self.config.window.min(self.readers().share), ..self.config }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Spare for ReadAhead {
+    /// Takes from every reader that went quiet what was fetched ahead of it.
+    fn give_way(&self) {
+        let known: Vec<_> = self.readers().known.values().filter_map(Weak::upgrade).collect();
+        known.iter().for_each(|reader| reader.give_way());
     }
 }
 

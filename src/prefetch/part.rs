@@ -1,7 +1,7 @@
 //! One ranged read of the store, and the bytes that came of it so far.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -9,7 +9,6 @@ use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::Data;
 use crate::backend::{Backend, Error, ErrorKind, Intent, Op, Result, Version};
 use crate::budget::Lease;
 
@@ -19,14 +18,14 @@ pub(super) struct Part {
     pub(super) range: Range<u64>,
     arrived: Arc<Arrived>,
     task: AbortHandle,
-    /// Bytes that readers took. What all was taken of is of no more use.
-    taken: AtomicU64,
-    waiting: AtomicUsize,
+    claims: AtomicUsize,
+    /// It may stay when no claim stands, for who may come to it.
+    stays: bool,
 }
 
 #[derive(Debug)]
 struct Arrived {
-    bytes: Mutex<Body>,
+    body: Mutex<Body>,
     more: Notify,
 }
 
@@ -36,8 +35,19 @@ struct Body {
     pieces: Vec<(u64, Bytes)>,
     length: u64,
     outcome: Option<Result<()>>,
-    /// Pays for the whole range. None where the worker could not wait for its budget.
-    _lease: Option<Lease>,
+    /// The least length that somebody waits for: pieces are many and small, and a wake is not free.
+    awaited: u64,
+    /// What readers took, in order, without overlaps.
+    taken: Vec<Range<u64>>,
+    /// Pays for the whole range.
+    lease: Option<Lease>,
+}
+
+/// A reader's word that it will take `range` of a part: as long as it stands, the part stays.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) part: Arc<Part>,
+    pub(super) range: Range<u64>,
 }
 
 impl Part {
@@ -48,46 +58,30 @@ impl Part {
         range: Range<u64>,
         why: Intent,
         lease: Option<Lease>,
+        stays: bool,
     ) -> Arc<Part> {
-        let body = Body { pieces: Vec::new(), length: 0, outcome: None, _lease: lease };
-        let arrived = Arc::new(Arrived { bytes: Mutex::new(body), more: Notify::new() });
+        let body = Body { pieces: Vec::new(), length: 0, outcome: None, awaited: u64::MAX, taken: Vec::new(), lease };
+        let arrived = Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() });
         let task = tokio::spawn(fill(backend.clone(), file.clone(), range.clone(), why, arrived.clone()));
-        let task = task.abort_handle();
-        Arc::new(Part { range, arrived, task, taken: AtomicU64::new(0), waiting: AtomicUsize::new(0) })
+        Arc::new(Part { range, arrived, task: task.abort_handle(), claims: AtomicUsize::new(0), stays })
     }
 
-    /// Waits for `range`, which lies within the part.
-    pub(super) async fn take(&self, range: Range<u64>) -> Result<Data> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(&self.waiting);
-        let (from, to) = (range.start - self.range.start, range.end - self.range.start);
-        loop {
-            let more = self.arrived.more.notified();
-            tokio::pin!(more);
-            // Registered before the look, so that nothing that arrives after it is missed.
-            more.as_mut().enable();
-            {
-                let body = self.arrived.lock();
-                if body.length >= to {
-                    self.taken.fetch_add(to - from, Ordering::Relaxed);
-                    return Ok(body.slice(from..to));
-                }
-                if let Some(Err(error)) = &body.outcome {
-                    return Err(error.clone());
-                }
-            }
-            more.await;
-        }
+    /// Claims what the part has of `range`.
+    pub(super) fn claim(self: &Arc<Self>, range: &Range<u64>) -> Claim {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        let range = self.range.start.max(range.start)..self.range.end.min(range.end);
+        Claim { part: self.clone(), range }
     }
 
-    /// Somebody waits for bytes of this part.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claims.load(Ordering::Relaxed) > 0
     }
 
-    /// Every byte was taken.
+    /// Without a claim on it, it is of no more use to anybody.
     pub(super) fn is_spent(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) >= self.range.end - self.range.start
+        let body = self.arrived.lock();
+        let all_taken = body.taken.first().is_some_and(|taken| *taken == (0..self.range.end - self.range.start));
+        !self.stays || all_taken || matches!(body.outcome, Some(Err(_)))
     }
 
     /// The read failed.
@@ -99,20 +93,47 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.task.abort();
+        let mut body = self.arrived.lock();
+        body.pieces.clear();
+        body.lease = None;
     }
 }
 
-struct Waits<'a>(&'a AtomicUsize);
+impl Claim {
+    /// Waits for the claimed bytes, in the pieces in which they came.
+    pub(super) async fn take(&self) -> Result<Vec<Bytes>> {
+        let Claim { part, range } = self;
+        let range = range.start - part.range.start..range.end - part.range.start;
+        loop {
+            let more = part.arrived.more.notified();
+            tokio::pin!(more);
+            // Registered before the look, so that nothing that arrives after it is missed.
+            more.as_mut().enable();
+            {
+                let mut body = part.arrived.lock();
+                if body.length >= range.end {
+                    body.note_taken(range.clone());
+                    return Ok(body.slice(range));
+                }
+                if let Some(Err(error)) = &body.outcome {
+                    return Err(error.clone());
+                }
+                body.awaited = body.awaited.min(range.end);
+            }
+            more.await;
+        }
+    }
+}
 
-impl Drop for Waits<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.part.claims.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Arrived {
     fn lock(&self) -> MutexGuard<'_, Body> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self, outcome: Result<()>) {
@@ -122,7 +143,7 @@ impl Arrived {
 }
 
 impl Body {
-    fn slice(&self, range: Range<u64>) -> Data {
+    fn slice(&self, range: Range<u64>) -> Vec<Bytes> {
         let first = self.pieces.partition_point(|(offset, piece)| offset + piece.len() as u64 <= range.start);
         let mut slices = Vec::new();
         for (offset, piece) in &self.pieces[first..] {
@@ -133,7 +154,16 @@ impl Body {
             let to = ((range.end - offset) as usize).min(piece.len());
             slices.push(piece.slice(from..to));
         }
-        Data(slices)
+        slices
+    }
+
+    fn note_taken(&mut self, mut range: Range<u64>) {
+        let first = self.taken.partition_point(|other| other.end < range.start);
+        let after = self.taken.partition_point(|other| other.start <= range.end);
+        for other in self.taken.drain(first..after) {
+            range = range.start.min(other.start)..range.end.max(other.end);
+        }
+        self.taken.insert(first, range);
     }
 }
 
@@ -155,8 +185,11 @@ async fn fill(backend: Arc<dyn Backend>, file: Version, range: Range<u64>, why: 
                 let at = body.length;
                 body.length += piece.len() as u64;
                 body.pieces.push((at, piece));
-                drop(body);
-                arrived.more.notify_waiters();
+                if body.length >= body.awaited {
+                    // Who waits for more says so again.
+                    body.awaited = u64::MAX;
+                    arrived.more.notify_waiters();
+                }
             }
             Some(Err(error)) => break Err(error),
             None if arrived.lock().length < wanted => break wrong("the store sent fewer bytes than were asked"),
@@ -164,4 +197,26 @@ async fn fill(backend: Arc<dyn Backend>, file: Version, range: Range<u64>, why: 
         }
     };
     arrived.end(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_twice_counts_once() {
+        let mut body =
+            Body { pieces: Vec::new(), length: 0, outcome: None, awaited: u64::MAX, taken: Vec::new(), lease: None };
+        for (range, taken) in [
+            (10..20, &[(10, 20)][..]),
+            (12..18, &[(10, 20)]),
+            (30..40, &[(10, 20), (30, 40)]),
+            (20..25, &[(10, 25), (30, 40)]),
+            (0..5, &[(0, 5), (10, 25), (30, 40)]),
+            (4..31, &[(0, 40)]),
+        ] {
+            body.note_taken(range);
+            assert!(body.taken.iter().map(|range| (range.start, range.end)).eq(taken.iter().copied()), "{taken:?}");
+        }
+    }
 }

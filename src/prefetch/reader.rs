@@ -2,39 +2,53 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::part::Part;
-use super::window::Cursors;
-use super::{Data, ReadAhead};
+use tokio::time::Instant;
+
+use super::part::{Claim, Part};
+use super::pattern::Cursors;
+use super::{Config, Data, QUIET, ReadAhead};
 use crate::backend::{Intent, Result, Version};
 use crate::budget::Lease;
 
-/// Random reads are rounded out to pages: the kernel asks for the neighbours in a page anyway.
+/// Whatever is fetched is whole pages of the file: the kernel asks for the neighbours in a page anyway.
 const PAGE: u64 = 4096;
-/// How long a read waits for the budget before it goes without. What goes without is one read of the kernel's, at
-/// most 1 MiB, and only while something else, such as files being written, holds the whole budget.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Reads one version of a file.
 #[derive(Debug)]
 pub struct FileReader {
     ahead: Arc<ReadAhead>,
     version: Version,
+    id: u64,
+    itself: Weak<FileReader>,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     cursors: Cursors,
     /// Parts by their start. They do not overlap.
     parts: BTreeMap<u64, Arc<Part>>,
+    last_read: Instant,
+    /// Others know that there may be something to give up here.
+    known: bool,
+}
+
+/// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
+#[derive(Debug)]
+struct Claims<'a> {
+    reader: &'a FileReader,
+    /// Each with whether this read asked for it itself.
+    claims: Vec<(Claim, bool)>,
 }
 
 impl FileReader {
-    pub(super) fn new(ahead: Arc<ReadAhead>, version: Version) -> FileReader {
-        FileReader { ahead, version, state: Mutex::default() }
+    pub(super) fn new(ahead: Arc<ReadAhead>, version: Version, id: u64, itself: Weak<FileReader>) -> FileReader {
+        let (cursors, parts) = (Cursors::default(), BTreeMap::new());
+        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false });
+        FileReader { ahead, version, id, itself, state }
     }
 
     /// The version that is read.
@@ -45,124 +59,165 @@ impl FileReader {
     /// The bytes of `range` as far as the file has them: fewer only at its end.
     ///
     /// # Errors
-    /// As [`Backend::read`](crate::backend::Backend::read). A failed fetch ahead is no error: what a reader waits for
-    /// is asked once more.
+    /// As [`Backend::read`](crate::backend::Backend::read), of what was asked of the store for this read. Where
+    /// somebody else asked, for a guess or a read of his own, and failed, this read asks itself.
     pub async fn read(&self, range: Range<u64>) -> Result<Data> {
         let range = range.start..range.end.min(self.version.size);
         if range.start >= range.end {
             return Ok(Data::default());
         }
-        let (sequential, part) = self.note(&range);
-        let gaps = self.lock().gaps(&range);
-        if !gaps.is_empty() {
-            self.demand(&gaps, if sequential { part } else { 0 }).await;
-        }
-        self.run_ahead(&range);
-        self.collect(range).await
-    }
-
-    /// Takes note of a read; tells whether a sequential reader made it, and its part size.
-    fn note(&self, range: &Range<u64>) -> (bool, u64) {
-        let mut state = self.lock();
-        let config = &self.ahead.config;
-        let (cursor, gone) = state.cursors.observe(range, config);
-        let advice = (cursor.is_sequential(), cursor.part(config));
-        for range in gone {
-            state.give_up(&range);
-        }
-        advice
-    }
-
-    /// Fetches what is missing of a read. A sequential reader's last gap grows to `part` bytes while they are free.
-    async fn demand(&self, gaps: &[Range<u64>], part: u64) {
-        let budget = &self.ahead.budget;
-        let mut wanted: Vec<_> = gaps.iter().map(|gap| self.rounded(gap, part)).collect();
-        let total = |wanted: &[Range<u64>]| wanted.iter().map(|range| range.end - range.start).sum::<u64>();
-        let mut lease = budget.try_acquire(total(&wanted));
-        if lease.is_none() {
-            self.ahead.give_way();
-            wanted = gaps.iter().map(|gap| self.rounded(gap, 0)).collect();
-            lease = tokio::time::timeout(PATIENCE, budget.acquire(total(&wanted))).await.ok();
-        }
-        let mut state = self.lock();
-        for range in wanted {
-            // Another read may have asked for some of it meanwhile.
-            for gap in state.gaps(&range) {
-                let share = lease.as_mut().map(|lease| lease.split(gap.end - gap.start));
-                self.fetch(&mut state, gap, Intent::Demand, share);
-            }
-        }
-    }
-
-    fn rounded(&self, gap: &Range<u64>, part: u64) -> Range<u64> {
-        let end = gap.end.max(gap.start.saturating_add(part)).next_multiple_of(PAGE);
-        gap.start / PAGE * PAGE..end.min(self.version.size)
-    }
-
-    /// Fetches ahead of the reader that made this read, as far as its window and the budget go.
-    fn run_ahead(&self, read: &Range<u64>) {
-        let mut state = self.lock();
-        let config = self.ahead.config;
-        loop {
-            let State { cursors, parts } = &mut *state;
-            let Some(cursor) = cursors.at(read.end) else { return };
-            if let Some((_, last)) = parts.range(..=read.end.saturating_sub(1)).next_back() {
-                cursor.fetched(last.range.end);
-            }
-            let Some(range) = cursor.ahead(self.version.size, &config) else { return };
-            let Some(lease) = self.ahead.budget.try_acquire(range.end - range.start) else { return };
-            cursor.fetched(range.end);
-            let mut lease = Some(lease);
-            for gap in state.gaps(&range) {
-                let share = lease.as_mut().map(|lease| lease.split(gap.end - gap.start));
-                self.fetch(&mut state, gap, Intent::Ahead, share);
-            }
-        }
-    }
-
-    fn fetch(&self, state: &mut State, range: Range<u64>, why: Intent, lease: Option<Lease>) {
-        let part = Part::fetch(&self.ahead.backend, &self.version, range, why, lease);
-        state.parts.insert(part.range.start, part);
-    }
-
-    /// Waits for the parts that hold `range` and joins their bytes.
-    async fn collect(&self, range: Range<u64>) -> Result<Data> {
+        let config = self.ahead.fair();
+        self.observe(&range);
         let mut pieces = Vec::new();
         let mut at = range.start;
-        let mut again = true;
+        let mut last_try = false;
         while at < range.end {
-            let part = self.lock().part_at(at);
-            let Some(part) = part else {
-                // Given up, or spent by another read, since it was planned.
-                self.demand(&[at..range.end], 0).await;
-                continue;
-            };
-            let end = part.range.end.min(range.end);
-            match part.take(at..end).await {
-                Ok(data) => {
-                    pieces.extend(data.0);
-                    at = end;
-                    if part.is_spent() {
-                        self.lock().drop_part(&part);
+            let wanted = self.claim(at..range.end, &config).await;
+            for (claim, own) in &wanted.claims {
+                match claim.take().await {
+                    Ok(more) => {
+                        pieces.extend(more);
+                        at = claim.range.end;
                     }
-                }
-                Err(error) => {
-                    self.lock().drop_part(&part);
-                    if !again {
+                    Err(error) if *own || last_try => {
+                        // Guesses would meet the same.
+                        self.lock().cursors.restart();
                         return Err(error);
                     }
-                    again = false;
+                    Err(_) => {
+                        last_try = true;
+                        break;
+                    }
                 }
             }
         }
         Ok(Data(pieces))
     }
 
-    /// Gives up what was read ahead and nobody waits for.
+    fn observe(&self, range: &Range<u64>) {
+        let mut state = self.lock();
+        state.last_read = Instant::now();
+        state.cursors.observe(range);
+        state.sweep();
+        if !state.known && state.cursors.sequential() > 0 {
+            state.known = true;
+            self.ahead.readers().known.insert(self.id, self.itself.clone());
+        }
+    }
+
+    /// Claims what is there or on its way of `range`, and fetches the rest, and what lies ahead.
+    async fn claim(&self, range: Range<u64>, config: &Config) -> Claims<'_> {
+        let mut paid = None;
+        loop {
+            match self.try_claim(&range, config, paid.take()) {
+                Ok(claims) => return claims,
+                Err(price) => paid = Some(self.ahead.pay(price).await),
+            }
+        }
+    }
+
+    /// `Err` with what `range` costs at most, where the budget does not have it.
+    fn try_claim(
+        &self,
+        range: &Range<u64>,
+        config: &Config,
+        paid: Option<Lease>,
+    ) -> std::result::Result<Claims<'_>, u64> {
+        let mut state = self.lock();
+        let mut gaps = state.gaps(range);
+        // What the reserve may have paid leaves with the read: nobody may wait for it in vain.
+        let stays = paid.is_none();
+        let mut lease = paid;
+        if lease.is_none() && !gaps.is_empty() {
+            lease = Some(self.buy(&mut state, range.end, &mut gaps, config).ok_or_else(|| self.price(range))?);
+        }
+        for gap in &gaps {
+            self.fetch(&mut state, gap, Intent::Demand, &mut lease, stays);
+        }
+        let parts = state.overlapping(range);
+        let claims =
+            parts.map(|part| (part.claim(range), gaps.iter().any(|gap| part.range.contains(&gap.start)))).collect();
+        self.run_ahead(&mut state, range.end, config);
+        Ok(Claims { reader: self, claims })
+    }
+
+    /// Pays for the gaps of a read that ends at `end`, if that is possible at once. A sequential reader that has to
+    /// wait anyway waits for a little more, where that is possible too: its last gap grows.
+    fn buy(&self, state: &mut State, end: u64, gaps: &mut [Range<u64>], config: &Config) -> Option<Lease> {
+        let price = gaps.iter().map(|gap| self.price(gap)).sum::<u64>();
+        if let (Some(gap), Some(cursor)) = (gaps.last_mut().filter(|gap| gap.end == end), state.cursors.at(end)) {
+            let free = state.parts.range(end..).next().map_or(self.version.size, |(start, _)| *start);
+            let stretched = gap.start..gap.start.saturating_add(cursor.stretch(config)).min(free).max(end);
+            let lease = self.ahead.budget.try_acquire(price - self.price(gap) + self.price(&stretched));
+            if lease.is_some() {
+                *gap = stretched;
+                return lease;
+            }
+        }
+        self.ahead.budget.try_acquire(price)
+    }
+
+    /// Fetches ahead of the reader whose read ended at `end`, as far as its window and the budget go.
+    fn run_ahead(&self, state: &mut State, end: u64, config: &Config) {
+        loop {
+            let State { cursors, parts, .. } = &mut *state;
+            let Some(cursor) = cursors.at(end) else { return };
+            while let Some((_, part)) = parts.range(..=cursor.frontier).next_back()
+                && cursor.frontier < part.range.end
+            {
+                cursor.fetched(part.range.end);
+            }
+            let Some(range) = cursor.ahead(self.version.size, config) else { return };
+            let mut lease = self.ahead.budget.try_acquire(self.price(&range));
+            if lease.is_none() {
+                return self.ahead.short.store(true, Ordering::Relaxed);
+            }
+            cursor.fetched(range.end);
+            for gap in state.gaps(&range) {
+                self.fetch(state, &gap, Intent::Ahead, &mut lease, true);
+            }
+        }
+    }
+
+    /// Sends off a read of the pages of `gap`.
+    fn fetch(&self, state: &mut State, gap: &Range<u64>, why: Intent, lease: &mut Option<Lease>, stays: bool) {
+        let pages = self.pages(gap);
+        let share = lease.as_mut().map(|lease| lease.split(pages.end - pages.start));
+        let part = Part::fetch(&self.ahead.backend, &self.version, pages, why, share, stays);
+        state.parts.insert(part.range.start, part);
+    }
+
+    fn pages(&self, range: &Range<u64>) -> Range<u64> {
+        range.start / PAGE * PAGE..range.end.next_multiple_of(PAGE).min(self.version.size)
+    }
+
+    /// What fetching `range` takes from the budget.
+    fn price(&self, range: &Range<u64>) -> u64 {
+        let pages = self.pages(range);
+        pages.end - pages.start
+    }
+
+    /// How many sequential readers there are, unless they went quiet. Where there is nothing to give up either, others
+    /// need not know of it before it is read again.
+    pub(super) fn count(&self) -> u64 {
+        let mut state = self.lock();
+        if !state.is_quiet() {
+            return state.cursors.sequential();
+        }
+        if state.parts.is_empty() {
+            state.known = false;
+            self.ahead.readers().known.remove(&self.id);
+        }
+        0
+    }
+
+    /// Gives up what was fetched ahead, if the readers went quiet.
     pub(super) fn give_way(&self) {
         let mut state = self.lock();
-        state.parts.retain(|_, part| part.is_awaited());
-        state.cursors.forget_ahead();
+        if state.is_quiet() {
+            state.cursors.restart();
+            state.sweep();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -170,17 +225,33 @@ impl FileReader {
     }
 }
 
+impl Drop for FileReader {
+    fn drop(&mut self) {
+        self.ahead.readers().known.remove(&self.id);
+    }
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        self.claims.clear();
+        self.reader.lock().sweep();
+    }
+}
+
 impl State {
+    fn overlapping<'a>(&'a self, range: &'a Range<u64>) -> impl Iterator<Item = &'a Arc<Part>> {
+        let before = self.parts.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        self.parts.range(before..range.end).map(|(_, part)| part).filter(|part| part.range.end > range.start)
+    }
+
     /// The ranges of `range` that no part holds or will hold.
     fn gaps(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
-        self.parts.retain(|_, part| !part.is_broken() || part.is_awaited());
+        let broken: Vec<_> =
+            self.overlapping(range).filter(|part| part.is_broken()).map(|part| part.range.start).collect();
+        broken.iter().for_each(|start| drop(self.parts.remove(start)));
         let mut gaps = Vec::new();
         let mut at = range.start;
-        let before = self.parts.range(..range.start).next_back().map(|(start, _)| *start);
-        for (_, part) in self.parts.range(before.unwrap_or(range.start)..range.end) {
-            if part.range.end <= at {
-                continue;
-            }
+        for part in self.overlapping(range) {
             if part.range.start > at {
                 gaps.push(at..part.range.start);
             }
@@ -192,23 +263,13 @@ impl State {
         gaps
     }
 
-    fn part_at(&self, at: u64) -> Option<Arc<Part>> {
-        let (_, part) = self.parts.range(..=at).next_back()?;
-        (at < part.range.end).then(|| part.clone())
+    fn is_quiet(&self) -> bool {
+        self.last_read.elapsed() >= QUIET && !self.parts.values().any(|part| part.is_claimed())
     }
 
-    fn drop_part(&mut self, part: &Arc<Part>) {
-        if self.parts.get(&part.range.start).is_some_and(|held| Arc::ptr_eq(held, part)) {
-            self.parts.remove(&part.range.start);
-        }
-    }
-
-    /// Drops the parts within `range` that no reader waits for and no cursor comes to.
-    fn give_up(&mut self, range: &Range<u64>) {
-        let State { cursors, parts } = self;
-        parts.retain(|start, part| {
-            let inside = range.start <= *start && part.range.end <= range.end;
-            !inside || part.is_awaited() || cursors.want(&part.range)
-        });
+    /// Drops the parts that no read waits for and no reader comes to.
+    fn sweep(&mut self) {
+        let State { cursors, parts, .. } = self;
+        parts.retain(|_, part| part.is_claimed() || (cursors.want(&part.range) && !part.is_spent()));
     }
 }

@@ -11,7 +11,7 @@ mod writing;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -71,9 +71,11 @@ fn path(text: &str) -> Path {
     Path::parse(text).unwrap()
 }
 
-/// Bytes in which every position can be told from its neighbours.
+/// Bytes in which every position can be told from its neighbours; at most 24 MiB.
 fn pattern(length: usize) -> Bytes {
-    (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect::<Vec<_>>().into()
+    static WHOLE: LazyLock<Bytes> =
+        LazyLock::new(|| (0..24_usize << 20).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect::<Vec<_>>().into());
+    WHOLE.slice(..length)
 }
 
 async fn upload(store: &Store, at: &str, base: Base) -> Box<dyn Upload> {
