@@ -70,8 +70,14 @@ impl Parameters {
                 continue;
             }
             let outcome = match (word.as_str(), place) {
-                ("store", _) => Ok(parsed.store = Some(value.clone())),
-                ("path", _) => Ok(parsed.path = Some(value.clone())),
+                ("store", _) => {
+                    parsed.store = Some(value.clone());
+                    Ok(())
+                }
+                ("path", _) => {
+                    parsed.path = Some(value.clone());
+                    Ok(())
+                }
                 ("deletion", Place::StorageClass) => {
                     one_of(value, "current, all, keep").map(|d| parsed.deletion = Some(d))
                 }

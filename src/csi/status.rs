@@ -2,6 +2,8 @@
 //!
 //! The texts end up in the events of a pod or claim, so they are written for its owner.
 
+#![expect(clippy::disallowed_methods, reason = "this is the one place")]
+
 use tonic::{Code, Status};
 
 use super::capability::BadCapability;

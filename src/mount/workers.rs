@@ -249,7 +249,7 @@ impl Workers {
                         )));
                     }
                     Err(error) => {
-                        tracing::warn!(point = %point.display(), %error, "a plain unmount failed; forcing it")
+                        tracing::warn!(point = %point.display(), %error, "a plain unmount failed; forcing it");
                     }
                 }
             }

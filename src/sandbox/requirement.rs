@@ -3,6 +3,8 @@
 //! `cargo test` passes on a machine with Rust alone and says what it could not run; under `make test`, which sets
 //! `MILLRACE_REQUIRE_ALL=1` and installs everything, a missing thing fails the test.
 
+#![expect(clippy::disallowed_methods, reason = "`make` says by environment variables where the tests' tools are")]
+
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 
