@@ -98,13 +98,13 @@ pub struct Node {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]
     pub state_dir: PathBuf,
     /// The first uid that workers may have. No user of the machine may have one of them.
-    #[arg(long, value_name = "UID", default_value_t = 1_900_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "UID", default_value_t = 1_900_000_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000_000))]
     pub worker_uid_base: u32,
     /// How many uids workers may have, and so how many mounts there may be.
     #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub worker_uid_count: u32,
     /// A worker that answers no ping for so long is killed.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = patience)]
     pub ping_deadline: Duration,
     /// Workers keep this process's uid, and mounts the kernel's read-ahead: in a user namespace there is no other.
     #[arg(long)]
@@ -205,6 +205,13 @@ pub enum RecordsCommand {
 fn socket(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
     if path.is_absolute() { Ok(path.to_owned()) } else { Err("must be unix:// and an absolute path".into()) }
+}
+
+/// A time that something may take.
+fn patience(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    time.filter(|time| *time >= Duration::from_secs(1))
+        .ok_or_else(|| "must be a time of 1s or more, such as 10s".into())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::handover::{self, Begin, Channel, FromWorker, Log, Refusal, ToWorker, VERSION, Volume};
 use super::process::{ExitStatus, Identity, Process, spawn};
 use super::{Config, Error, Usage, kernel};
+use crate::observability::metrics::WORKER_DEATHS;
 
 /// How long the kernel's handshake may take: it asks nothing of the store.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -230,7 +231,7 @@ impl Watch {
         if end == "exit status: 0" {
             tracing::info!(volume = self.name, "worker ended with its mount");
         } else {
-            metrics::counter!("millrace_worker_deaths_total").increment(1);
+            metrics::counter!(WORKER_DEATHS).increment(1);
             tracing::error!(
                 volume = self.name,
                 why,

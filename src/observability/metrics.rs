@@ -1,12 +1,22 @@
 //! The names of all metrics, with unit and meaning. Any module may emit them; the exporter is the process's affair.
 
-use metrics::{Unit, describe_gauge, describe_histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Histogram, seconds: CSI calls by `method` and `code`.
 pub const CSI_CALL_SECONDS: &str = "millrace_csi_call_seconds";
 
 /// Gauge, 0 or 1: the stores file as it lies there was refused, and an older one is in force.
 pub const STORES_FILE_REFUSED: &str = "millrace_stores_file_refused";
+
+/// Counter: requests to stores by `backend` and `outcome` (`ok`, or the kind of error); one that is repeated counts
+/// each time.
+pub const STORE_REQUESTS: &str = "millrace_store_requests_total";
+
+/// Counter, bytes: content read from stores, by `backend`.
+pub const STORE_READ_BYTES: &str = "millrace_store_read_bytes_total";
+
+/// Counter: workers that ended before their mounts did.
+pub const WORKER_DEATHS: &str = "millrace_worker_deaths_total";
 
 /// Tells the process's recorder what the names mean.
 pub fn describe() {
@@ -16,4 +26,7 @@ pub fn describe() {
         Unit::Count,
         "1 while the stores file as it lies there is refused and an older one is in force"
     );
+    describe_counter!(STORE_REQUESTS, Unit::Count, "Requests to stores, by backend and outcome");
+    describe_counter!(STORE_READ_BYTES, Unit::Bytes, "Content read from stores, by backend");
+    describe_counter!(WORKER_DEATHS, Unit::Count, "Workers that ended before their mounts did");
 }

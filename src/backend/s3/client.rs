@@ -18,6 +18,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::types::RequestPayer;
 use backon::{ExponentialBuilder, Retryable};
+use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
@@ -29,6 +30,7 @@ use super::schedule::Schedule;
 use super::{Checksums, Config};
 use crate::auth::Credential;
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
+use crate::observability::metrics::STORE_REQUESTS;
 
 /// A server-side copy or completion is given a second more for so many bytes.
 const SLOWEST_COPY: u64 = 16 << 20;
@@ -111,7 +113,7 @@ impl Client {
     {
         let mut last = None;
         // At the levels debug and trace the SDK logs what it signs, and with it the session token.
-        let unlogged = || ask().with_subscriber(NoSubscriber::default());
+        let unlogged = || ask().with_subscriber(NoSubscriber::default()).inspect(count);
         let asking = unlogged.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
             tracing::debug!(code = failure.code, status = failure.status, ?pause, "asking the store again");
             last = Some(failure.clone());
@@ -136,6 +138,11 @@ impl Client {
 /// Lets one request wait in silence for `budget`: a store answers a copy or a completion when it is done.
 pub(super) fn quiet_for(budget: Duration) -> Builder {
     aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().read_timeout(budget).build())
+}
+
+fn count<T>(outcome: &std::result::Result<T, Failure>) {
+    let outcome = outcome.as_ref().map_or_else(|failure| format!("{:?}", failure.kind), |_| "ok".into());
+    metrics::counter!(STORE_REQUESTS, "backend" => "s3", "outcome" => outcome).increment(1);
 }
 
 /// The pauses between two attempts: without end, since time is the budget.
