@@ -95,7 +95,9 @@ impl node_server::Node for Node {
         if volume_path.is_empty() {
             return Err(status::invalid("the request has no volume path"));
         }
-        let usage = self.mounter.usage(volume_id, Path::new(volume_path)).await?;
+        // What could not have been published shows no volume.
+        let path = target_of(volume_path).map_err(|refused| status::not_found(refused.message()))?;
+        let usage = self.mounter.usage(volume_id, &path).await?;
         // A volume without a limit has no total, and 0 is how CSI writes a size that is not known. A made-up total
         // would be alarmed about when `used` comes near it.
         let of = |used: u64, unit: Unit| VolumeUsage {
