@@ -1,4 +1,54 @@
-//! Millrace: a CSI driver that shows S3, HDFS and NFS as POSIX volumes.
+//! Millrace: a Kubernetes CSI driver that shows object storage as POSIX volumes, fast enough to feed training, with
+//! each mount holding one identity's credential and nothing else.
+//!
+//! One binary, several roles: `millrace controller` and `millrace node` speak CSI; `millrace worker`, a child of the
+//! node plugin without privileges, serves one FUSE connection; `millrace try` plays all of it on one machine.
+//!
+//! ```text
+//!      CONTROL PLANE: Kubernetes speaks, slowly             DATA PLANE: the kernel speaks, hot
+//!      millrace controller      millrace node               millrace worker, one a mount
+//!
+//!  provisioner, kubelet                                        a pod's open() read() write()
+//!        | gRPC, Unix socket                                      | kernel VFS
+//!        v                                                        v /dev/fuse
+//!  +-----------------------------+                   +----------------------------------------+
+//!  | csi                         |                   | fuse     request <-> call; reply       |
+//!  |   identity controller node  |                   |   errno.rs: vfs::Error -> errno, total |
+//!  |   volumes   records, paths  |                   +-------------------+--------------------+
+//!  |   status.rs  -> gRPC Status |                                       v  inode, name, handle
+//!  +--+-----------------------+--+                   +----------------------------------------+
+//!     |                       v                      | vfs      inodes, directories, handles, |
+//!     |     +-----------------------------+ process  |          POSIX meaning, TTLs           |
+//!     |     | mount   mountinfo, workers, +--------->+--------+---------------------+---------+
+//!     |     | spec, secret, descriptor    | boundary |  reads |                     | stat, list,
+//!     |     +-----------------------------+          |        v                     | write, rename
+//!     |                                              |    +----------------------+  |
+//!     |                                              |    | prefetch   patterns, |  |
+//!     |                                              |    | windows              |  |
+//!     |                                              |    +--------+-------------+  |
+//!     |                                              |             v                v
+//!     |  records: make, change, list, delete         |    +----------------------------------------+
+//!     +--------------------------------------------->|    | dyn Backend           <== THE SEAM     |
+//!                                                    |    |   backend::{s3, memory}                |
+//!                                                    +----+---------------+------------------------+
+//!                                                       ^ auth            v
+//!                                                   credentials       S3 servers
+//!
+//!  app            the composition root: builds the parts from config, joins them, drains them
+//!  config         the operator's words -> each module's own Config, and VolumeSpec
+//!  budget         the worker's one byte budget        observability   logs and metric names: leaves
+//!  sandbox        the embedded S3 server of `try` and of the tests; starters of real servers
+//! ```
+//!
+//! Calls go down, bytes come up. No module names one above it: `layering.rs` holds the table and fails on the rest.
+//!
+//! # Where this differs from the sketch it began as
+//!
+//! - The node plugin keeps no copy of a mount's `/dev/fuse` descriptor once the worker has it: nothing could take a
+//!   mount over yet, and a kept copy turns a worker's death into a hang. The keeper comes with the takeover.
+//! - [`backend::Backend`] has eight methods. Changing attributes of stored files, writing at an offset and handing out a
+//!   local file join it with the stores and the cache that can do them.
+//! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;
 pub mod auth;
