@@ -270,9 +270,6 @@ impl Vfs {
 
     /// What lies in the store at the new name of a file that is not there yet.
     async fn beneath(&self, new: &Path, keep: bool) -> Result<Option<Version>> {
-        if !self.is_in_store(new) {
-            return Ok(None);
-        }
         match self.backend.stat(new).await {
             Ok(_) if keep => Err(Error::Exists),
             Ok(meta) => meta.version().cloned().map(Some).ok_or(Error::IsADirectory),
