@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(MILLRACE_CACHE)/target
 export PATH := $(MILLRACE_CACHE)/bin:$(MILLRACE_CACHE)/go/bin:$(PATH)
 export MILLRACE_VERSITYGW ?= $(MILLRACE_CACHE)/bin/versitygw
 export MILLRACE_CSI_SANITY ?= $(MILLRACE_CACHE)/bin/csi-sanity
-TARGETS := test tools sanity lint fmt audit
+TARGETS := test tools sanity lint fmt audit bench zoo
 
 # Everything: checks, tests, csi-sanity. Nothing may be skipped.
 test: tools
@@ -18,6 +18,15 @@ tools:
 # csi-sanity as root against the real controller and node, on the embedded S3 server.
 sanity:
 	MILLRACE_REQUIRE_ALL=1 cargo test --test sanity -- --nocapture
+
+# Minutes each: the mount beside a raw client, and what the embedded server itself can give.
+bench:
+	cargo bench --bench embedded
+	cargo bench --bench mount
+
+# Real programs on a mount, compared with local disk. Half an hour.
+zoo:
+	scripts/zoo.sh
 
 lint: tools
 	cargo fmt --check
