@@ -162,7 +162,8 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
 fn read_all(root: &Path) -> Result<()> {
     let mut buffer = vec![0; CHUNK];
     for index in 0..OBJECTS {
-        let mut file = File::open(root.join(format!("object-{index}"))).context("cannot open an object in the mount")?;
+        let mut file =
+            File::open(root.join(format!("object-{index}"))).context("cannot open an object in the mount")?;
         let mut at = 0;
         loop {
             let count = file.read(&mut buffer)?;

@@ -87,7 +87,8 @@ fn it_walks_and_ends_with_a_table() {
     let ground = Ground::new();
     let (success, text) = ran(&mut ground.command(&["--", "sh", "-c", "test -s a && cat deep/b | wc -c"]));
     assert!(success, "{text}");
-    for word in ["CreateVolume", "every byte is right", "DeleteVolume", "70000", "ratio to raw", "worker's peak memory"] {
+    for word in ["CreateVolume", "every byte is right", "DeleteVolume", "70000", "ratio to raw", "worker's peak memory"]
+    {
         assert!(text.contains(word), "no {word:?} in {text}");
     }
     ground.is_clean();
