@@ -1,5 +1,6 @@
 //! `millrace try` as a new user runs it: it works, and leaves nothing behind however it ends.
 #![cfg(feature = "sandbox")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
