@@ -1,40 +1,73 @@
-//! How a worker gives up what its parent had, before it hears a secret.
+//! What a worker gives up before it reads a credential: every capability, its parent's uid, and being looked into.
 
 use std::io;
 
-use caps::CapSet;
+use caps::{CapSet, CapsHashSet};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Becomes `uid` (and the gid of the same number) for good: no group, no capability in any set, no way to gain one, no
-/// core dump, and nobody but root may look into its memory.
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct Error {
+    step: &'static str,
+    source: io::Error,
+}
+
+/// Gives up everything that serving a mount does not need. Becomes `uid` (and the gid of the same number, without
+/// further groups) where there is one.
 ///
-/// Capability sets are a thread's own, so this comes before any other thread. `None` keeps the uid, where there is
-/// only one: in a user namespace without privilege.
+/// Capabilities belong to a thread: to be called while the process has one.
 ///
 /// # Errors
-/// Whatever could not be given up. The worker must end then.
-pub fn confine(uid: Option<u32>) -> io::Result<()> {
+/// Where a step fails. The process must then end: it may keep rights.
+pub fn confine(uid: Option<u32>) -> Result<(), Error> {
+    let step = |step: &'static str| move |source: io::Error| Error { step, source };
+    // A terminal's Ctrl-C is for the node plugin, which unmounts first. A leader of a group is out of it already.
+    let _ = setsid();
+    // While this is still root: CAP_SETPCAP is needed for it.
+    for capability in caps::runtime::thread_all_supported() {
+        caps::drop(None, CapSet::Bounding, capability)
+            .map_err(io::Error::other)
+            .map_err(step("dropping the bounding set of capabilities"))?;
+    }
     if let Some(uid) = uid {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-        for capability in caps::all() {
-            // The bounding set has more than this kernel knows, or fewer: what is not there is dropped.
-            if caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {
-                caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
-            }
+        let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+        setgroups(&[]).map_err(io::Error::from).map_err(step("dropping groups"))?;
+        setresgid(group, group, group).map_err(io::Error::from).map_err(step("taking the worker's gid"))?;
+        setresuid(user, user, user).map_err(io::Error::from).map_err(step("taking the worker's uid"))?;
+    }
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(io::Error::other).map_err(step("dropping capabilities"))?;
+    }
+    prctl::set_no_new_privs().map_err(io::Error::from).map_err(step("no_new_privs"))?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(io::Error::from)
+        .map_err(step("forbidding core dumps"))?;
+    // Last: execve and the change of uid set it anew. Memory and descriptors are then root's to see alone.
+    prctl::set_dumpable(false).map_err(io::Error::from).map_err(step("PR_SET_DUMPABLE"))?;
+    // Many connections to a store are many descriptors.
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .map_err(io::Error::from)
+        .map_err(step("raising the limit of open files"))?;
+    verify(uid)
+}
+
+/// Reads back what cannot be allowed to have failed silently.
+fn verify(uid: Option<u32>) -> Result<(), Error> {
+    let failed = |what: &str| Err(Error { step: "reading back", source: io::Error::other(what.to_owned()) });
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Bounding, CapSet::Ambient] {
+        if caps::read(None, set).ok() != Some(CapsHashSet::new()) {
+            return failed("capabilities are left");
         }
-        setgroups(&[])?;
-        setresgid(gid, gid, gid)?;
-        // From root to another uid the kernel clears the permitted and effective sets (capabilities(7)).
-        setresuid(uid, uid, uid)?;
     }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(io::Error::other)?;
+    if uid.is_some_and(|uid| Uid::current().as_raw() != uid || Uid::effective().as_raw() != uid) {
+        return failed("the uid is another");
     }
-    prctl::set_no_new_privs()?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // execve and the change of uid reset it, so it comes last.
-    prctl::set_dumpable(false)?;
+    if prctl::get_dumpable() != Ok(false) || prctl::get_no_new_privs() != Ok(true) {
+        return failed("the process can still be looked into or gain rights");
+    }
     Ok(())
 }

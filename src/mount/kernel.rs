@@ -1,115 +1,157 @@
-//! The system calls of mounting. What may block is called off the runtime's threads, with a deadline.
+//! The system calls behind a mount. Each may wait for a file system that does not answer, so each runs on a thread of
+//! its own that nobody has to wait for.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
+use tokio::sync::oneshot;
 
-use super::Error;
-use super::state::absent_is_fine;
-use super::table::FILE_SYSTEM;
+use super::table::{FILE_SYSTEM, Table};
+use super::{Error, Usage};
 
-/// How long an unmount may take before it is forced. It blocks where the file system is asked something.
-const UNMOUNT: Duration = Duration::from_secs(5);
+/// How long a system call may take that normally takes microseconds.
+pub(super) const PROMPT: Duration = Duration::from_secs(10);
 
-/// A FUSE file system to be mounted.
-#[derive(Debug, Clone)]
-pub(super) struct Fuse {
-    /// What the mount table shows as its source: the volume's id.
-    pub(super) source: String,
-    /// The worker's uid, and gid.
-    pub(super) owner: u32,
-    pub(super) read_only: bool,
-    /// The kernel checks mode bits.
-    pub(super) check_modes: bool,
+/// Runs `call` on a thread of its own. `None` where it has not returned within `deadline`; the thread is then left to
+/// its call, which ends with the connection it waits for. A blocking task of the runtime would hold up its shutdown.
+pub(super) async fn within<T: Send + 'static>(
+    deadline: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new().name("mount-call".into()).spawn(move || {
+        let _ = tell.send(call());
+    })?;
+    Ok(tokio::time::timeout(deadline, told).await.ok().and_then(Result::ok))
 }
 
-impl Fuse {
-    /// Opens `/dev/fuse` and mounts it at `point`, whose directory is made. The file system answers once a worker
-    /// serves the descriptor, and is dead when the last copy of it is closed.
-    pub(super) fn mount(&self, point: &Path) -> Result<File, Error> {
-        let fail = |what: &str, error: io::Error| Error::System(format!("{what}: {error}"));
-        let device = File::options().read(true).write(true).open("/dev/fuse").map_err(|error| {
-            let cure = "load the fuse module on this node, and give the node plugin's container the device";
-            fail("cannot open /dev/fuse", io::Error::new(error.kind(), format!("{error}; {cure}")))
-        })?;
-        make_dir(point, 0o700)?;
-        let check = if self.check_modes { ",default_permissions" } else { "" };
-        let (fd, owner) = (device.as_raw_fd(), self.owner);
-        let data = format!("fd={fd},rootmode=40000,user_id={owner},group_id={owner},allow_other{check}");
-        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
-        flags.set(MsFlags::MS_RDONLY, self.read_only);
-        nix::mount::mount(Some(self.source.as_str()), point, Some(FILE_SYSTEM), flags, Some(data.as_str()))
-            .map_err(|errno| fail(&format!("cannot mount at {}", point.display()), errno.into()))?;
-        Ok(device)
+/// `within`, for a call whose failure is an [`Error`].
+pub(super) async fn promptly<T: Send + 'static>(
+    what: &str,
+    call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match within(PROMPT, call).await {
+        Ok(Some(result)) => result,
+        Ok(None) => Err(Error::System(format!("{what}: no answer from the kernel within {} s", PROMPT.as_secs()))),
+        Err(error) => Err(Error::System(format!("{what}: no thread for it: {error}"))),
     }
 }
 
-/// Makes a directory; one that is there is fine.
-pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::System(format!("cannot make the directory {}: {error}", path.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes an empty directory; one that is gone is fine. Never what lies in it.
-pub(super) fn remove_dir(path: &Path) -> Result<(), Error> {
-    absent_is_fine(fs::remove_dir(path)).map_err(|error| {
-        Error::System(format!("cannot remove the directory {}: {error}; what lies in it is not ours", path.display()))
+/// Opens the FUSE device.
+pub(super) fn open_device() -> Result<File, Error> {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "load the kernel's fuse module (modprobe fuse) and give the container the device"
+            }
+            _ => "the node plugin must be privileged",
+        };
+        Error::System(format!("/dev/fuse: {error}; {mend}"))
     })
 }
 
-/// Shows at `target` what is mounted at `point`.
-pub(super) async fn bind(point: PathBuf, target: PathBuf) -> Result<(), Error> {
-    let shown = target.display().to_string();
-    let nothing = None::<&str>;
-    let bound = blocking(UNMOUNT, move || nix::mount::mount(Some(&point), &target, nothing, MsFlags::MS_BIND, nothing));
-    bound.await.map_err(|error| Error::System(format!("cannot mount at the target path {shown}: {error}")))
+/// What a mount is to be.
+#[derive(Debug)]
+pub(super) struct Options {
+    /// The volume, as the table of mounts shows it.
+    pub(super) source: String,
+    /// Every change is EROFS, decided by the kernel.
+    pub(super) read_only: bool,
+    /// The kernel decides by owner and mode.
+    pub(super) default_permissions: bool,
 }
 
-/// Unmounts what is on top at `point`, plainly: a mount that is in use stays.
-pub(super) async fn unmount(point: &Path) -> io::Result<()> {
-    let path = point.to_owned();
-    blocking(UNMOUNT, move || nix::mount::umount2(&path, MntFlags::UMOUNT_NOFOLLOW)).await
+/// Mounts `device` at a new private mount point. The first request waits until somebody reads the device.
+pub(super) fn mount(device: &File, point: &Path, options: &Options) -> Result<(), Error> {
+    fs::create_dir(point).map_err(|error| Error::System(format!("the mount point {}: {error}", point.display())))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let flags = if options.read_only { flags | MsFlags::MS_RDONLY } else { flags };
+    let mut data = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+    if options.default_permissions {
+        data.push_str(",default_permissions");
+    }
+    nix::mount::mount(Some(options.source.as_str()), point, Some(FILE_SYSTEM), flags, Some(data.as_str()))
+        .map_err(|errno| Error::System(format!("mounting FUSE at {}: {errno}", point.display())))
 }
 
-/// Ends the connection of a dead or frozen file system and takes the mount away from everybody. Not for a healthy
-/// one: its other mounts die too.
-pub(super) async fn unmount_by_force(point: &Path) -> io::Result<()> {
-    let path = point.to_owned();
-    let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    blocking(UNMOUNT, move || nix::mount::umount2(&path, flags)).await
+/// Shows the mount at `from` at `to` too.
+pub(super) fn bind(from: &Path, to: &Path) -> Result<(), Error> {
+    nix::mount::mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|errno| Error::System(format!("bind mount at {}: {errno}", to.display())))
 }
 
-async fn blocking(deadline: Duration, call: impl FnOnce() -> nix::Result<()> + Send + 'static) -> io::Result<()> {
-    match tokio::time::timeout(deadline, tokio::task::spawn_blocking(call)).await {
-        Ok(Ok(outcome)) => outcome.map_err(io::Error::from),
-        Ok(Err(panicked)) => Err(io::Error::other(panicked)),
-        Err(_) => Err(Errno::ETIMEDOUT.into()),
+/// Takes the topmost mount at `point` away. `force` also where it is in use or does not answer: its connection ends.
+/// Nothing mounted there is fine.
+pub(super) fn unmount(point: &Path, force: bool) -> Result<(), Errno> {
+    let how = if force { MntFlags::MNT_FORCE | MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match nix::mount::umount2(point, how | MntFlags::UMOUNT_NOFOLLOW) {
+        // Not a mount point, or not there.
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        other => other,
     }
 }
 
-/// Aborts a FUSE connection, named by the `major:minor` of its mount: every request of it ends with ECONNABORTED and
-/// later ones with ENOTCONN (kernel Documentation/filesystems/fuse.rst, "Control filesystem").
-pub(super) fn abort(device: &str) {
-    let Some((_, minor)) = device.split_once(':') else { return };
-    let path = format!("/sys/fs/fuse/connections/{minor}/abort");
-    if let Err(error) = fs::write(&path, "1")
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path, %error, "a FUSE connection cannot be aborted; the unmount is forced instead");
-    }
-}
-
-/// Sets the kernel's read-ahead of a mount. Only after the handshake, which resets it to 128.
+/// How far the kernel reads ahead of a sequential reader; only after the handshake, which resets it.
 pub(super) fn set_read_ahead(device: &str, kib: u32) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
+}
+
+/// Ends the connection of our mount at one of `points`, so that all who wait for it get an error (ENOTCONN, EIO).
+pub(super) fn abort(points: &[PathBuf]) {
+    let Ok(table) = Table::read() else { return };
+    for point in points {
+        let Some(mount) = table.top(point).filter(|mount| mount.is_ours()) else { continue };
+        // Anonymous devices have major 0; the connection is called by the minor number.
+        let Some(minor) = mount.device.strip_prefix("0:") else { continue };
+        let done = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+        // Where fusectl is not mounted: force aborts before it finds the mount in use.
+        if done.is_err() {
+            let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
+        }
+        return;
+    }
+}
+
+/// What our mount at `point` says of its use. Waits for its worker.
+pub(super) fn usage(point: &Path) -> Result<Usage, Error> {
+    if !Table::read()?.top(point).is_some_and(|mount| mount.is_ours()) {
+        return Err(Error::NotMounted(format!("nothing of this driver is mounted at {}", point.display())));
+    }
+    match nix::sys::statvfs::statvfs(point) {
+        Ok(stat) => Ok(Usage {
+            used_bytes: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(stat.fragment_size()),
+            used_inodes: stat.files().saturating_sub(stat.files_free()),
+        }),
+        Err(errno) => Err(Error::Worker(format!("the mount at {} does not answer: {errno}", point.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_left_behind() {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let answer = within(Duration::from_millis(20), move || wait.recv()).await.unwrap();
+        assert!(answer.is_none());
+        drop(release);
+        assert_eq!(within(Duration::from_secs(30), || 7).await.unwrap(), Some(7));
+    }
+
+    #[test]
+    fn what_is_no_mount_needs_no_unmount_and_has_no_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        match unmount(&missing, false) {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(other) => panic!("{other}"),
+        }
+        assert!(matches!(usage(dir.path()), Err(Error::NotMounted(_))));
+    }
 }

@@ -5,14 +5,15 @@
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
+mod claims;
 pub mod confine;
 pub mod handover;
 mod kernel;
+mod live;
 mod process;
+mod start;
 mod state;
-mod supervise;
 mod table;
-mod uids;
 mod workers;
 
 use std::path::{Path, PathBuf};

@@ -59,11 +59,13 @@ impl Process {
         self.identity
     }
 
-    /// Resolves when it has ended. Looks again and again: tokio offers no sound way to wait for a descriptor that it
-    /// does not own, and this is waited for at a worker's end alone.
+    /// Resolves when it has ended. Looks again and again, ever more seldom: tokio offers no sound way to wait for a
+    /// descriptor that it does not own.
     pub(super) async fn ended(&self) {
+        let mut pause = Duration::from_millis(2);
         while self.is_running() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/lock                 held while a node plugin runs
+//! <state>/identity-key         this node's key of the hashes that stand for identities
 //! <state>/volumes/<id>.json    a record, written atomically
 //! <state>/mounts/<id>/         the private mount point
 //! ```
@@ -11,7 +12,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -64,7 +65,8 @@ impl State {
         for path in [&volumes, &mounts] {
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)?;
         }
-        let lock = File::create(dir.join("lock")).map_err(fail)?;
+        let mut how = File::options();
+        let lock = how.write(true).create(true).truncate(true).mode(0o600).open(dir.join("lock")).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(error)) => return Err(fail(error)),
@@ -84,23 +86,47 @@ impl State {
         self.mounts.join(id(target))
     }
 
-    /// The directory of all private mount points.
-    pub(super) fn mounts(&self) -> &Path {
-        &self.mounts
+    /// Removes a private mount point on which nothing is mounted; fine where it is gone.
+    pub(super) fn remove_mount_point(&self, point: &Path) -> Result<(), Error> {
+        absent_is_fine(fs::remove_dir(point))
+            .map_err(|error| Error::System(format!("the mount point {}: {error}", point.display())))
+    }
+
+    /// The private mount points that no record, readable or not, tells of.
+    pub(super) fn unrecorded_mount_points(&self) -> Result<Vec<PathBuf>, Error> {
+        let fail = |error: io::Error| Error::System(format!("the mount points in {}: {error}", self.mounts.display()));
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.mounts).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if !self.volumes.join(entry.file_name()).with_extension("json").exists() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// This node's own key of the hash that stands for an identity; made at the first call.
+    pub(super) fn identity_key(&self) -> Result<[u8; 64], Error> {
+        let path = self.volumes.with_file_name("identity-key");
+        let fail = |error: io::Error| Error::System(format!("the identity key {}: {error}", path.display()));
+        match fs::read(&path) {
+            Ok(key) => key.try_into().map_err(|_| fail(io::Error::other("it has not 64 bytes; remove it"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key: [u8; 64] = rand::random();
+                write_whole(&path, &key).map_err(fail)?;
+                Ok(key)
+            }
+            Err(error) => Err(fail(error)),
+        }
     }
 
     /// Writes a record, on the disk before it returns.
     pub(super) fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.record(&record.target);
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.volumes)?;
-            serde_json::to_writer_pretty(&mut file, record)?;
-            file.flush()?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+        serde_json::to_vec_pretty(record)
+            .map_err(io::Error::from)
+            .and_then(|text| write_whole(&path, &text))
+            .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
     }
 
     /// Removes the record of `target`; fine where there is none.
@@ -130,11 +156,6 @@ impl State {
         Ok(records)
     }
 
-    /// Whether the private mount point called `name` has a record, readable or not.
-    pub(super) fn is_recorded(&self, name: &std::ffi::OsStr) -> bool {
-        self.volumes.join(name).with_extension("json").exists()
-    }
-
     fn record(&self, target: &Path) -> PathBuf {
         self.volumes.join(id(target)).with_extension("json")
     }
@@ -155,6 +176,16 @@ fn read(path: &Path) -> Result<Record, String> {
         return Err(format!("it has format {format}, this version knows formats up to {FORMAT}"));
     }
     serde_json::from_slice(&text).map_err(|error| error.to_string())
+}
+
+/// Writes a file, whole or not at all, on the disk before it returns, for its owner only.
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(dir)?.sync_all()
 }
 
 /// Removing what is gone already is no error.
@@ -193,9 +224,10 @@ mod tests {
         let state = State::open(dir.path()).unwrap();
         assert_eq!(state.load().unwrap(), [changed]);
         assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 1, "half a record is left");
-        let point = state.mount_point(Path::new("/pods/1"));
-        assert!(state.is_recorded(point.file_name().unwrap()));
-        assert!(!state.is_recorded(state.mount_point(Path::new("/pods/2")).file_name().unwrap()));
+        for target in ["/pods/1", "/pods/2"] {
+            fs::create_dir(state.mount_point(Path::new(target))).unwrap();
+        }
+        assert_eq!(state.unrecorded_mount_points().unwrap(), [state.mount_point(Path::new("/pods/2"))]);
     }
 
     #[test]
@@ -207,16 +239,21 @@ mod tests {
             fs::write(dir.path().join("volumes").join(name), text).unwrap();
         }
         assert_eq!(state.load().unwrap().len(), 1);
-        assert!(state.is_recorded("newer".as_ref()) && state.is_recorded("broken".as_ref()));
+        for name in ["newer", "broken", "gone"] {
+            fs::create_dir(dir.path().join("mounts").join(name)).unwrap();
+        }
+        let unrecorded = state.unrecorded_mount_points().unwrap();
+        assert!(unrecorded.len() == 1 && unrecorded[0].ends_with("gone"), "{unrecorded:?}");
     }
 
     #[test]
     fn two_node_plugins_do_not_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
+        let key = state.identity_key().unwrap();
         let error = State::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("another node plugin"), "{error}");
         drop(state);
-        State::open(dir.path()).unwrap();
+        assert_eq!(State::open(dir.path()).unwrap().identity_key().unwrap(), key);
     }
 }

@@ -46,7 +46,13 @@ pub fn install(log: &Log) -> Result<(), Error> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
         .map_err(|source| Error::Filter { filter: log.filter.clone(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // It would tell of a standard error that is gone (a worker outlives its node plugin) on standard error, and
+        // panic.
+        .log_internal_errors(false);
     let installed = match log.json {
         true => builder.fmt_fields(JsonFields::new()).event_format(line::json(&VOLUME)).try_init(),
         false => builder.event_format(line::text(&VOLUME)).try_init(),

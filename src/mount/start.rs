@@ -1,0 +1,175 @@
+//! The steps from nothing to a worker that serves a mount at its target. What a step leaves behind when a later one
+//! fails is undone by the caller, by the record alone.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::handover::{self, Begin, Channel, FromWorker, Log, Refusal, ToWorker, Volume};
+use super::live::{Live, Place};
+use super::process::{ExitStatus, Process};
+use super::state::{Record, State};
+use super::table::Table;
+use super::{Config, Error, Publish, kernel, process};
+
+/// How long a worker may take for a step that asks nothing of the store.
+const STEP: Duration = Duration::from_secs(20);
+
+/// Starts the worker, mounts, and shows the mount at `record.target`, filling `record` in as it goes.
+pub(super) async fn start(
+    config: &Config,
+    state: &State,
+    record: &mut Record,
+    request: Publish,
+) -> Result<Live, Error> {
+    let Publish { spec, credential, .. } = request;
+    let read_ahead_kb = spec.options.read_ahead_kb;
+    let patience = spec.options.timeout + STEP;
+    let point = state.mount_point(&record.target);
+    let (source, read_only) = (spec.volume_id.clone(), spec.read_only);
+
+    let mut starting = Starting::spawn(config, record.volume_id.clone())?;
+    record.worker = Some(starting.process.identity());
+    state.save(record)?;
+
+    let log = Log { filter: config.log_filter.clone(), json: config.log_json };
+    let begin = Begin { version: handover::VERSION.into(), uid: record.uid, log };
+    starting.send(&ToWorker::Begin(begin)).await?;
+    match starting.receive(STEP).await? {
+        FromWorker::Ready { version } => starting.channel.set_peer(&version),
+        other => return Err(starting.unexpected(other)),
+    }
+    starting.send(&ToWorker::Volume(Box::new(Volume { spec, credential }))).await?;
+    let own_permissions = match starting.receive(patience).await? {
+        FromWorker::Accepted { own_permissions } => own_permissions,
+        other => return Err(starting.unexpected(other)),
+    };
+
+    let options = kernel::Options { source, read_only, default_permissions: !own_permissions };
+    let at = point.clone();
+    let device = kernel::promptly("mounting", move || {
+        let device = kernel::open_device()?;
+        kernel::mount(&device, &at, &options)?;
+        Ok(device)
+    })
+    .await?;
+    let sent = starting.channel.send_with(&ToWorker::Device, device.as_fd()).await;
+    // A copy kept here would turn the worker's death into a hang of all who use the mount.
+    drop(device);
+    starting.check(sent).await?;
+    match starting.receive(STEP).await? {
+        FromWorker::Serving => {}
+        other => return Err(starting.unexpected(other)),
+    }
+
+    let (from, to) = (point.clone(), record.target.clone());
+    let set_read_ahead = config.isolate.then_some(read_ahead_kb);
+    let device = kernel::promptly("showing the mount at its target", move || show(&from, &to, set_read_ahead)).await?;
+    record.device = Some(device);
+    state.save(record)?;
+    let Starting { process, channel, exit, volume_id } = starting;
+    let place = Place { volume_id, points: [point, record.target.clone()] };
+    Ok(Live::follow(process, channel, exit, place, config.ping_deadline))
+}
+
+/// Binds the private mount at `from` to the target. Returns its device.
+fn show(from: &Path, to: &Path, read_ahead_kb: Option<u32>) -> Result<String, Error> {
+    let table = Table::read()?;
+    let device = match table.top(from) {
+        Some(mount) if mount.is_ours() => mount.device.clone(),
+        _ => return Err(Error::System(format!("the mount just made at {} is gone", from.display()))),
+    };
+    if let Some(kib) = read_ahead_kb
+        && let Err(error) = kernel::set_read_ahead(&device, kib)
+    {
+        // Slower, not wrong: /sys is read-only where the node plugin is not privileged.
+        tracing::warn!(device, "the kernel's read-ahead stays at its default: {error}");
+    }
+    make_target(to)?;
+    kernel::bind(from, to)?;
+    Ok(device)
+}
+
+/// An empty directory at the target, whose parent the kubelet makes.
+fn make_target(target: &Path) -> Result<(), Error> {
+    let fail = |error: io::Error| Error::System(format!("the target directory {}: {error}", target.display()));
+    match DirBuilder::new().mode(0o750).create(target) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other.map_err(fail),
+    }
+    if fs::read_dir(target).map_err(fail)?.next().is_some() {
+        return Err(Error::System(format!(
+            "the target directory {} is not empty, and a volume mounted there would hide what it holds; empty it",
+            target.display()
+        )));
+    }
+    Ok(())
+}
+
+/// A worker that does not serve yet. When this is dropped its socket closes, and it ends by itself.
+struct Starting {
+    process: Process,
+    channel: Channel,
+    exit: ExitStatus,
+    volume_id: String,
+}
+
+impl Starting {
+    fn spawn(config: &Config, volume_id: String) -> Result<Starting, Error> {
+        let fail = |error: io::Error| {
+            Error::System(format!("starting a worker ({} worker): {error}", config.program.display()))
+        };
+        let (process, socket, exit) = process::spawn(&config.program).map_err(fail)?;
+        Ok(Starting { process, channel: Channel::new(socket).map_err(fail)?, exit, volume_id })
+    }
+
+    async fn send(&mut self, message: &ToWorker) -> Result<(), Error> {
+        let sent = self.channel.send(message).await;
+        self.check(sent).await
+    }
+
+    /// The worker's next word; a refusal is an error.
+    async fn receive(&mut self, patience: Duration) -> Result<FromWorker, Error> {
+        let received = match timeout(patience, self.channel.receive::<FromWorker>()).await {
+            Ok(received) => received,
+            Err(_) => {
+                return Err(Error::Worker(format!(
+                    "the worker of volume {} did not answer for {} s while it started",
+                    self.volume_id,
+                    patience.as_secs()
+                )));
+            }
+        };
+        Ok(self.check(received).await?.0)
+    }
+
+    async fn check<T>(&mut self, done: Result<T, handover::Error>) -> Result<T, Error> {
+        match done {
+            Ok(value) => Ok(value),
+            Err(handover::Error::Closed) => {
+                let status = timeout(STEP, self.exit.words()).await.unwrap_or_else(|_| "it runs still".into());
+                Err(Error::Worker(format!(
+                    "the worker of volume {} ended before it served: {status}; its log is in the node plugin's",
+                    self.volume_id
+                )))
+            }
+            Err(error) => Err(Error::Worker(format!("the worker of volume {}: {error}", self.volume_id))),
+        }
+    }
+
+    fn unexpected(&self, message: FromWorker) -> Error {
+        match message {
+            FromWorker::Refused(Refusal::NoSuchVolume(message)) => Error::NoSuchVolume(message),
+            FromWorker::Refused(Refusal::Store { kind, message }) => Error::Store { kind, message },
+            FromWorker::Refused(Refusal::Worker(message)) => {
+                Error::Worker(format!("the worker of volume {}: {message}", self.volume_id))
+            }
+            other => Error::Worker(format!("the worker of volume {} said {other:?} out of turn", self.volume_id)),
+        }
+    }
+}
