@@ -1,11 +1,28 @@
 #!/usr/bin/env bash
 # Runs the zoo, programs that nobody here wrote, on a mount of the embedded S3 server, and compares with local disk. Its
-# data set is put there through the S3 API, and read where it lies; the writers get a folder beside it. Arguments go to
-# the zoo. Needs root; installs Debian packages and a Python environment of about 1 GB in $ZOO_HOME.
+# data set is put there through the S3 API; `try` runs this script again inside the mount. The readers see the data set
+# through a read-only mount of its folder, so that what others write beside it is not taken for a part of it. Arguments
+# go to the zoo. Needs root; installs Debian packages and a Python environment of about 1 GB in $ZOO_HOME.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export ZOO_HOME=${ZOO_HOME:-${MILLRACE_CACHE:?make sets it}/zoo}
-zoo/setup.sh
-cargo build --release
-exec "${CARGO_TARGET_DIR:-target}/release/millrace" try --data "$ZOO_HOME/data/set" -- \
-    sh -c 'zoo=$1; shift; mkdir zoo-work && exec "$zoo" "$PWD/zoo-work" --readonly "$PWD" "$@"' zoo "$PWD/zoo/zoo" "$@"
+here=$(cd "$(dirname "$0")/.." && pwd)
+
+if [ "${MILLRACE_ZOO:-}" != inside ]; then
+    cd "$here"
+    export ZOO_HOME=${ZOO_HOME:-${MILLRACE_CACHE:?make sets it}/zoo} MILLRACE_ZOO=inside
+    zoo/setup.sh
+    cargo build --release
+    exec "${CARGO_TARGET_DIR:-target}/release/millrace" try --data "$ZOO_HOME/data" -- "$here/scripts/zoo.sh" "$@"
+fi
+volume=$PWD
+readers=$(mktemp -d)
+finish() {
+    status=$?
+    umount "$readers" && rmdir "$readers"
+    exit $status
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+mount --bind "$volume/set" "$readers"
+mount -o remount,bind,ro "$readers"
+cd /
+"$here/zoo/zoo" "$volume" --readonly "$readers" "$@"
