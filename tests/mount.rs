@@ -702,8 +702,12 @@ fn a_store_that_hangs_fails_its_callers_and_nobody_else() {
 #[test]
 fn a_killed_program_counts_as_closed() {
     let Some(mount) = Mount::new() else { return };
-    let mut child =
-        Command::new("sh").args(["-c", "exec > f; echo begun; sleep 100"]).current_dir(&mount.dir).spawn().unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "exec > f; echo begun; read forever"])
+        .stdin(std::process::Stdio::piped())
+        .current_dir(&mount.dir)
+        .spawn()
+        .unwrap();
     mount.wait_for("the program to write", || fs::metadata(mount.path("f")).is_ok_and(|meta| meta.len() == 6));
     assert_eq!(mount.stored("f"), None);
     child.kill().unwrap();
