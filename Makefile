@@ -5,30 +5,39 @@ export CARGO_TARGET_DIR ?= $(MILLRACE_CACHE)/target
 export PATH := $(MILLRACE_CACHE)/bin:$(MILLRACE_CACHE)/go/bin:$(PATH)
 export MILLRACE_VERSITYGW ?= $(MILLRACE_CACHE)/bin/versitygw
 export MILLRACE_CSI_SANITY ?= $(MILLRACE_CACHE)/bin/csi-sanity
-TARGETS := test tools sanity lint fmt audit bench zoo
+TARGETS := test tools own sanity lint fmt audit bench zoo
 
 # Everything: checks, tests, csi-sanity. Nothing may be skipped.
-test: tools
+test: tools own
 	@MILLRACE_REQUIRE_ALL=1 scripts/test.sh
 
 # What the tests need beside Rust, installed or built where it is missing.
 tools:
 	@scripts/tools.sh
 
+# Cargo judges by name and time, so that of two checkouts with one target folder the second may be given the first one's
+# build. What another checkout built of this package goes first; the dependencies stay.
+own:
+	@mkdir -p "$(CARGO_TARGET_DIR)"
+	@if [ "$$(cat "$(CARGO_TARGET_DIR)/checkout" 2>/dev/null)" != "$(CURDIR)" ]; then \
+		cargo clean -q -p millrace && cargo clean -q -p millrace --release && \
+		echo "$(CURDIR)" >"$(CARGO_TARGET_DIR)/checkout"; \
+	fi
+
 # csi-sanity as root against the real controller and node, on the embedded S3 server.
-sanity:
+sanity: own
 	MILLRACE_REQUIRE_ALL=1 cargo test --test sanity -- --nocapture
 
 # Minutes each: the mount beside a raw client, and what the embedded server itself can give.
-bench:
+bench: own
 	cargo bench --bench embedded
 	cargo bench --bench mount
 
 # Real programs on a mount, compared with local disk. Half an hour.
-zoo:
+zoo: own
 	scripts/zoo.sh
 
-lint: tools
+lint: tools own
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
