@@ -7,7 +7,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use millrace::sandbox::computed;
-use millrace::sandbox::raw::{Access, Raw};
+use millrace::sandbox::raw::Raw;
 use millrace::sandbox::s3::{Conditions, Options, Server, User};
 
 const BUCKET: &str = "bench";
@@ -47,15 +47,7 @@ async fn rate(conditions: Conditions) -> io::Result<f64> {
     for (seed, (key, size)) in (0..).zip(&objects) {
         server.put_computed(BUCKET, key, seed, *size);
     }
-    let raw = Raw::new(Access {
-        endpoint: server.endpoint(),
-        bucket: BUCKET.into(),
-        region: "us-east-1".into(),
-        key_id: user.key_id,
-        secret: user.secret,
-        session_token: None,
-        ca_pem: server.ca_pem().map(str::to_owned),
-    })?;
+    let raw = Raw::new(server.access(BUCKET, &user))?;
     let check = |index: usize, at, bytes: &[u8]| match computed::matches(index as u64, at, bytes) {
         true => Ok(()),
         false => Err(io::Error::other(format!("object {index} has wrong bytes at {at}"))),

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use millrace::auth::{Credential, Secret};
 use millrace::backend;
-use millrace::backend::s3::{Checksums, Config as S3};
+use millrace::backend::s3::Config as S3;
 use millrace::config::{VolumeOptions, VolumeSpec};
 use millrace::mount::{Config, Mounter, Publish, Workers};
 use millrace::sandbox::computed;
-use millrace::sandbox::raw::{Access, Raw};
+use millrace::sandbox::raw::Raw;
 use millrace::sandbox::s3::{Conditions, Kind, Options, Server, User};
 
 const BUCKET: &str = "bench";
@@ -55,15 +55,7 @@ async fn main() -> Result<()> {
     for (seed, (key, size)) in (0..).zip(&objects) {
         server.put_computed(BUCKET, key, seed, *size);
     }
-    let raw = Raw::new(Access {
-        endpoint: server.endpoint(),
-        bucket: BUCKET.into(),
-        region: "us-east-1".into(),
-        key_id: user.key_id.clone(),
-        secret: user.secret.clone(),
-        session_token: None,
-        ca_pem: None,
-    })?;
+    let raw = Raw::new(server.access(BUCKET, &user))?;
     let dir = tempfile::tempdir()?;
     let workers = Workers::start(Config {
         state_dir: dir.path().join("state"),
@@ -118,21 +110,7 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
     let spec = VolumeSpec {
         volume_id: volume_id.clone(),
         store: "bench".into(),
-        backend: backend::Config::S3(S3 {
-            endpoint: Some(server.endpoint()),
-            bucket: BUCKET.into(),
-            prefix: String::new(),
-            region: "us-east-1".into(),
-            path_style: true,
-            ca_bundle: None,
-            proxy: None,
-            requester_pays: false,
-            sse_kms_key: None,
-            storage_class: None,
-            checksums: Checksums::Supported,
-            max_connections: 64,
-            requests_per_second: None,
-        }),
+        backend: backend::Config::S3(S3::at(&server.endpoint(), BUCKET)),
         path: String::new(),
         generation: None,
         read_only: true,

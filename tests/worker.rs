@@ -156,21 +156,7 @@ fn config(state_dir: &Path, ping_deadline: Duration) -> Config {
 }
 
 fn request(endpoint: &str, target: &Path) -> Publish {
-    let backend = backend::Config::S3(s3::Config {
-        endpoint: Some(endpoint.into()),
-        bucket: "bucket".into(),
-        prefix: String::new(),
-        region: "us-east-1".into(),
-        path_style: true,
-        ca_bundle: None,
-        proxy: None,
-        requester_pays: false,
-        sse_kms_key: None,
-        storage_class: None,
-        checksums: s3::Checksums::Supported,
-        max_connections: 8,
-        requests_per_second: None,
-    });
+    let backend = backend::Config::S3(s3::Config { max_connections: 8, ..s3::Config::at(endpoint, "bucket") });
     let spec = VolumeSpec {
         volume_id: VOLUME.into(),
         store: "lake".into(),

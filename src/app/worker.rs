@@ -11,11 +11,11 @@ use anyhow::{Context, bail};
 use bytes::BytesMut;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::backend::{self, Backend, ErrorKind, Intent, Limits, Path, RESERVED};
+use crate::backend::{self, Backend, ErrorKind, Intent, Limits, Path};
 use crate::budget::Budget;
 use crate::config::{AttributeChanges, Overwrite, VolumeSpec};
 use crate::csi::volumes::VolumeFile;
-use crate::csi::volumes::record::FORMAT;
+use crate::csi::volumes::record::{FORMAT, volume_file_at};
 use crate::fuse::{self, Session};
 use crate::mount::Usage;
 use crate::mount::confine::confine;
@@ -146,14 +146,13 @@ async fn connect(
     credential: &crate::auth::Credential,
     limits: Limits,
 ) -> Result<Arc<dyn Backend>, Refusal> {
-    let refused = |error: backend::Error| Refusal::Store { kind: error.kind, message: error.to_string() };
     let root = Path::parse(&spec.path).map_err(|why| Refusal::Worker(format!("path {:?}: {why}", spec.path)))?;
-    let backend = backend::connect(&spec.backend, credential, &root, limits).map_err(refused)?;
+    let backend = backend::connect(&spec.backend, credential, &root, limits)?;
     match &spec.generation {
         Some(generation) => is_generation(&*backend, spec, generation).await?,
         None => {
             if let Some(first) = backend.list(&Path::root()).next().await {
-                first.map_err(refused)?;
+                first?;
             }
         }
     }
@@ -162,20 +161,18 @@ async fn connect(
 
 /// Compares the directory's own `volume.json` with the generation in the volume's id.
 async fn is_generation(backend: &dyn Backend, spec: &VolumeSpec, generation: &str) -> Result<(), Refusal> {
-    let refused = |error: backend::Error| Refusal::Store { kind: error.kind, message: error.to_string() };
     let gone = |why: &str| {
         let id = &spec.volume_id;
         Refusal::NoSuchVolume(format!("there is no volume {id:?} in store {:?}: {why}", spec.store))
     };
-    let at = Path::parse(&format!("{RESERVED}/volume.json")).map_err(|why| Refusal::Worker(why.to_string()))?;
-    let meta = match backend.stat(&at).await {
+    let meta = match backend.stat(&volume_file_at(&Path::root())).await {
         Err(error) if error.kind == ErrorKind::NotFound => return Err(gone("its directory holds no volume.json")),
-        other => other.map_err(refused)?,
+        other => other?,
     };
     let version = meta.version().filter(|version| version.size <= LONGEST_FILE);
     let version = version.ok_or_else(|| gone("its volume.json is no small file"))?;
-    let stream = backend.read(version, 0..version.size, Intent::Demand).await.map_err(refused)?;
-    let text: BytesMut = stream.try_collect().await.map_err(refused)?;
+    let stream = backend.read(version, 0..version.size, Intent::Demand).await?;
+    let text: BytesMut = stream.try_collect().await?;
     let file: VolumeFile = serde_json::from_slice(&text).map_err(|error| gone(&format!("volume.json: {error}")))?;
     if file.format > FORMAT {
         let (found, known) = (file.format, FORMAT);

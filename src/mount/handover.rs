@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::Usage;
 use crate::auth::Credential;
-use crate::backend::ErrorKind;
+use crate::backend::{self, ErrorKind};
 use crate::config::VolumeSpec;
 
 /// This binary's version, as the first frames carry it.
@@ -123,6 +123,12 @@ pub enum Refusal {
     },
     /// Something else went wrong in the worker.
     Worker(String),
+}
+
+impl From<backend::Error> for Refusal {
+    fn from(error: backend::Error) -> Refusal {
+        Refusal::Store { kind: error.kind, message: error.to_string() }
+    }
 }
 
 /// Why a frame could not be sent or received.

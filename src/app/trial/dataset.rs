@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 
+use crate::sandbox::computed;
+
 /// A tree of files with known content.
 #[derive(Debug, Clone)]
 pub(super) struct Dataset {
@@ -98,7 +100,7 @@ impl Item {
     pub(super) fn bytes(&self, offset: u64, length: usize) -> io::Result<Bytes> {
         let mut buffer = vec![0; length];
         match &self.content {
-            Content::Generated { seed } => fill(*seed, offset, &mut buffer),
+            Content::Generated { seed } => computed::fill(*seed, offset, &mut buffer),
             Content::File(path) => File::open(path)?.read_exact_at(&mut buffer, offset)?,
         }
         Ok(buffer.into())
@@ -114,35 +116,9 @@ impl Item {
     }
 }
 
-/// Bytes that depend on seed and position alone: SplitMix64 (Steele, Lea, Flood 2014) of the word's number.
-fn fill(seed: u64, offset: u64, buffer: &mut [u8]) {
-    let word = |index: u64| {
-        let mut z = (seed << 40).wrapping_add(index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)).to_le_bytes()
-    };
-    let mut done = 0;
-    while done < buffer.len() {
-        let at = offset + done as u64;
-        let (bytes, skip) = (word(at / 8), (at % 8) as usize);
-        let count = (8 - skip).min(buffer.len() - done);
-        buffer[done..done + count].copy_from_slice(&bytes[skip..skip + count]);
-        done += count;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_piece_is_the_same_as_in_the_whole() {
-        let (mut whole, mut piece) = (vec![0; 1000], vec![0; 333]);
-        fill(7, 0, &mut whole);
-        fill(7, 101, &mut piece);
-        assert_eq!(piece, whole[101..434]);
-    }
 
     #[test]
     fn a_wrong_byte_is_named() {

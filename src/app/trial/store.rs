@@ -150,19 +150,10 @@ impl Store {
 async fn embedded() -> Result<(Access, Server)> {
     let secret: [u8; 20] = rand::random();
     let user = User::new("try-user", data_encoding::HEXLOWER.encode(&secret));
-    let access = Access {
-        endpoint: String::new(),
-        bucket: BUCKET.into(),
-        region: "us-east-1".into(),
-        key_id: user.key_id.clone(),
-        secret: user.secret.clone(),
-        session_token: None,
-        ca_pem: None,
-    };
-    let options = Options { users: vec![user], buckets: vec![BUCKET.to_owned()], ..Options::default() };
+    let options = Options { users: vec![user.clone()], buckets: vec![BUCKET.to_owned()], ..Options::default() };
     let server = Server::start(options).await.context("cannot start the embedded S3 server")?;
     println!("embedded S3 server     {}", server.endpoint());
-    Ok((Access { endpoint: server.endpoint(), ..access }, server))
+    Ok((server.access(BUCKET, &user), server))
 }
 
 fn named(words: &cli::Try, endpoint: &str, bucket: &str, file: &std::path::Path) -> Result<Access> {

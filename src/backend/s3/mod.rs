@@ -67,6 +67,27 @@ pub struct Config {
     pub requests_per_second: Option<u32>,
 }
 
+impl Config {
+    /// A whole bucket at an endpoint, addressed by path; everything else as a stores file leaves it out.
+    pub fn at(endpoint: &str, bucket: &str) -> Config {
+        Config {
+            endpoint: Some(endpoint.to_owned()),
+            bucket: bucket.to_owned(),
+            prefix: String::new(),
+            region: "us-east-1".to_owned(),
+            path_style: true,
+            ca_bundle: None,
+            proxy: None,
+            requester_pays: false,
+            sse_kms_key: None,
+            storage_class: None,
+            checksums: Checksums::Supported,
+            max_connections: 64,
+            requests_per_second: None,
+        }
+    }
+}
+
 /// When checksums beyond those that an operation demands are sent and verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

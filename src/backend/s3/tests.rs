@@ -30,21 +30,7 @@ fn limits() -> Limits {
 }
 
 fn config(endpoint: &str) -> Config {
-    Config {
-        endpoint: Some(endpoint.into()),
-        bucket: "bucket".into(),
-        prefix: String::new(),
-        region: "us-east-1".into(),
-        path_style: true,
-        ca_bundle: None,
-        proxy: None,
-        requester_pays: false,
-        sse_kms_key: None,
-        storage_class: None,
-        checksums: Checksums::Supported,
-        max_connections: 16,
-        requests_per_second: None,
-    }
+    Config { max_connections: 16, ..Config::at(endpoint, "bucket") }
 }
 
 fn keys(key_id: &str, secret: &str) -> Credential {

@@ -36,6 +36,7 @@ pub use kind::Kind;
 pub use objects::{Bucket, Stored};
 pub use users::{Rights, User, Users};
 
+use super::raw::Access;
 use content::Content;
 use counters::Ledger;
 use objects::{Attributes, Contents, Object, Store};
@@ -111,6 +112,19 @@ impl Server {
     /// The certificate to trust, where it speaks TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// How a user of it reaches one of its buckets.
+    pub fn access(&self, bucket: &str, user: &User) -> Access {
+        Access {
+            endpoint: self.endpoint(),
+            bucket: bucket.to_owned(),
+            region: "us-east-1".to_owned(),
+            key_id: user.key_id.clone(),
+            secret: user.secret.clone(),
+            session_token: user.session_token.clone(),
+            ca_pem: self.ca_pem.clone(),
+        }
     }
 
     /// Its users, to change while it runs.

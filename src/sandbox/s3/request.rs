@@ -121,6 +121,18 @@ macro_rules! attributes {
     };
 }
 
+/// The conditions that both kinds of copy put on their source.
+macro_rules! pins {
+    ($input:expr) => {
+        ReadConditions {
+            if_match: $input.copy_source_if_match.as_ref(),
+            if_none_match: $input.copy_source_if_none_match.as_ref(),
+            if_modified_since: $input.copy_source_if_modified_since.as_ref(),
+            if_unmodified_since: $input.copy_source_if_unmodified_since.as_ref(),
+        }
+    };
+}
+
 /// Fills what GET and HEAD both say of an object.
 macro_rules! describe {
     ($output:expr, $object:expr, $version:expr) => {
@@ -138,4 +150,4 @@ macro_rules! describe {
     };
 }
 
-pub(super) use {attributes, describe};
+pub(super) use {attributes, describe, pins};

@@ -11,7 +11,7 @@ use super::list;
 use super::multipart::Upload;
 use super::objects::{Attributes, Contents, Object, ReadConditions, Store, may_write, unique};
 use super::request::{
-    attributes, copy_range, describe, ignored, receive, refuse, requester_pays, source, unless, upload,
+    attributes, copy_range, describe, ignored, pins, receive, refuse, requester_pays, source, unless, upload,
 };
 use super::users::{Rights, Users};
 
@@ -182,12 +182,7 @@ impl S3 for Service {
 
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> Reply<CopyObjectOutput> {
         let S3Request { input, extensions, .. } = request;
-        let conditions = ReadConditions {
-            if_match: input.copy_source_if_match.as_ref(),
-            if_none_match: input.copy_source_if_none_match.as_ref(),
-            if_modified_since: input.copy_source_if_modified_since.as_ref(),
-            if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
-        };
+        let conditions = pins!(input);
         let from = source(&self.store, &extensions, &input.copy_source, &conditions)?;
         if from.content.len() > MOST_COPIED {
             return Err(s3_error!(
@@ -308,12 +303,7 @@ impl S3 for Service {
 
     async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> Reply<UploadPartCopyOutput> {
         let S3Request { input, extensions, .. } = request;
-        let conditions = ReadConditions {
-            if_match: input.copy_source_if_match.as_ref(),
-            if_none_match: input.copy_source_if_none_match.as_ref(),
-            if_modified_since: input.copy_source_if_modified_since.as_ref(),
-            if_unmodified_since: input.copy_source_if_unmodified_since.as_ref(),
-        };
+        let conditions = pins!(input);
         let from = source(&self.store, &extensions, &input.copy_source, &conditions)?;
         let length = from.content.len();
         let range = match &input.copy_source_range {

@@ -10,7 +10,7 @@ mod sdk;
 
 use super::*;
 use crate::sandbox::computed;
-use crate::sandbox::raw::{Access, Raw};
+use crate::sandbox::raw::Raw;
 
 const BUCKET: &str = "data";
 
@@ -21,16 +21,7 @@ async fn server(options: Options) -> Server {
 }
 
 fn client(server: &Server, key: &str, secret: &str) -> Raw {
-    Raw::new(Access {
-        endpoint: server.endpoint(),
-        bucket: BUCKET.into(),
-        region: "us-east-1".into(),
-        key_id: key.into(),
-        secret: secret.into(),
-        session_token: None,
-        ca_pem: server.ca_pem().map(str::to_owned),
-    })
-    .unwrap()
+    Raw::new(server.access(BUCKET, &User::new(key, secret))).unwrap()
 }
 
 async fn ask(raw: &Raw, method: Method, key: &str, headers: &[(&str, &str)]) -> (StatusCode, Bytes) {

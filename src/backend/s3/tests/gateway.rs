@@ -1,52 +1,21 @@
-//! versitygw on loopback, with users and a bucket policy: a real server, started for one test.
-
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+//! Clients of one bucket of versitygw, a real server started for one test.
 
 use super::*;
-use crate::sandbox::requirement::{Requirement, VERSITYGW, met, program};
-
-const ROOT: (&str, &str) = ("rootkey", "rootsecret0123456789");
+use crate::sandbox::versitygw::{ROOT, Versitygw};
 
 /// A running server with one bucket, `bucket`; it ends when dropped.
-pub(super) struct Gateway {
-    endpoint: String,
-    process: Child,
-    _home: TempDir,
-}
+pub(super) struct Gateway(Versitygw);
 
 impl Gateway {
     /// `None` where this machine has no versitygw.
     pub(super) async fn start() -> Option<Gateway> {
-        if !met(&[VERSITYGW]) {
-            return None;
-        }
-        let home = tempfile::tempdir().unwrap();
-        for dir in ["root/bucket", "versions", "users"] {
-            std::fs::create_dir_all(home.path().join(dir)).unwrap();
-        }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = versitygw();
-        command.args(["-q", "--iam-cache-disable", "-p", &format!("127.0.0.1:{port}"), "--iam-dir"]);
-        command.arg(home.path().join("users")).args(["posix", "--versioning-dir"]);
-        command.arg(home.path().join("versions")).arg(home.path().join("root"));
-        command.env("ROOT_ACCESS_KEY", ROOT.0).env("ROOT_SECRET_KEY", ROOT.1);
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut gateway = Gateway { endpoint: format!("http://127.0.0.1:{port}"), process, _home: home };
-        let begun = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(gateway.process.try_wait().unwrap().is_none(), "versitygw ended at once");
-            assert!(begun.elapsed() < Duration::from_secs(30), "versitygw does not listen");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Some(gateway)
+        let server = Versitygw::start().await.unwrap()?;
+        server.create_bucket("bucket").await.unwrap();
+        Some(Gateway(server))
     }
 
     pub(super) fn config(&self) -> Config {
-        config(&self.endpoint)
+        config(self.0.endpoint())
     }
 
     /// A client of the whole bucket or a directory of it, as the administrator.
@@ -62,27 +31,8 @@ impl Gateway {
         Arc::new(Client::new(&self.config(), &keys(ROOT.0, ROOT.1), &path(root), limits()).unwrap())
     }
 
-    pub(super) fn add_user(&self, user: (&str, &str)) {
-        let mut command = versitygw();
-        command.args(["admin", "--allow-insecure", "-a", ROOT.0, "-s", ROOT.1, "-er", &self.endpoint]);
-        command.args(["create-user", "-a", user.0, "-s", user.1, "-r", "user"]);
-        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    /// The key pair of a new user with a policy in IAM's JSON.
+    pub(super) async fn user(&self, name: &str, policy: &str) -> (String, String) {
+        self.0.user(name, policy).await.unwrap()
     }
-
-    pub(super) async fn set_policy(&self, policy: &str) {
-        let client = self.client("");
-        client.sdk.put_bucket_policy().bucket(&client.bucket).policy(policy).send().await.unwrap();
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-fn versitygw() -> Command {
-    let Requirement::Program { variable, name } = VERSITYGW else { unreachable!() };
-    Command::new(program(variable, name).unwrap())
 }
