@@ -118,6 +118,9 @@ pub struct Try {
     /// Uses the files below DIR instead of generated ones.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// A parameter of the StorageClass, such as fileMode=0755. May be repeated.
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameters: Vec<(String, String)>,
     /// Leaves the volume mounted, prints where, and waits for Ctrl-C.
     #[arg(long)]
     pub keep: bool,
@@ -205,6 +208,15 @@ pub enum RecordsCommand {
 fn socket(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
     if path.is_absolute() { Ok(path.to_owned()) } else { Err("must be unix:// and an absolute path".into()) }
+}
+
+/// A word and its value.
+#[cfg(feature = "sandbox")]
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE, such as fileMode=0755".into()),
+    }
 }
 
 /// A time that something may take.

@@ -86,7 +86,8 @@ fn it_walks_and_ends_with_a_table() {
         return;
     }
     let ground = Ground::new();
-    let (success, text) = ran(&mut ground.command(&["--", "sh", "-c", "test -s a && cat deep/b | wc -c"]));
+    let script = "test -s a && test $(stat -c %a a) = 750 && cat deep/b | wc -c";
+    let (success, text) = ran(&mut ground.command(&["--parameter", "fileMode=0750", "--", "sh", "-c", script]));
     assert!(success, "{text}");
     for word in ["CreateVolume", "every byte is right", "DeleteVolume", "70000", "ratio to raw", "worker's peak memory"]
     {

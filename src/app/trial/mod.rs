@@ -12,6 +12,7 @@ mod report;
 mod stage;
 mod store;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -122,7 +123,8 @@ impl Scene<'_> {
         let own = if self.single_uid { &["--node-id", "here", "--single-uid"][..] } else { &["--node-id", "here"][..] };
         let node = stage.start("node", &arguments, own)?;
         let mut kubelet = Kubelet::connect(&controller, &node).await?;
-        let parameters = [("store".to_owned(), STORE.to_owned())].into();
+        let mut parameters: HashMap<_, _> = self.words.parameters.iter().cloned().collect();
+        parameters.entry("store".to_owned()).or_insert_with(|| STORE.to_owned());
         let volume = kubelet.create(&format!("try-{}", std::process::id()), parameters).await?;
         println!("CreateVolume           {}", volume.volume_id);
         let used =
