@@ -69,6 +69,9 @@ pub struct Plugin {
     /// The stores file. Watched: a changed one counts as soon as it is right.
     #[arg(long, value_name = "FILE", default_value = STORES)]
     pub stores: PathBuf,
+    /// Appends the audit lines to FILE rather than to the log. Opened anew where it was moved away, and at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
 }
 
 const STORES: &str = "/etc/millrace/stores.yaml";

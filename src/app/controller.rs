@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::until_told_to_stop;
+use super::{audit, until_told_to_stop};
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::controller::Controller;
@@ -16,8 +16,9 @@ use crate::csi::{self, Services};
 /// # Errors
 /// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
 pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
-    let cli::Plugin { endpoint, driver_name, stores } = &words.plugin;
+    let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
     let stop = until_told_to_stop()?;
+    let audit = audit("controller", &words.cluster_id, &words.plugin)?;
     let stores = LiveStores::load(stores)?;
     let health = Arc::new(Health::default());
     let identity = Identity::new(driver_name, Arc::clone(&health))?;
@@ -34,5 +35,5 @@ pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     tokio::spawn(stores.watch());
     tokio::spawn(controller.clone().tidy());
     health.ready();
-    Ok(csi::serve(listener, Services::new(identity).with_controller(controller), stop).await?)
+    Ok(csi::serve(listener, Services::new(identity).with_controller(controller).with_audit(audit), stop).await?)
 }

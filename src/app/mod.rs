@@ -14,7 +14,8 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Cli, Command, LogFormat};
+use crate::cli::{Cli, Command, LogFormat, Plugin};
+use crate::observability::audit::Audit;
 use crate::observability::{self, Log};
 
 /// Does what the command line says.
@@ -62,4 +63,18 @@ fn until_told_to_stop() -> anyhow::Result<CancellationToken> {
         stop.cancel();
     });
     Ok(token)
+}
+
+/// The audit trail of the plugin called `plugin`, of the node or cluster `instance`.
+fn audit(plugin: &'static str, instance: &str, words: &Plugin) -> anyhow::Result<Audit> {
+    let audit = Audit::to_log(plugin, instance);
+    let Some(file) = &words.audit_log else { return Ok(audit) };
+    let audit = audit.to_file(file).with_context(|| format!("cannot append to the audit log {}", file.display()))?;
+    let (mut hang_up, rotated) = (signal(SignalKind::hangup())?, audit.clone());
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            rotated.reopen();
+        }
+    });
+    Ok(audit)
 }

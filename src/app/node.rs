@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::until_told_to_stop;
+use super::{audit, until_told_to_stop};
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::identity::{Health, Identity};
@@ -20,8 +20,9 @@ use crate::observability::Log;
 /// Words that cannot be taken, a stores file that is wrong, no `/dev/fuse`, a state directory or socket that cannot be
 /// had.
 pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
-    let cli::Plugin { endpoint, driver_name, stores } = &words.plugin;
+    let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
     let stop = until_told_to_stop()?;
+    let audit = audit("node", &words.node_id, &words.plugin)?;
     let stores = LiveStores::load(stores)?;
     let health = Arc::new(Health::default());
     let identity = Identity::new(driver_name, Arc::clone(&health))?;
@@ -51,5 +52,5 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     );
     tokio::spawn(stores.watch());
     health.ready();
-    Ok(csi::serve(listener, Services::new(identity).with_node(node), stop).await?)
+    Ok(csi::serve(listener, Services::new(identity).with_node(node).with_audit(audit), stop).await?)
 }

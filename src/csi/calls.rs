@@ -1,4 +1,5 @@
-//! Around every CSI call: it runs to its end, is logged in one line and counted.
+//! Around every CSI call: it runs to its end, is logged in one line and counted, and where it changed something or was to
+//! change something, stands in the audit trail.
 //!
 //! A call whose caller has gone (the kubelet's deadline is two minutes, the provisioner's ten seconds) is not dropped
 //! between two steps: it goes on in a task of its own, holds its guard of [`super::inflight`], and the caller's next try
@@ -19,21 +20,31 @@ use tonic::{Code, Request, Status};
 use tower_service::Service;
 
 use super::status;
+use crate::observability::audit::{Audit, Entry, Event};
 use crate::observability::metrics::CSI_CALL_SECONDS;
 
-/// What a call is about, for its log line. A handler names it; the request carries it.
+/// What a call is about, for its log line and its audit line. A handler tells it; the request carries it.
 #[derive(Debug, Clone, Default)]
-pub struct Subject(Arc<Mutex<[String; 2]>>);
+pub struct Subject(Arc<Mutex<Entry>>);
 
 impl Subject {
-    /// Notes what `request` is about: a volume's id or name, and the target path (empty where there is none).
-    pub fn note<T>(request: &Request<T>, volume: &str, target: &str) {
-        if let Some(subject) = request.extensions().get::<Subject>() {
-            *subject.0.lock().unwrap_or_else(PoisonError::into_inner) = [volume.to_owned(), target.to_owned()];
-        }
+    /// Of `request`.
+    pub fn of<T>(request: &Request<T>) -> Subject {
+        request.extensions().get::<Subject>().cloned().unwrap_or_default()
     }
 
-    fn get(&self) -> [String; 2] {
+    /// Notes what `request` is about: a volume's id or name, and the target path (empty where there is none).
+    pub fn note<T>(request: &Request<T>, volume: &str, target: &str) {
+        let word = |text: &str| if text.is_empty() { None } else { Some(text.to_owned()) };
+        Subject::of(request).tell(|entry| (entry.volume, entry.target) = (word(volume), word(target)));
+    }
+
+    /// Adds what is known by now. Nothing out of a secret.
+    pub fn tell(&self, add: impl FnOnce(&mut Entry)) {
+        add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn get(&self) -> Entry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -43,11 +54,12 @@ impl Subject {
 pub(super) struct Calls<S> {
     services: S,
     running: TaskTracker,
+    audit: Option<Audit>,
 }
 
 impl<S> Calls<S> {
-    pub(super) fn around(services: S, running: TaskTracker) -> Calls<S> {
-        Calls { services, running }
+    pub(super) fn around(services: S, running: TaskTracker, audit: Option<Audit>) -> Calls<S> {
+        Calls { services, running, audit }
     }
 }
 
@@ -72,12 +84,19 @@ where
         let subject = Subject::default();
         request.extensions_mut().insert(subject.clone());
         let call = self.services.call(request);
+        let audit = self.audit.clone();
         let task = self.running.spawn(async move {
             let response = match AssertUnwindSafe(call).catch_unwind().await {
                 Ok(Ok(response)) => response,
                 Err(_) => status::internal("the driver panicked; see its log").into_http(),
             };
-            report(&method, &subject.get(), begun.elapsed(), Status::from_header_map(response.headers()).as_ref());
+            let (entry, status) = (subject.get(), Status::from_header_map(response.headers()));
+            report(&method, &entry, begun.elapsed(), status.as_ref());
+            if let Some((audit, event)) = audit.zip(Event::of(&method)) {
+                let failed = status.as_ref().filter(|status| status.code() != Code::Ok);
+                let code = format!("{:?}", failed.map_or(Code::Ok, Status::code));
+                audit.write(event, &entry, &code, failed.map(Status::message)).await;
+            }
             response
         });
         Box::pin(async move {
@@ -87,7 +106,9 @@ where
 }
 
 /// Writes the line and counts. Probe comes every few seconds for ever, and is worth a line only where it fails.
-fn report(method: &str, [volume, target]: &[String; 2], took: Duration, status: Option<&Status>) {
+fn report(method: &str, entry: &Entry, took: Duration, status: Option<&Status>) {
+    let word = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (volume, target) = (word(&entry.volume), word(&entry.target));
     let code = status.map_or(Code::Ok, Status::code);
     let ms = took.as_millis();
     match status.filter(|_| code != Code::Ok) {

@@ -32,6 +32,8 @@ use v1::controller_server::{Controller, ControllerServer};
 use v1::identity_server::{Identity, IdentityServer};
 use v1::node_server::{Node, NodeServer};
 
+use crate::observability::audit::Audit;
+
 /// The `format` that this version writes into a `volume_context`, and the only one it reads.
 pub const CONTEXT_FORMAT: &str = "1";
 
@@ -40,22 +42,30 @@ pub const GRACE: Duration = Duration::from_secs(20);
 
 /// The services of one plugin.
 #[derive(Debug, Clone)]
-pub struct Services(Routes);
+pub struct Services {
+    routes: Routes,
+    audit: Option<Audit>,
+}
 
 impl Services {
     /// A plugin with the Identity service alone.
     pub fn new(identity: impl Identity) -> Services {
-        Services(Routes::new(IdentityServer::new(identity)))
+        Services { routes: Routes::new(IdentityServer::new(identity)), audit: None }
     }
 
     /// And the Controller service.
     pub fn with_controller(self, controller: impl Controller) -> Services {
-        Services(self.0.add_service(ControllerServer::new(controller)))
+        Services { routes: self.routes.add_service(ControllerServer::new(controller)), ..self }
     }
 
     /// And the Node service.
     pub fn with_node(self, node: impl Node) -> Services {
-        Services(self.0.add_service(NodeServer::new(node)))
+        Services { routes: self.routes.add_service(NodeServer::new(node)), ..self }
+    }
+
+    /// And what they do to volumes stands in `audit`.
+    pub fn with_audit(self, audit: Audit) -> Services {
+        Services { audit: Some(audit), ..self }
     }
 }
 
@@ -71,7 +81,7 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let _file = socket::RemoveAtEnd::of(&listener);
     let running = TaskTracker::new();
-    let calls = calls::Calls::around(services.0.prepare(), running.clone());
+    let calls = calls::Calls::around(services.routes.prepare(), running.clone(), services.audit);
     let incoming = UnixListenerStream::new(listener);
     let server = Server::builder().serve_with_incoming_shutdown(calls, incoming, shutdown.clone().cancelled_owned());
     let late = async {

@@ -14,6 +14,7 @@ use super::identity::{Health, Identity};
 use super::v1::node_client::NodeClient;
 use super::v1::*;
 use super::{Services, bind, serve, status};
+use crate::observability::audit::Audit;
 
 /// A node whose calls do what a test wants.
 #[derive(Debug)]
@@ -126,4 +127,43 @@ async fn a_call_outlives_its_caller_and_a_panic_is_an_answer() {
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn what_was_asked_of_a_volume_stands_in_the_audit_trail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, file) = (dir.path().join("csi.sock"), dir.path().join("audit.log"));
+    let stop = CancellationToken::new();
+    let audit = Audit::to_log("node", "node-1").to_file(&file).unwrap();
+    let node = Scripted { slow_call_done: CancellationToken::new() };
+    let services = Services::new(Identity::new("csi.example.org", Arc::new(Health::default())).unwrap())
+        .with_node(node)
+        .with_audit(audit);
+    let server = tokio::spawn(serve(bind(&socket).unwrap(), services, stop.clone()));
+    let mut client = client(&socket).await;
+    client.node_unpublish_volume(unpublish("slow")).await.unwrap();
+    client.node_unpublish_volume(unpublish("x")).await.unwrap_err();
+    client.node_unpublish_volume(unpublish("panic")).await.unwrap_err();
+    // Refused before any handler sees it.
+    let secrets = [("access_key".to_owned(), "canary".to_owned())].into();
+    let publish = NodePublishVolumeRequest { volume_id: "v".into(), secrets, ..Default::default() };
+    client.node_publish_volume(publish).await.unwrap_err();
+    client.node_get_info(NodeGetInfoRequest {}).await.unwrap_err();
+    stop.cancel();
+    server.await.unwrap().unwrap();
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines.iter().map(|line| ["event", "volume", "code"].map(|field| line[field].as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            [Some("unpublish"), Some("slow"), Some("Ok")],
+            [Some("unpublish"), Some("x"), Some("NotFound")],
+            [Some("unpublish"), Some("panic"), Some("Internal")],
+            [Some("publish"), None, Some("Unimplemented")],
+        ]
+    );
+    assert_eq!((&lines[0]["target"], &lines[1]["reason"]), (&"/pod".into(), &"no x".into()));
+    assert!(!text.contains("canary"));
 }

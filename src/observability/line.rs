@@ -1,13 +1,16 @@
-//! A log line: one event, one line, and the volume in it.
+//! A log line: one event, one line, and the volume in it. An audit line stands there as it is, without any prefix.
 
 use std::fmt;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::audit::TARGET;
 
 /// Formats as the formatter inside, then mends the text.
 pub(super) struct Line<F> {
@@ -54,10 +57,26 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if event.metadata().target() == TARGET {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            return writeln!(to, "{}", message.0);
+        }
         let mut line = String::new();
         self.inside.format_event(context, Writer::new(&mut line), event)?;
         let volume = self.volume.get().map(String::as_str);
         writeln!(to, "{}", (self.mend)(line.trim_end_matches('\n'), volume))
+    }
+}
+
+/// An event's message.
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
     }
 }
 
@@ -113,6 +132,14 @@ mod tests {
             assert_eq!(lines.matches('\n').count(), 1, "{lines:?}");
             assert!(lines.ends_with('\n') && !lines.contains('\u{1b}'), "{lines:?}");
             assert!(lines.contains("WARN") && lines.contains("two") && !lines.contains("volume"), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_audit_line_stands_alone() {
+        for is_json in [false, true] {
+            let line = written(is_json, &NONE, || tracing::info!(target: TARGET, "{}", r#"{"audit":1}"#));
+            assert_eq!(line, "{\"audit\":1}\n");
         }
     }
 

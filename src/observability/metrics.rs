@@ -18,6 +18,9 @@ pub const STORE_READ_BYTES: &str = "millrace_store_read_bytes_total";
 /// Counter: workers that ended before their mounts did.
 pub const WORKER_DEATHS: &str = "millrace_worker_deaths_total";
 
+/// Counter: audit lines that the audit log did not take, and that went to the process's log instead.
+pub const AUDIT_WRITE_FAILURES: &str = "millrace_audit_write_failures_total";
+
 /// Tells the process's recorder what the names mean.
 pub fn describe() {
     describe_histogram!(CSI_CALL_SECONDS, Unit::Seconds, "How long CSI calls took, by method and gRPC code");
@@ -29,4 +32,9 @@ pub fn describe() {
     describe_counter!(STORE_REQUESTS, Unit::Count, "Requests to stores, by backend and outcome");
     describe_counter!(STORE_READ_BYTES, Unit::Bytes, "Content read from stores, by backend");
     describe_counter!(WORKER_DEATHS, Unit::Count, "Workers that ended before their mounts did");
+    describe_counter!(
+        AUDIT_WRITE_FAILURES,
+        Unit::Count,
+        "Audit lines that went to the log, since their file took none"
+    );
 }

@@ -1,5 +1,6 @@
-//! What an operator sees of a process: its log on standard error, and the names of its metrics.
+//! What an operator sees of a process: its log on standard error, its audit trail, and the names of its metrics.
 
+pub mod audit;
 mod line;
 pub mod metrics;
 
@@ -14,7 +15,8 @@ static VOLUME: OnceLock<String> = OnceLock::new();
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// Levels by module, as [`EnvFilter`] reads them: `info`, or `warn,millrace::csi=debug`.
+    /// Levels by module, as [`EnvFilter`] reads them: `info`, or `warn,millrace::csi=debug`. Audit lines are written at
+    /// every level, unless the filter names their target.
     pub filter: String,
     /// One JSON object a line rather than text.
     pub json: bool,
@@ -44,7 +46,7 @@ pub enum Error {
 /// A filter that cannot be read; a second call.
 pub fn install(log: &Log) -> Result<(), Error> {
     let filter = EnvFilter::builder()
-        .parse(&log.filter)
+        .parse(with_audit(&log.filter))
         .map_err(|source| Error::Filter { filter: log.filter.clone(), source })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -60,7 +62,35 @@ pub fn install(log: &Log) -> Result<(), Error> {
     installed.map_err(|_| Error::Installed)
 }
 
+/// The filter, with a word for the audit lines where it has none.
+fn with_audit(filter: &str) -> String {
+    let named = |word: &str| word.trim().split('=').next() == Some(audit::TARGET);
+    match filter.split(',').any(named) {
+        true => filter.to_owned(),
+        false => format!("{filter},{}=info", audit::TARGET),
+    }
+}
+
 /// Says in every line from now on which volume this process serves. The first call counts.
 pub fn name_volume(volume: &str) {
     let _ = VOLUME.set(volume.to_owned());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn audit_lines_are_written_unless_the_filter_names_them() {
+        for (filter, expected) in [
+            ("info", "info,audit=info"),
+            ("off", "off,audit=info"),
+            ("warn,audit=off", "warn,audit=off"),
+            ("warn, audit", "warn, audit"),
+            ("warn,x::audit=off", "warn,x::audit=off,audit=info"),
+        ] {
+            assert_eq!(with_audit(filter), expected);
+            assert!(EnvFilter::builder().parse(with_audit(filter)).is_ok(), "{filter}");
+        }
+    }
 }
