@@ -157,6 +157,7 @@ mod tests {
             required: 0,
             limit: 0,
             parameters: Default::default(),
+            mutable: Default::default(),
             deletion,
             location: String::new(),
             claim,

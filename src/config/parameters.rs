@@ -50,6 +50,9 @@ pub const OPTION_WORDS: &[&str] = &[
     "uid",
 ];
 
+/// The options that may change while a volume lives: what ControllerModifyVolume and a VolumeAttributesClass may set.
+pub const MUTABLE_WORDS: &[&str] = &["memory", "readAheadKb", "timeout", "ttl"];
+
 /// The words that the driver itself puts into `volume_context`.
 pub const OWN_WORDS: &[&str] = &["format", "location"];
 
@@ -89,6 +92,29 @@ impl Parameters {
         }
         Ok(parsed)
     }
+}
+
+/// Sets mutable options by their `words`, in the order of the words. Those that Kubernetes adds pass.
+///
+/// # Errors
+/// The word, and those that are known or its right form; then `options` may be half changed.
+pub fn modify<'a>(
+    options: &mut VolumeOptions,
+    words: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), BadWord> {
+    let mut sorted: Vec<_> = words.into_iter().filter(|(word, _)| !is_kubernetes(word)).collect();
+    sorted.sort();
+    for (word, value) in sorted {
+        if !MUTABLE_WORDS.contains(&word.as_str()) {
+            let known = MUTABLE_WORDS.join(", ");
+            return Err(BadWord(match OPTION_WORDS.contains(&word.as_str()) {
+                true => format!("{word:?} is fixed when a volume is made; what may change is {known}"),
+                false => format!("unknown mutable parameter {word:?}; known are {known}"),
+            }));
+        }
+        set(options, word, value).map_err(|why| BadWord(format!("{word} {value:?}: {why}")))?;
+    }
+    Ok(())
 }
 
 /// Whether `word` is the kubelet's or the provisioner's own.
@@ -252,6 +278,34 @@ mod tests {
             ("overwrite", "never", "last-wins"),
         ] {
             let error = Parameters::parse(&words(&[(word, value)]), Place::VolumeContext).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains(why), "{word}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_may_change_is_a_list() {
+        let modified = |pairs: &[(&str, &str)]| {
+            let mut options = VolumeOptions::default();
+            modify(&mut options, &words(pairs)).map(|()| options).map_err(|error| error.to_string())
+        };
+        let all = [("timeout", "5m"), ("ttl", "0s"), ("memory", "64Mi"), ("readAheadKb", "128")];
+        let expected = VolumeOptions {
+            timeout: Duration::from_secs(300),
+            ttl: Duration::ZERO,
+            memory: 64 << 20,
+            read_ahead_kb: 128,
+            ..VolumeOptions::default()
+        };
+        assert_eq!(modified(&all), Ok(expected));
+        assert_eq!(modified(&[("csi.storage.k8s.io/pvc/name", "claim")]), Ok(VolumeOptions::default()));
+        assert!(MUTABLE_WORDS.iter().all(|word| OPTION_WORDS.contains(word)));
+        for (word, value, why) in [
+            ("uid", "7", "fixed when a volume is made; what may change is memory"),
+            ("store", "lake", "known are memory"),
+            ("TTL", "1s", "known are memory"),
+            ("ttl", "1", "unit"),
+        ] {
+            let error = modified(&[(word, value)]).unwrap_err();
             assert!(error.contains(word) && error.contains(why), "{word}={value}: {error}");
         }
     }

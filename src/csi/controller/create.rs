@@ -10,7 +10,8 @@ use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
-use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes};
+use crate::config::VolumeOptions;
+use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
 use crate::config::stores::{Store, Stores};
 
 /// What the provisioner adds with `--extra-create-metadata`.
@@ -35,18 +36,13 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
     if request.volume_content_source.is_some() {
         return Err(status::invalid("volumes here are made empty: this driver has no snapshots and no clones"));
     }
-    if !request.mutable_parameters.is_empty() {
-        return Err(status::invalid("this driver has no mutable parameters: use no VolumeAttributesClass"));
-    }
     let (required, limit) = size(request.capacity_range.as_ref())?;
     let parameters = Parameters::parse(&request.parameters, Place::StorageClass)?;
     let store = store(parameters.store.as_deref(), stores)?;
-    if parameters.options.memory > store.memory {
-        return Err(status::invalid(format!(
-            "memory of {} bytes is more than the {} that store {:?} allows (limits.memory)",
-            parameters.options.memory, store.memory, store.name
-        )));
-    }
+    within(store, &parameters.options)?;
+    let mut modified = parameters.options.clone();
+    modify(&mut modified, &request.mutable_parameters)?;
+    within(store, &modified)?;
     let claim = claim(&request.parameters);
     let template = parameters.path.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let path = place(template, Names { volume: name, claim: claim.as_ref() }, &store.name)?;
@@ -56,6 +52,7 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
         required,
         limit,
         parameters: own_parameters(&request.parameters),
+        mutable: own_parameters(&request.mutable_parameters),
         deletion: parameters.deletion.unwrap_or(store.deletion),
         location: store.location_hash(),
         claim,
@@ -84,7 +81,18 @@ pub(super) fn volume(store: &Store, record: &Record, parameters: &HashMap<String
     })
 }
 
-/// The StorageClass's words without those that Kubernetes adds.
+/// Holds `options` to what the store allows.
+pub(super) fn within(store: &Store, options: &VolumeOptions) -> Result<(), Status> {
+    if options.memory > store.memory {
+        return Err(status::invalid(format!(
+            "memory of {} bytes is more than the {} that store {:?} allows (limits.memory)",
+            options.memory, store.memory, store.name
+        )));
+    }
+    Ok(())
+}
+
+/// The words of a StorageClass or a VolumeAttributesClass without those that Kubernetes adds.
 pub(super) fn own_parameters(parameters: &HashMap<String, String>) -> BTreeMap<String, String> {
     let own = parameters.iter().filter(|(word, _)| !is_kubernetes(word));
     own.map(|(word, value)| (word.clone(), value.clone())).collect()

@@ -188,7 +188,7 @@ impl controller_server::Controller for Controller {
                     volume_context: request.volume_context,
                     volume_capabilities: request.volume_capabilities,
                     parameters: request.parameters,
-                    mutable_parameters: HashMap::new(),
+                    mutable_parameters: request.mutable_parameters,
                 };
                 let confirmed = Some(confirmed);
                 return Ok(Response::new(ValidateVolumeCapabilitiesResponse { confirmed, message: String::new() }));
@@ -222,8 +222,9 @@ fn unmet(
             Err(malformed @ BadCapability::Malformed(_)) => return Err(malformed),
         }
     }
-    if !request.mutable_parameters.is_empty() {
-        return Ok(Some("this driver has no mutable parameters".to_owned()));
+    let mutable = create::own_parameters(&request.mutable_parameters);
+    if let Some((word, _)) = mutable.iter().find(|(word, value)| record.mutable.get(*word) != Some(value)) {
+        return Ok(Some(format!("the volume does not have this value of the mutable parameter {word:?}")));
     }
     let given = create::own_parameters(&request.parameters);
     if !request.parameters.is_empty() && given != record.parameters {

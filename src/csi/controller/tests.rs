@@ -142,6 +142,7 @@ async fn no_secret_of_a_request_is_kept() {
 async fn what_cannot_be_meant_is_refused_by_name() {
     let plugin = plugin();
     let with = |pairs: &[(&str, &str)]| CreateVolumeRequest { parameters: map(pairs), ..request("pvc-1") };
+    let mutable = |pairs: &[(&str, &str)]| CreateVolumeRequest { mutable_parameters: map(pairs), ..request("x") };
     let sized = |required_bytes, limit_bytes| CreateVolumeRequest {
         capacity_range: Some(CapacityRange { required_bytes, limit_bytes }),
         ..request("pvc-1")
@@ -153,7 +154,10 @@ async fn what_cannot_be_meant_is_refused_by_name() {
         (CreateVolumeRequest { volume_capabilities: vec![], ..request("x") }, "no volume capabilities"),
         (CreateVolumeRequest { volume_capabilities: vec![block()], ..request("x") }, "block device"),
         (CreateVolumeRequest { volume_content_source: Some(VolumeContentSource::default()), ..request("x") }, "clones"),
-        (CreateVolumeRequest { mutable_parameters: map(&[("a", "b")]), ..request("x") }, "mutable"),
+        (mutable(&[("a", "b")]), "known are memory"),
+        (mutable(&[("uid", "7")]), "fixed when a volume is made"),
+        (mutable(&[("ttl", "soon")]), "unit"),
+        (mutable(&[("memory", "2Gi")]), "limits.memory"),
         (with(&[]), "known stores are lake, static-only"),
         (with(&[("store", "sea")]), "known are lake"),
         (with(&[("store", "lake"), ("colour", "red")]), "\"colour\""),

@@ -33,10 +33,12 @@ pub struct Wanted {
     pub path: Path,
     /// The least size in bytes; 0 where none is asked for.
     pub required: u64,
-    /// The largest size in bytes; 0 for no limit.
+    /// The largest size in bytes; 0 where it may be any.
     pub limit: u64,
     /// The StorageClass's words, without those that Kubernetes adds.
     pub parameters: BTreeMap<String, String>,
+    /// The mutable parameters.
+    pub mutable: BTreeMap<String, String>,
     /// What DeleteVolume will do.
     pub deletion: Deletion,
     /// A hash of where the store is.
@@ -46,6 +48,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The limit of the volume in bytes; 0 for none.
+    fn size(&self) -> u64 {
+        if self.required > 0 { self.required } else { self.limit }
+    }
+
     fn record(&self, cluster: &str) -> Record {
         Record {
             format: FORMAT,
@@ -54,8 +61,9 @@ impl Wanted {
             state: State::Creating,
             path: self.path.to_string(),
             cluster: cluster.to_owned(),
-            size: self.required,
+            size: self.size(),
             parameters: self.parameters.clone(),
+            mutable: self.mutable.clone(),
             deletion: self.deletion,
             location: self.location.clone(),
             created: record::timestamp(SystemTime::now()),
@@ -87,8 +95,15 @@ impl Wanted {
         if let Some(word) = differing(&self.parameters, &record.parameters) {
             return exists(format!("with another value of the parameter {word:?}"));
         }
-        if self.required > record.size || (self.limit != 0 && record.size > self.limit) {
-            return exists(format!("with {} bytes, which is not the size asked for", record.size));
+        if let Some(word) = differing(&self.mutable, &record.mutable) {
+            return exists(format!("with another value of the mutable parameter {word:?}"));
+        }
+        let fits = match record.size {
+            0 => self.size() == 0,
+            size => self.required <= size && (self.limit == 0 || size <= self.limit),
+        };
+        if !fits {
+            return exists(format!("with {} bytes (0 is no limit), which is not the size asked for", record.size));
         }
         if self.location != record.location {
             return Err(Error::Precondition(format!(
@@ -223,7 +238,7 @@ impl Volumes {
     /// Makes the directory by its own file, where nothing else lies.
     async fn make_directory(&self, record: &Record, path: &Path) -> Result<(), Error> {
         let at = record::volume_file_at(path);
-        let mine = VolumeFile { format: FORMAT, generation: record.generation.clone(), unknown: Default::default() };
+        let mine = VolumeFile::of(record);
         let is_mine =
             |found: Option<(VolumeFile, Tag)>| found.is_some_and(|(file, _)| file.generation == mine.generation);
         if is_mine(self.load(&at).await?) {

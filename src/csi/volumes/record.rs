@@ -40,10 +40,13 @@ pub struct Record {
     pub path: String,
     /// The cluster whose controller made it.
     pub cluster: String,
-    /// Bytes that were asked for; 0 where none were.
+    /// The most bytes it may hold: what CreateVolume or an expansion asked for. 0 where none did: then it has no limit.
     pub size: u64,
     /// The StorageClass's words as CreateVolume gave them, without those that Kubernetes adds.
     pub parameters: BTreeMap<String, String>,
+    /// The mutable parameters that CreateVolume or a modification set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mutable: BTreeMap<String, String>,
     /// What DeleteVolume will do; fixed here.
     pub deletion: Deletion,
     /// A hash of where the store was.
@@ -127,16 +130,40 @@ pub struct Owner {
     pub unknown: Map<String, Value>,
 }
 
-/// What a node reads in the volume's own directory with the mount's credential.
+/// What a node reads in the volume's own directory with the mount's credential: a copy of what of the record may change
+/// while the volume is mounted.
+///
+/// It is advice. The volume's own user can rewrite it, so whoever reads it keeps to the maxima of the stores file; it
+/// never says where the volume lies, who may use it or what its files' owners and modes are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VolumeFile {
     /// [`FORMAT`].
     pub format: u32,
     /// The volume's generation.
     pub generation: String,
+    /// The most bytes that the volume may hold; `None` for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// The mutable parameters that were set, in the words of a StorageClass
+    /// ([`crate::config::parameters::MUTABLE_WORDS`]); they go before those of the `volume_context`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
     /// Words of newer versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+impl VolumeFile {
+    /// The copy of `record`.
+    pub fn of(record: &Record) -> VolumeFile {
+        VolumeFile {
+            format: FORMAT,
+            generation: record.generation.clone(),
+            limit: Some(record.size).filter(|size| *size > 0),
+            parameters: record.mutable.clone(),
+            unknown: Map::new(),
+        }
+    }
 }
 
 /// The time of day as records hold it.
@@ -254,6 +281,21 @@ mod tests {
         for bad in [&b""[..], b"{}", b"[]", br#"{"format":"1"}"#, br#"{"format":0}"#, br#"{"format":1}"#] {
             assert!(matches!(read::<Owner>(&at, bad), Err(Error::Unreadable { .. })));
         }
+    }
+
+    #[test]
+    fn a_volume_file_of_any_version_is_read() {
+        let at = path("a/.millrace/volume.json");
+        let old: VolumeFile = read(&at, br#"{"format":1,"generation":"g"}"#).unwrap();
+        assert_eq!((old.limit, old.parameters.len()), (None, 0));
+        let text = br#"{"format":1,"generation":"g","limit":7,"parameters":{"ttl":"5s"},"later":true}"#;
+        let file: VolumeFile = read(&at, text).unwrap();
+        assert_eq!(
+            (file.limit, file.parameters["ttl"].as_str(), &file.unknown["later"]),
+            (Some(7), "5s", &true.into())
+        );
+        let again: Value = serde_json::from_slice(&write(&file).unwrap()).unwrap();
+        assert_eq!(again, serde_json::from_slice::<Value>(text).unwrap());
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn wanted(name: &str, at: &str) -> Wanted {
         required: 1 << 30,
         limit: 0,
         parameters: [("store".to_owned(), "lake".to_owned())].into(),
+        mutable: Default::default(),
         deletion: Deletion::Current,
         location: "there".into(),
         claim: None,
