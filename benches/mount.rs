@@ -123,7 +123,16 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
     };
     let target = target.to_owned();
     let arguments = "bench".to_owned();
-    workers.publish(Publish { target: target.clone(), spec, credential, arguments, single_writer: false }).await?;
+    let request = Publish {
+        target: target.clone(),
+        spec,
+        credential,
+        arguments,
+        single_writer: false,
+        namespace: None,
+        fs_group: None,
+    };
+    workers.publish(request).await?;
     server.reset_counters();
     let begun = Instant::now();
     let root = target.clone();

@@ -75,6 +75,11 @@ impl Rig {
         request(&self.server.endpoint(), &self.target(target))
     }
 
+    /// For a pod of that namespace.
+    fn request_of(&self, namespace: &str, target: &str) -> Publish {
+        Publish { namespace: Some(namespace.into()), ..self.request(target) }
+    }
+
     fn publish(&self, workers: &Workers, request: Publish) -> Result<(), Error> {
         self.runtime.block_on(workers.publish(request))
     }
@@ -91,10 +96,13 @@ impl Rig {
         fs::read_to_string(self.target(target).join("hello"))
     }
 
-    /// The records as they lie on disk.
+    /// The records of mounts as they lie on disk. One may go meanwhile.
     fn records(&self) -> Vec<serde_json::Value> {
-        let Ok(entries) = fs::read_dir(self.state().join("volumes")) else { return Vec::new() };
-        entries.map(|entry| serde_json::from_slice(&fs::read(entry.unwrap().path()).unwrap()).unwrap()).collect()
+        let Ok(entries) = fs::read_dir(self.state().join("mounts")) else { return Vec::new() };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let records = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let texts: Vec<_> = records.filter_map(|path| fs::read(path).ok()).collect();
+        texts.iter().map(|text| serde_json::from_slice(text).unwrap()).collect()
     }
 
     /// The worker of the one that is published, or is about to be.
@@ -114,7 +122,7 @@ impl Rig {
     fn assert_clean(&self, workers: &[Pid]) {
         assert_eq!(self.mounts(), Vec::<String>::new());
         assert_eq!(self.records(), Vec::<serde_json::Value>::new());
-        for dir in ["state/mounts", "targets"] {
+        for dir in ["state/mounts", "state/targets", "targets"] {
             let left: Vec<_> = fs::read_dir(self.dir.join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(left.is_empty(), "{left:?}");
         }
@@ -166,7 +174,15 @@ fn request(endpoint: &str, target: &Path) -> Publish {
         read_only: false,
         options: VolumeOptions { memory: 32 << 20, read_ahead_kb: 2048, ..VolumeOptions::default() },
     };
-    Publish { target: target.into(), spec, credential: keys(SECRET), arguments: "a".into(), single_writer: false }
+    Publish {
+        target: target.into(),
+        spec,
+        credential: keys(SECRET),
+        arguments: "a".into(),
+        single_writer: false,
+        namespace: None,
+        fs_group: None,
+    }
 }
 
 fn keys(secret: &str) -> Credential {
@@ -226,6 +242,133 @@ fn a_published_volume_is_read_and_written_and_leaves_nothing() {
     assert!(matches!(rig.usage(&workers, "a"), Err(Error::NotMounted(_))));
 }
 
+/// Pods of one job start together: one worker, and it lives as long as one of them shows it.
+#[test]
+fn fifty_publishes_at_once_make_one_worker() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    let names: Vec<_> = (0..50).map(|number| format!("pod-{number}")).collect();
+    let at_once = async |requests: Vec<Publish>| {
+        futures::future::join_all(requests.into_iter().map(|request| workers.publish(request))).await
+    };
+    let requests = || names.iter().map(|name| rig.request_of("team", name)).collect::<Vec<_>>();
+    for outcome in rig.runtime.block_on(at_once(requests())) {
+        outcome.unwrap();
+    }
+    let worker = rig.worker();
+    assert_eq!(rig.mounts().len(), 51, "one private and fifty targets");
+    assert!(names.iter().all(|name| rig.hello(name).unwrap() == "hello, world"));
+    let leave = async |names: &[String]| {
+        let targets: Vec<_> = names.iter().map(|name| rig.target(name)).collect();
+        futures::future::join_all(targets.iter().map(|target| workers.unpublish(VOLUME, target))).await
+    };
+    for outcome in rig.runtime.block_on(leave(&names[1..])) {
+        outcome.unwrap();
+    }
+    assert_eq!(rig.hello(&names[0]).unwrap(), "hello, world");
+    assert_eq!((rig.worker(), rig.mounts().len()), (worker, 2));
+    rig.unpublish(&workers, &names[0]).unwrap();
+    rig.assert_clean(&[worker]);
+
+    // Where it fails, it fails once, and everybody is told.
+    rig.server.reset_counters();
+    let wrong = requests().into_iter().map(|request| Publish { credential: keys("wrong"), ..request });
+    for outcome in rig.runtime.block_on(at_once(wrong.collect())) {
+        assert!(matches!(&outcome, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{outcome:?}");
+    }
+    assert_eq!(rig.server.counters().of(Kind::ListObjectsV2), 1);
+    rig.assert_clean(&[]);
+}
+
+#[test]
+fn what_differs_shares_no_worker() {
+    let Some(rig) = Rig::new() else { return };
+    rig.server.users().add(User::new("other-key-id", SECRET));
+    let workers = rig.workers();
+    let read_only = |mut request: Publish| {
+        request.spec.read_only = true;
+        request
+    };
+    let other =
+        Credential::S3 { key_id: "other-key-id".into(), secret_key: Secret::new(SECRET.into()), session_token: None };
+    let requests = [
+        rig.request_of("team", "a"),
+        rig.request_of("other-team", "b"),
+        read_only(rig.request_of("team", "c")),
+        Publish { fs_group: Some(0), ..rig.request_of("team", "d") },
+        Publish { credential: other, ..rig.request_of("team", "e") },
+        rig.request("f"),
+        rig.request("g"),
+    ];
+    let count = requests.len();
+    for request in requests {
+        rig.publish(&workers, request).unwrap();
+    }
+    let field = |field: fn(&serde_json::Value) -> &serde_json::Value| {
+        rig.records().iter().map(|record| field(record).to_string()).collect::<std::collections::HashSet<_>>().len()
+    };
+    assert_eq!(field(|record| &record["worker"]["pid"]), count);
+    assert_eq!(field(|record| &record["uid"]), count);
+    rig.publish(&workers, rig.request_of("team", "z")).unwrap();
+    assert_eq!(rig.records().len(), count, "and what does not, does");
+    for target in ["a", "b", "c", "d", "e", "f", "g", "z"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[]);
+}
+
+/// One target of a shared mount in use, unpublished, gone by hand: the others read on.
+#[test]
+fn a_targets_end_is_not_the_others() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b", "c"] {
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+    }
+    let worker = rig.worker();
+    let open = fs::File::open(rig.target("a").join("hello")).unwrap();
+    let busy = rig.unpublish(&workers, "a").unwrap_err().to_string();
+    assert!(busy.contains("in use"), "{busy}");
+    nix::mount::umount2(&rig.target("b"), MntFlags::empty()).unwrap();
+    rig.publish(&workers, rig.request_of("team", "b")).unwrap();
+    assert_eq!(rig.hello("b").unwrap(), "hello, world");
+    rig.unpublish(&workers, "b").unwrap();
+    assert_eq!(rig.hello("c").unwrap(), "hello, world");
+    drop(open);
+    rig.unpublish(&workers, "a").unwrap();
+    assert_eq!(rig.hello("c").unwrap(), "hello, world");
+    assert_eq!(rig.worker(), worker);
+    rig.unpublish(&workers, "c").unwrap();
+    rig.assert_clean(&[worker]);
+}
+
+/// Each target of a mount that died is replaced when it comes again; all of them then share the next one.
+#[test]
+fn the_targets_of_a_killed_worker_share_the_next() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b", "c"] {
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+    }
+    let first = rig.worker();
+    let uid = rig.records()[0]["uid"].clone();
+    kill(first, Signal::SIGKILL).unwrap();
+    rig.publish(&workers, rig.request_of("team", "d")).unwrap();
+    for target in ["b", "c"] {
+        assert_eq!(errno(rig.hello(target)), Errno::ENOTCONN);
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+        assert_eq!(rig.hello(target).unwrap(), "hello, world");
+    }
+    // The one whose pod ends without being published again.
+    rig.unpublish(&workers, "a").unwrap();
+    let second = rig.worker();
+    assert_eq!((rig.records()[0]["uid"].clone(), rig.mounts().len()), (uid, 4), "{:?}", rig.mounts());
+    for target in ["b", "c", "d"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[first, second]);
+}
+
 #[test]
 fn a_worker_has_no_rights_and_shows_no_secret() {
     let Some(rig) = Rig::new() else { return };
@@ -272,7 +415,8 @@ fn a_worker_has_no_rights_and_shows_no_secret() {
 
 /// The files of the state directory; never below a mount.
 fn walk(state: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(state).unwrap().chain(fs::read_dir(state.join("volumes")).unwrap());
+    let dirs = [state.to_owned(), state.join("mounts"), state.join("targets")];
+    let files = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap());
     files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
 }
 
@@ -631,9 +775,9 @@ fn a_mount_without_its_record_is_still_ours() {
     let node = OtherNode::start(&rig, true);
     let worker = rig.worker();
     drop(node);
-    for entry in fs::read_dir(rig.state().join("volumes")).unwrap() {
+    for entry in walk(&rig.state()).into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
         // Of a newer version: not to be read, not to be lost.
-        fs::write(entry.unwrap().path(), r#"{"format": 99, "worker": null}"#).unwrap();
+        fs::write(entry, r#"{"format": 99, "worker": null}"#).unwrap();
     }
     let workers = rig.workers();
     assert_eq!(rig.hello("a").unwrap(), "hello, world");

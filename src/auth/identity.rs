@@ -13,9 +13,40 @@ pub fn hash(credential: &Credential, key: &[u8; 64]) -> String {
         Credential::Anonymous => "anonymous",
         Credential::S3 { key_id, .. } => key_id,
     };
+    digest(key, &[principal.as_bytes()], 8)
+}
+
+/// HMAC-SHA256 of every byte of the credential under the installation's `key`, 32 hexadecimal digits: equal only for
+/// equal credentials.
+pub fn fingerprint(credential: &Credential, key: &[u8; 64]) -> String {
+    match credential {
+        Credential::Anonymous => digest(key, &[b"fingerprint", b"anonymous"], 16),
+        Credential::S3 { key_id, secret_key, session_token } => {
+            let token = session_token.as_ref().map(|token| token.expose().as_bytes());
+            let present: &[u8] = if token.is_some() { b"1" } else { b"0" };
+            let parts = [
+                b"fingerprint",
+                b"s3".as_slice(),
+                key_id.as_bytes(),
+                secret_key.expose().as_bytes(),
+                present,
+                token.unwrap_or_default(),
+            ];
+            digest(key, &parts, 16)
+        }
+    }
+}
+
+/// Each of several parts goes in behind its length, so that no two lists of parts are one text.
+fn digest(key: &[u8; 64], parts: &[&[u8]], bytes: usize) -> String {
     let mut mac = <Hmac<Sha256> as KeyInit>::new(key.into());
-    mac.update(principal.as_bytes());
-    HEXLOWER.encode(&mac.finalize().into_bytes()[..8])
+    for part in parts {
+        if parts.len() > 1 {
+            mac.update(&(part.len() as u64).to_le_bytes());
+        }
+        mac.update(part);
+    }
+    HEXLOWER.encode(&mac.finalize().into_bytes()[..bytes])
 }
 
 #[cfg(test)]
@@ -23,16 +54,41 @@ mod tests {
     use super::*;
     use crate::auth::Secret;
 
-    #[test]
-    fn the_principal_and_the_key_decide() {
-        let credential = |id: &str, key: &str| Credential::S3 {
+    fn credential(id: &str, key: &str, token: Option<&str>) -> Credential {
+        Credential::S3 {
             key_id: id.into(),
             secret_key: Secret::new(key.into()),
-            session_token: None,
-        };
+            session_token: token.map(|token| Secret::new(token.into())),
+        }
+    }
+
+    #[test]
+    fn the_principal_and_the_key_decide() {
         let (one, other) = ([1; 64], [2; 64]);
-        assert_eq!(hash(&credential("a", "x"), &one), hash(&credential("a", "y"), &one));
-        assert_ne!(hash(&credential("a", "x"), &one), hash(&credential("b", "x"), &one));
-        assert_ne!(hash(&credential("a", "x"), &one), hash(&credential("a", "x"), &other));
+        let of = |id: &str, key: &str| credential(id, key, None);
+        assert_eq!(hash(&of("a", "x"), &one), hash(&of("a", "y"), &one));
+        assert_ne!(hash(&of("a", "x"), &one), hash(&of("b", "x"), &one));
+        assert_ne!(hash(&of("a", "x"), &one), hash(&of("a", "x"), &other));
+    }
+
+    #[test]
+    fn every_byte_of_a_credential_decides() {
+        let key = [1; 64];
+        let all = [
+            credential("a", "x", None),
+            credential("a", "y", None),
+            credential("ax", "", None),
+            credential("a", "x", Some("")),
+            credential("a", "x", Some("t")),
+            credential("b", "x", Some("t")),
+            Credential::Anonymous,
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert_eq!(fingerprint(one, &key), fingerprint(&one.clone(), &key));
+            for other in &all[at + 1..] {
+                assert_ne!(fingerprint(one, &key), fingerprint(other, &key));
+            }
+            assert_ne!(fingerprint(one, &key), fingerprint(one, &[2; 64]));
+        }
     }
 }

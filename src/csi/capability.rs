@@ -14,6 +14,8 @@ pub struct Access {
     pub read_only: bool,
     /// SINGLE_NODE_SINGLE_WRITER: one target on one node.
     pub single_writer: bool,
+    /// The pod's fsGroup: whose everything is to be.
+    pub group: Option<u32>,
 }
 
 /// Why a capability cannot be had.
@@ -56,17 +58,26 @@ impl Access {
             }
             Some(AccessType::Mount(mount)) => mount,
         };
-        if !mount.volume_mount_group.is_empty() {
-            return Err(BadCapability::Unsupported(
-                "volume_mount_group is not supported: set the volume's option gid instead".to_owned(),
-            ));
-        }
+        let group = match mount.volume_mount_group.as_str() {
+            "" => None,
+            text => Some(group_of(text)?),
+        };
         for flag in &mount.mount_flags {
             check_flag(flag)?;
         }
         let read_only = read_only || mount.mount_flags.iter().any(|flag| flag == "ro");
-        Ok(Access { read_only, single_writer })
+        Ok(Access { read_only, single_writer, group })
     }
+}
+
+/// (gid_t)-1 means "leave it" to chown(2) and is nobody's.
+fn group_of(text: &str) -> Result<u32, BadCapability> {
+    let group = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    group.filter(|group| *group != u32::MAX).ok_or_else(|| {
+        BadCapability::Malformed(
+            "volume_mount_group must be a number from 0 to 4294967294: it is the pod's fsGroup".into(),
+        )
+    })
 }
 
 /// Only the word goes into the error: a flag's value may be sensitive.
@@ -110,6 +121,20 @@ pub(crate) mod tests {
         assert!(single(Mode::SingleNodeSingleWriter));
         assert!(!single(Mode::SingleNodeWriter));
         assert!(!single(Mode::SingleNodeMultiWriter));
+    }
+
+    #[test]
+    fn a_group_is_a_number() {
+        let group = |text: &str| {
+            let mount = MountVolume { volume_mount_group: text.into(), ..Default::default() };
+            let access_type = Some(AccessType::Mount(mount));
+            Access::of(Some(&VolumeCapability { access_type, ..mounted(Mode::SingleNodeWriter, &[]) }))
+                .map(|access| access.group)
+        };
+        assert_eq!((group(""), group("0"), group("2000")), (Ok(None), Ok(Some(0)), Ok(Some(2000))));
+        for bad in ["-1", "+1", "4294967295", "staff", " 7", "0x7"] {
+            assert!(matches!(group(bad), Err(BadCapability::Malformed(text)) if text.contains("fsGroup")), "{bad}");
+        }
     }
 
     #[test]

@@ -1,73 +1,143 @@
-//! Which volume is at which target, and as which uid its worker runs: decided in one step, so that two calls at once
-//! agree.
+//! Which volume is at which target, which targets share a mount, and as which uid its worker runs: decided in one step
+//! each, so that two calls at once agree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use super::shared::Shared;
+use super::sharing::Sharing;
+use super::state::{MountId, MountRecord, TargetRecord};
+use super::{Error, Publish};
 
-use super::Error;
-use super::state::Record;
-
-/// All publications of this node, begun or done.
+/// All publications of this node, begun or done, and the mounts behind them.
 #[derive(Debug)]
 pub(super) struct Claims {
     /// First uid of the range and how many; `None` where workers keep the node plugin's.
     range: Option<(u32, u32)>,
-    by_target: HashMap<PathBuf, Claim>,
+    targets: HashMap<PathBuf, Claim>,
+    mounts: HashMap<MountId, Arc<Shared>>,
+    /// The mounts that another target may join.
+    open: HashMap<Sharing, MountId>,
+    uids: HashMap<u32, MountId>,
 }
 
 #[derive(Debug)]
 struct Claim {
     volume_id: String,
     single_writer: bool,
-    uid: Option<u32>,
+    mount: MountId,
 }
 
 impl Claims {
     pub(super) fn new(range: Option<(u32, u32)>) -> Claims {
-        Claims { range, by_target: HashMap::new() }
+        Claims { range, targets: HashMap::new(), mounts: HashMap::new(), open: HashMap::new(), uids: HashMap::new() }
     }
 
-    /// Claims `record.target` and fills in `record.uid`. The uid is the same each time for one `sharer` (all that a
-    /// worker may be shared by), as long as no other worker has it.
-    pub(super) fn claim(&mut self, record: &mut Record, sharer: &str) -> Result<(), Error> {
-        let other = self.by_target.iter().find(|(target, claim)| {
-            **target != record.target
-                && claim.volume_id == record.volume_id
-                && (claim.single_writer || record.single_writer)
+    /// Claims `target` and makes it one of those of the mount that `sharing` leads to: one that is there, or a new one,
+    /// which nobody has begun to make.
+    pub(super) fn join(&mut self, target: &Path, request: &Publish, sharing: Sharing) -> Result<Arc<Shared>, Error> {
+        let volume_id = &request.spec.volume_id;
+        let other = self.targets.iter().find(|(at, claim)| {
+            *at != target && claim.volume_id == *volume_id && (claim.single_writer || request.single_writer)
         });
-        if let Some((target, _)) = other {
+        if let Some((at, _)) = other {
             return Err(Error::SecondWriter(format!(
-                "volume {} has access mode SINGLE_NODE_SINGLE_WRITER (ReadWriteOncePod) and is published at {} already",
-                record.volume_id,
-                target.display()
+                "volume {volume_id} has access mode SINGLE_NODE_SINGLE_WRITER (ReadWriteOncePod) and is published at \
+                 {} already",
+                at.display()
             )));
         }
-        record.uid = self.free_uid(sharer)?;
-        self.adopt(record);
-        Ok(())
+        let there = self.open.get(&sharing).and_then(|id| self.mounts.get(id)).cloned();
+        let mount = match there {
+            Some(mount) => mount,
+            None => {
+                let uid = self.free_uid(sharing.uid_seed(request))?;
+                let record = MountRecord::begin(volume_id.clone(), sharing.clone(), uid);
+                let mount = Arc::new(Shared::new(MountId::random(), record));
+                self.adopt_mount(&mount);
+                self.open.insert(sharing, mount.id.clone());
+                mount
+            }
+        };
+        let claim =
+            Claim { volume_id: volume_id.clone(), single_writer: request.single_writer, mount: mount.id.clone() };
+        self.targets.insert(target.to_owned(), claim);
+        Ok(mount)
+    }
+
+    /// Takes over a mount that was made before a restart; nobody joins it until [`Claims::open`].
+    pub(super) fn adopt_mount(&mut self, mount: &Arc<Shared>) {
+        if let Some(uid) = mount.record().uid {
+            self.uids.insert(uid, mount.id.clone());
+        }
+        self.mounts.insert(mount.id.clone(), mount.clone());
     }
 
     /// Takes over a claim that was made before a restart.
-    pub(super) fn adopt(&mut self, record: &Record) {
-        let claim = Claim { volume_id: record.volume_id.clone(), single_writer: record.single_writer, uid: record.uid };
-        self.by_target.insert(record.target.clone(), claim);
+    pub(super) fn adopt_target(&mut self, record: &TargetRecord) {
+        let claim = Claim {
+            volume_id: record.volume_id.clone(),
+            single_writer: record.single_writer,
+            mount: record.mount.clone(),
+        };
+        self.targets.insert(record.target.clone(), claim);
     }
 
-    /// Gives a claim back, once its worker has ended.
-    pub(super) fn release(&mut self, target: &Path) {
-        self.by_target.remove(target);
+    /// Lets others join `mount`, where no other mount has its place.
+    pub(super) fn open(&mut self, mount: &Shared) {
+        self.open.entry(mount.record().sharing.clone()).or_insert_with(|| mount.id.clone());
     }
 
-    fn free_uid(&self, sharer: &str) -> Result<Option<u32>, Error> {
+    /// Lets nobody join `mount` any more.
+    pub(super) fn close(&mut self, mount: &Shared) {
+        self.open.retain(|_, id| *id != mount.id);
+    }
+
+    /// Gives the claim of `target` to `mount` back. True where nobody shows the mount any more, and so nobody will.
+    pub(super) fn leave(&mut self, target: &Path, mount: &Shared) -> bool {
+        if self.targets.get(target).is_some_and(|claim| claim.mount == mount.id) {
+            self.targets.remove(target);
+        }
+        let unused = !self.targets.values().any(|claim| claim.mount == mount.id);
+        if unused {
+            self.close(mount);
+        }
+        unused
+    }
+
+    /// Gives the uid of a worker that has ended back.
+    pub(super) fn release_uid(&mut self, mount: &Shared) {
+        self.uids.retain(|_, id| *id != mount.id);
+    }
+
+    /// Forgets a mount that is no more.
+    pub(super) fn forget(&mut self, mount: &Shared) {
+        self.close(mount);
+        self.release_uid(mount);
+        self.mounts.remove(&mount.id);
+    }
+
+    /// Whether anything is known of this mount.
+    pub(super) fn knows(&self, mount: &MountId) -> bool {
+        self.mounts.contains_key(mount)
+    }
+
+    /// The mounts that no target claims. Nobody joins one of them any more.
+    pub(super) fn unused(&mut self) -> Vec<Arc<Shared>> {
+        let is_used = |mount: &Shared| self.targets.values().any(|claim| claim.mount == mount.id);
+        let unused: Vec<_> = self.mounts.values().filter(|mount| !is_used(mount)).cloned().collect();
+        for mount in &unused {
+            self.close(mount);
+        }
+        unused
+    }
+
+    fn free_uid(&self, seed: u32) -> Result<Option<u32>, Error> {
         let Some((base, count)) = self.range else { return Ok(None) };
-        let taken: HashSet<u32> = self.by_target.values().filter_map(|claim| claim.uid).collect();
-        let digest = Sha256::digest(sharer);
-        let wanted = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]);
         (0..count)
-            .map(|step| base + (wanted % count + step) % count)
-            .find(|uid| !taken.contains(uid))
+            .map(|step| base + (seed % count + step) % count)
+            .find(|uid| !self.uids.contains_key(uid))
             .map(Some)
             .ok_or_else(|| {
                 Error::System(format!("all {count} worker uids from {base} on are in use; give the node a wider range"))
@@ -77,47 +147,92 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
 
-    fn record(volume: &str, target: &str, single_writer: bool) -> Record {
-        Record::begin(volume.into(), target.into(), String::new(), single_writer)
+    use super::*;
+    use crate::mount::sharing::tests::request;
+
+    const KEY: [u8; 64] = [7; 64];
+
+    fn join(claims: &mut Claims, target: &str, namespace: &str) -> Result<Arc<Shared>, Error> {
+        join_as(claims, target, &Publish { namespace: Some(namespace.into()), ..request() })
+    }
+
+    fn join_as(claims: &mut Claims, target: &str, request: &Publish) -> Result<Arc<Shared>, Error> {
+        let request = Publish { target: target.into(), ..request.clone() };
+        claims.join(Path::new(target), &request, Sharing::of(&request, &KEY))
+    }
+
+    fn uid(mount: &Shared) -> u32 {
+        mount.record().uid.unwrap()
     }
 
     #[test]
-    fn a_sharer_keeps_its_uid_and_no_two_live_workers_share_one() {
+    fn equals_share_a_mount_until_the_last_has_left() {
+        let mut claims = Claims::new(None);
+        let first = join(&mut claims, "/1", "a").unwrap();
+        let second = join(&mut claims, "/2", "a").unwrap();
+        let other = join(&mut claims, "/3", "b").unwrap();
+        assert!(first.id == second.id && first.id != other.id);
+        assert!(!claims.leave(Path::new("/1"), &first) && !claims.leave(Path::new("/1"), &first));
+        assert_eq!(join(&mut claims, "/4", "a").unwrap().id, first.id);
+        assert!(!claims.leave(Path::new("/2"), &first) && claims.leave(Path::new("/4"), &first));
+        assert!(claims.leave(Path::new("/4"), &first), "as often as it is asked");
+        assert_eq!(claims.unused().len(), 1);
+        let next = join(&mut claims, "/4", "a").unwrap();
+        assert_ne!(next.id, first.id, "nobody joins what is being taken down");
+        assert!(claims.leave(Path::new("/4"), &first), "another mount's claim is no claim to this one");
+        claims.forget(&first);
+        assert!(claims.unused().is_empty() && !claims.knows(&first.id) && claims.knows(&next.id));
+    }
+
+    #[test]
+    fn nobody_joins_what_is_closed_and_of_two_the_first_is_joined() {
+        let mut claims = Claims::new(None);
+        let first = join(&mut claims, "/1", "a").unwrap();
+        claims.close(&first);
+        let second = join(&mut claims, "/2", "a").unwrap();
+        assert_ne!(first.id, second.id);
+        claims.open(&first);
+        assert_eq!(join(&mut claims, "/3", "a").unwrap().id, second.id);
+    }
+
+    #[test]
+    fn a_uid_is_stable_and_no_two_live_workers_share_one() {
         let mut claims = Claims::new(Some((1000, 3)));
-        let claim = |claims: &mut Claims, target: &str, sharer: &str| {
-            let mut record = record("v", target, false);
-            claims.claim(&mut record, sharer).map(|()| record.uid.unwrap())
-        };
-        let first = claim(&mut claims, "/1", "alice").unwrap();
-        let second = claim(&mut claims, "/2", "alice").unwrap();
-        let third = claim(&mut claims, "/3", "bob").unwrap();
-        assert_eq!(HashSet::from([first, second, third]), HashSet::from([1000, 1001, 1002]));
-        let error = claim(&mut claims, "/4", "carol").unwrap_err();
+        let first = join(&mut claims, "/1", "a").unwrap();
+        claims.close(&first);
+        let second = join(&mut claims, "/2", "a").unwrap();
+        let third = join(&mut claims, "/3", "b").unwrap();
+        assert_eq!(HashSet::from([uid(&first), uid(&second), uid(&third)]), HashSet::from([1000, 1001, 1002]));
+        let error = join(&mut claims, "/4", "c").unwrap_err();
         assert!(matches!(error, Error::System(_)));
-        claims.release(Path::new("/1"));
-        assert_eq!(claim(&mut claims, "/5", "alice").unwrap(), first, "stable");
+        claims.release_uid(&first);
+        claims.close(&second);
+        assert_eq!(uid(&join(&mut claims, "/5", "a").unwrap()), uid(&first), "stable");
 
         let mut restarted = Claims::new(Some((1000, 3)));
-        let mut recorded = record("v", "/5", false);
-        recorded.uid = Some(first);
-        restarted.adopt(&recorded);
-        assert_ne!(claim(&mut restarted, "/6", "alice").unwrap(), first, "recorded uids stay taken");
+        restarted.adopt_mount(&first);
+        assert_ne!(uid(&join(&mut restarted, "/6", "a").unwrap()), uid(&first), "recorded uids stay taken");
     }
 
     #[test]
     fn a_single_writer_stays_alone() {
         let mut claims = Claims::new(None);
-        claims.claim(&mut record("v", "/1", true), "").unwrap();
-        claims.claim(&mut record("w", "/2", false), "").unwrap();
+        let of = |volume_id: &str, single_writer| {
+            let mut request = Publish { single_writer, ..request() };
+            request.spec.volume_id = volume_id.into();
+            request
+        };
+        let mount = join_as(&mut claims, "/1", &of("v", true)).unwrap();
+        join_as(&mut claims, "/2", &of("w", false)).unwrap();
         for single_writer in [true, false] {
-            let error = claims.claim(&mut record("v", "/3", single_writer), "").unwrap_err();
+            let error = join_as(&mut claims, "/3", &of("v", single_writer)).unwrap_err();
             assert!(matches!(&error, Error::SecondWriter(why) if why.contains("/1")), "{error}");
         }
-        assert!(claims.claim(&mut record("w", "/3", true), "").is_err());
-        claims.claim(&mut record("v", "/1", true), "").unwrap();
-        claims.release(Path::new("/1"));
-        claims.claim(&mut record("v", "/3", true), "").unwrap();
+        assert!(join_as(&mut claims, "/3", &of("w", true)).is_err());
+        join_as(&mut claims, "/1", &of("v", true)).unwrap();
+        claims.leave(Path::new("/1"), &mount);
+        join_as(&mut claims, "/3", &of("v", true)).unwrap();
     }
 }

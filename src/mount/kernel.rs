@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -101,19 +101,16 @@ pub(super) fn set_read_ahead(device: &str, kib: u32) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
 }
 
-/// Ends the connection of our mount at one of `points`, so that all who wait for it get an error (ENOTCONN, EIO).
-pub(super) fn abort(points: &[PathBuf]) {
+/// Ends the connection of our mount of `device`, so that all who wait for it get an error (ENOTCONN, EIO).
+pub(super) fn abort(device: &str) {
     let Ok(table) = Table::read() else { return };
-    for point in points {
-        let Some(mount) = table.top(point).filter(|mount| mount.is_ours()) else { continue };
-        // Anonymous devices have major 0; the connection is called by the minor number.
-        let Some(minor) = mount.device.strip_prefix("0:") else { continue };
-        let done = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
-        // Where fusectl is not mounted: force aborts before it finds the mount in use.
-        if done.is_err() {
-            let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
-        }
-        return;
+    let Some(mount) = table.of(device).find(|mount| table.top(&mount.point) == Some(mount)) else { return };
+    // Anonymous devices have major 0; the connection is called by the minor number.
+    let Some(minor) = device.strip_prefix("0:") else { return };
+    let done = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    // Where fusectl is not mounted: force aborts before it finds the mount in use.
+    if done.is_err() {
+        let _ = nix::mount::umount2(&mount.point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
     }
 }
 

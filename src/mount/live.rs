@@ -26,12 +26,14 @@ const CLEAN: &str = "exit status: 0";
 /// How long a question may take before its asker is told that there is no answer (NodeGetVolumeStats).
 const ANSWER: Duration = Duration::from_millis(900);
 
-/// Where and what a worker serves.
+/// Where a worker's mount is.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) volume_id: String,
-    /// The private mount point, then the target.
-    pub(super) points: [PathBuf; 2],
+    /// The private mount point.
+    pub(super) point: PathBuf,
+    /// `major:minor`.
+    pub(super) device: String,
 }
 
 /// A worker, until it has ended and after.
@@ -93,7 +95,7 @@ impl Live {
         let (watched, at) = (process.clone(), place.clone());
         let watching = async move {
             loop {
-                let point = at.points[1].clone();
+                let point = at.point.clone();
                 tokio::select! {
                     () = watched.ended() => return End::Done,
                     answer = kernel::within(deadline, move || kernel::usage(&point)) => {
@@ -191,7 +193,7 @@ impl Live {
     }
 
     async fn statfs(&self, deadline: Duration) -> Result<Usage, Error> {
-        let point = self.place.points[1].clone();
+        let point = self.place.point.clone();
         match kernel::within(deadline, move || kernel::usage(&point)).await {
             Ok(Some(usage)) => usage,
             Ok(None) => Err(self.silent()),
@@ -265,6 +267,6 @@ async fn converse(mut channel: Channel, mut asked: mpsc::Receiver<Question>, pul
 
 async fn end(process: &Process, place: &Place) {
     process.kill();
-    let points = place.points.to_vec();
-    let _ = kernel::within(ANSWER, move || kernel::abort(&points)).await;
+    let device = place.device.clone();
+    let _ = kernel::within(ANSWER, move || kernel::abort(&device)).await;
 }

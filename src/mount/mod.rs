@@ -1,7 +1,7 @@
 //! Makes a path be a mounted volume, and un-makes it: idempotent, and true after a restart of ours.
 //!
-//! [`Mounter`] is what the CSI node service sees; [`Workers`] is the real one, which gives every target a worker
-//! process of its own. `handover` and `confine` are also the worker's: the words of the two, and how it gives up what
+//! [`Mounter`] is what the CSI node service sees; [`Workers`] is the real one, which gives every mount a worker process
+//! of its own and shows it at all targets that may share it. `handover` and `confine` are also the worker's: the words of the two, and how it gives up what
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
@@ -11,9 +11,13 @@ pub mod handover;
 mod kernel;
 mod live;
 mod process;
+mod recover;
+mod shared;
+mod sharing;
 mod start;
 mod state;
 mod table;
+mod takedown;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +60,10 @@ pub struct Publish {
     pub arguments: String,
     /// SINGLE_NODE_SINGLE_WRITER: no second target on this node.
     pub single_writer: bool,
+    /// The pod's namespace; `None` where nothing is known of the pod, which then shares its worker with none.
+    pub namespace: Option<String>,
+    /// The pod's fsGroup, which is in `spec.options` already. Pods of different ones share no worker.
+    pub fs_group: Option<u32>,
 }
 
 /// How workers are run.

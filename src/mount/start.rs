@@ -1,5 +1,5 @@
-//! The steps from nothing to a worker that serves a mount at its target. What a step leaves behind when a later one
-//! fails is undone by the caller, by the record alone.
+//! The steps from nothing to a worker that serves a mount at its private mount point, and from there to a target. What
+//! a step leaves behind when a later one fails is undone by the caller, by the records alone.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -13,32 +13,27 @@ use tokio::time::timeout;
 use super::handover::{self, Begin, Channel, FromWorker, Log, Refusal, ToWorker, Volume};
 use super::live::{Live, Place};
 use super::process::{ExitStatus, Process};
-use super::state::{Record, State};
+use super::shared::Shared;
+use super::state::State;
 use super::table::Table;
 use super::{Config, Error, Publish, kernel, process};
 
 /// How long a worker may take for a step that asks nothing of the store.
 const STEP: Duration = Duration::from_secs(20);
 
-/// Starts the worker, mounts, and shows the mount at `record.target`, filling `record` in as it goes.
-pub(super) async fn start(
-    config: &Config,
-    state: &State,
-    record: &mut Record,
-    request: Publish,
-) -> Result<Live, Error> {
-    let Publish { spec, credential, .. } = request;
+/// Starts the worker of `mount` and mounts, filling its record in step by step.
+pub(super) async fn start(config: &Config, state: &State, mount: &Shared, request: &Publish) -> Result<Live, Error> {
+    let Publish { spec, credential, .. } = request.clone();
     let read_ahead_kb = spec.options.read_ahead_kb;
     let patience = spec.options.timeout + STEP;
-    let point = state.mount_point(&record.target);
-    let (source, read_only) = (spec.volume_id.clone(), spec.read_only);
+    let point = state.mount_point(&mount.id);
+    let (source, read_only, uid) = (spec.volume_id.clone(), spec.read_only, mount.record().uid);
 
-    let mut starting = Starting::spawn(config, record.volume_id.clone())?;
-    record.worker = Some(starting.process.identity());
-    state.save(record)?;
+    let mut starting = Starting::spawn(config, mount.volume_id())?;
+    mount.note(state, |record| record.worker = Some(starting.process.identity()))?;
 
     let log = Log { filter: config.log_filter.clone(), json: config.log_json };
-    let begin = Begin { version: handover::VERSION.into(), uid: record.uid, log };
+    let begin = Begin { version: handover::VERSION.into(), uid, log };
     starting.send(&ToWorker::Begin(begin)).await?;
     match starting.receive(STEP).await? {
         FromWorker::Ready { version } => starting.channel.set_peer(&version),
@@ -67,32 +62,32 @@ pub(super) async fn start(
         other => return Err(starting.unexpected(other)),
     }
 
-    let (from, to) = (point.clone(), record.target.clone());
-    let set_read_ahead = config.isolate.then_some(read_ahead_kb);
-    let device = kernel::promptly("showing the mount at its target", move || show(&from, &to, set_read_ahead)).await?;
-    record.device = Some(device);
-    state.save(record)?;
-    let Starting { process, channel, exit, volume_id } = starting;
-    let place = Place { volume_id, points: [point, record.target.clone()] };
-    Ok(Live::follow(process, channel, exit, place, config.ping_deadline))
-}
-
-/// Binds the private mount at `from` to the target. Returns its device.
-fn show(from: &Path, to: &Path, read_ahead_kb: Option<u32>) -> Result<String, Error> {
-    let table = Table::read()?;
-    let device = match table.top(from) {
-        Some(mount) if mount.is_ours() => mount.device.clone(),
-        _ => return Err(Error::System(format!("the mount just made at {} is gone", from.display()))),
-    };
-    if let Some(kib) = read_ahead_kb
-        && let Err(error) = kernel::set_read_ahead(&device, kib)
+    let gone = || Error::System(format!("the mount just made at {} is gone", point.display()));
+    let device = device_at(&point).ok_or_else(gone)?;
+    if config.isolate
+        && let Err(error) = kernel::set_read_ahead(&device, read_ahead_kb)
     {
         // Slower, not wrong: /sys is read-only where the node plugin is not privileged.
         tracing::warn!(device, "the kernel's read-ahead stays at its default: {error}");
     }
-    make_target(to)?;
-    kernel::bind(from, to)?;
-    Ok(device)
+    mount.note(state, |record| record.device = Some(device.clone()))?;
+    let Starting { process, channel, exit, volume_id } = starting;
+    Ok(Live::follow(process, channel, exit, Place { volume_id, point, device }, config.ping_deadline))
+}
+
+/// The device of our mount at `point`, where there is one.
+pub(super) fn device_at(point: &Path) -> Option<String> {
+    Table::read().ok()?.top(point).filter(|mount| mount.is_ours()).map(|mount| mount.device.clone())
+}
+
+/// Shows the mount at `point` at the target too.
+pub(super) async fn show(point: &Path, target: &Path) -> Result<(), Error> {
+    let (from, to) = (point.to_owned(), target.to_owned());
+    kernel::promptly("showing the mount at its target", move || {
+        make_target(&to)?;
+        kernel::bind(&from, &to)
+    })
+    .await
 }
 
 /// An empty directory at the target, whose parent the kubelet makes.

@@ -1,14 +1,15 @@
-//! What the node plugin must know after its own restart: one small file a target, and a lock.
+//! What the node plugin must know after its own restart: small files, and a lock.
 //!
 //! ```text
 //! <state>/lock                 held while a node plugin runs
 //! <state>/identity-key         this node's key of the hashes that stand for identities
-//! <state>/volumes/<id>.json    a record, written atomically
-//! <state>/mounts/<id>/         the private mount point
+//! <state>/mounts/<id>.json     a mount and its worker, written before there is either
+//! <state>/mounts/<id>/         its private mount point
+//! <state>/targets/<hash>.json  a target that shows a mount, written before it does
 //! ```
 //!
-//! The id is a hash of the target path, so that what belongs to a target is found without its record. No secret is
-//! ever written.
+//! A mount's id is random; a target's file is called by a hash of its path. Each record is there before what it tells
+//! of and goes after it, so that whatever is found without one is nobody's. No secret is ever written.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
@@ -16,17 +17,62 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::process::Identity;
+use super::sharing::Sharing;
 
 const FORMAT: u32 = 1;
+/// Hexadecimal digits of a mount's id.
+const ID_LENGTH: usize = 16;
 
-/// One publication: begun before its worker is, removed after its worker ended.
+/// Names a mount of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct MountId(String);
+
+impl MountId {
+    /// One that no mount has had.
+    pub(super) fn random() -> MountId {
+        MountId(HEXLOWER.encode(&rand::random::<[u8; ID_LENGTH / 2]>()))
+    }
+
+    /// Reads the name of a file or directory; `None` where no mount is called so.
+    fn parse(name: &str) -> Option<MountId> {
+        let fits = name.len() == ID_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        fits.then(|| MountId(name.to_owned()))
+    }
+}
+
+/// A mount at its private mount point: begun before its worker is, removed after its worker ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct MountRecord {
+    /// The layout of this record.
+    format: u32,
+    pub(super) volume_id: String,
+    /// Which targets may share it.
+    pub(super) sharing: Sharing,
+    /// The worker's own uid; `None` where workers keep the node plugin's.
+    pub(super) uid: Option<u32>,
+    /// The worker, from its start on.
+    pub(super) worker: Option<Identity>,
+    /// `major:minor` of the mount, once it is served.
+    pub(super) device: Option<String>,
+}
+
+impl MountRecord {
+    /// A record of a mount that is to be made.
+    pub(super) fn begin(volume_id: String, sharing: Sharing, uid: Option<u32>) -> MountRecord {
+        MountRecord { format: FORMAT, volume_id, sharing, uid, worker: None, device: None }
+    }
+}
+
+/// A target: begun before it shows its mount, removed when it shows it no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TargetRecord {
     /// The layout of this record.
     format: u32,
     pub(super) volume_id: String,
@@ -34,25 +80,30 @@ pub(super) struct Record {
     /// The hash that a repeated call must agree with.
     pub(super) arguments: String,
     pub(super) single_writer: bool,
-    /// The worker's own uid; `None` where workers keep the node plugin's.
-    pub(super) uid: Option<u32>,
-    /// The worker, from its start on.
-    pub(super) worker: Option<Identity>,
-    /// `major:minor` of the mount, once it is at the target.
-    pub(super) device: Option<String>,
+    /// What it shows.
+    pub(super) mount: MountId,
+    /// The directory was there before the call.
+    pub(super) existed: bool,
 }
 
-impl Record {
+impl TargetRecord {
     /// A record of a publication that begins.
-    pub(super) fn begin(volume_id: String, target: PathBuf, arguments: String, single_writer: bool) -> Record {
-        Record { format: FORMAT, volume_id, target, arguments, single_writer, uid: None, worker: None, device: None }
+    pub(super) fn begin(
+        volume_id: String,
+        target: PathBuf,
+        arguments: String,
+        single_writer: bool,
+        mount: MountId,
+        existed: bool,
+    ) -> TargetRecord {
+        TargetRecord { format: FORMAT, volume_id, target, arguments, single_writer, mount, existed }
     }
 }
 
 /// The state directory, locked for this process.
 #[derive(Debug)]
 pub(super) struct State {
-    volumes: PathBuf,
+    targets: PathBuf,
     mounts: PathBuf,
     _lock: File,
 }
@@ -61,8 +112,8 @@ impl State {
     /// Makes what is missing and takes the lock.
     pub(super) fn open(dir: &Path) -> Result<State, Error> {
         let fail = |error: io::Error| Error::System(format!("the state directory {}: {error}", dir.display()));
-        let (volumes, mounts) = (dir.join("volumes"), dir.join("mounts"));
-        for path in [&volumes, &mounts] {
+        let (targets, mounts) = (dir.join("targets"), dir.join("mounts"));
+        for path in [&targets, &mounts] {
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)?;
         }
         let mut how = File::options();
@@ -78,36 +129,22 @@ impl State {
             }
         }
         // mountinfo knows the mount points below by their real path.
-        Ok(State { volumes, mounts: mounts.canonicalize().map_err(fail)?, _lock: lock })
+        Ok(State { targets, mounts: mounts.canonicalize().map_err(fail)?, _lock: lock })
     }
 
-    /// The private mount point of what is published at `target`.
-    pub(super) fn mount_point(&self, target: &Path) -> PathBuf {
-        self.mounts.join(id(target))
+    /// Below which the private mount points are.
+    pub(super) fn mounts(&self) -> &Path {
+        &self.mounts
     }
 
-    /// Removes a private mount point on which nothing is mounted; fine where it is gone.
-    pub(super) fn remove_mount_point(&self, point: &Path) -> Result<(), Error> {
-        absent_is_fine(fs::remove_dir(point))
-            .map_err(|error| Error::System(format!("the mount point {}: {error}", point.display())))
-    }
-
-    /// The private mount points that no record, readable or not, tells of.
-    pub(super) fn unrecorded_mount_points(&self) -> Result<Vec<PathBuf>, Error> {
-        let fail = |error: io::Error| Error::System(format!("the mount points in {}: {error}", self.mounts.display()));
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.mounts).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            if !self.volumes.join(entry.file_name()).with_extension("json").exists() {
-                found.push(entry.path());
-            }
-        }
-        Ok(found)
+    /// The private mount point of `mount`.
+    pub(super) fn mount_point(&self, mount: &MountId) -> PathBuf {
+        self.mounts.join(&mount.0)
     }
 
     /// This node's own key of the hash that stands for an identity; made at the first call.
     pub(super) fn identity_key(&self) -> Result<[u8; 64], Error> {
-        let path = self.volumes.with_file_name("identity-key");
+        let path = self.mounts.with_file_name("identity-key");
         let fail = |error: io::Error| Error::System(format!("the identity key {}: {error}", path.display()));
         match fs::read(&path) {
             Ok(key) => key.try_into().map_err(|_| fail(io::Error::other("it has not 64 bytes; remove it"))),
@@ -120,68 +157,134 @@ impl State {
         }
     }
 
-    /// Writes a record, on the disk before it returns.
-    pub(super) fn save(&self, record: &Record) -> Result<(), Error> {
-        let path = self.record(&record.target);
-        serde_json::to_vec_pretty(record)
-            .map_err(io::Error::from)
-            .and_then(|text| write_whole(&path, &text))
-            .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+    /// Writes a mount's record, on the disk before it returns.
+    pub(super) fn save_mount(&self, mount: &MountId, record: &MountRecord) -> Result<(), Error> {
+        save(&self.mount_record(mount), record)
+    }
+
+    /// Writes a target's record, on the disk before it returns.
+    pub(super) fn save_target(&self, record: &TargetRecord) -> Result<(), Error> {
+        save(&self.target_record(&record.target), record)
+    }
+
+    /// Removes all that is `mount`'s, the record last; nothing may be mounted at its point. Fine where it is gone.
+    pub(super) fn forget_mount(&self, mount: &MountId) -> Result<(), Error> {
+        let point = self.mount_point(mount);
+        absent_is_fine(fs::remove_dir(&point))
+            .map_err(|error| Error::System(format!("the mount point {}: {error}", point.display())))?;
+        forget(&self.mount_record(mount))
     }
 
     /// Removes the record of `target`; fine where there is none.
-    pub(super) fn forget(&self, target: &Path) -> Result<(), Error> {
-        let path = self.record(target);
-        absent_is_fine(fs::remove_file(&path))
-            .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+    pub(super) fn forget_target(&self, target: &Path) -> Result<(), Error> {
+        forget(&self.target_record(target))
     }
 
-    /// All records. One that cannot be read, or is of a newer format, is left where it is and named in the log: what
-    /// it tells of can still be unpublished, since the mount table shows it.
-    pub(super) fn load(&self) -> Result<Vec<Record>, Error> {
-        let fail = |error: io::Error| Error::System(format!("the records in {}: {error}", self.volumes.display()));
-        let mut records = Vec::new();
-        for entry in fs::read_dir(&self.volumes).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                // Half written when its writer was killed.
-                absent_is_fine(fs::remove_file(&path)).map_err(fail)?;
-                continue;
+    /// The mounts that this directory holds anything of, with the record where it can be read.
+    pub(super) fn load_mounts(&self) -> Result<Vec<(MountId, Option<MountRecord>)>, Error> {
+        let mut found = Vec::new();
+        for id in self.mount_ids()? {
+            let path = self.mount_record(&id);
+            let record = match read::<MountRecord>(&path) {
+                Ok(record) => record,
+                Err(why) => {
+                    tracing::warn!(record = %path.display(), "a record is passed over: {why}");
+                    None
+                }
+            };
+            found.push((id, record));
+        }
+        Ok(found)
+    }
+
+    /// The mounts that this directory holds anything of. Half-written files are removed on the way.
+    pub(super) fn mount_ids(&self) -> Result<Vec<MountId>, Error> {
+        let mut found: Vec<MountId> = Vec::new();
+        for path in entries(&self.mounts)? {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            match name.and_then(MountId::parse) {
+                Some(id) if found.contains(&id) => {}
+                Some(id) => found.push(id),
+                None => tracing::warn!(path = %path.display(), "this is nothing of the node plugin's"),
             }
-            match read(&path) {
-                Ok(record) => records.push(record),
+        }
+        Ok(found)
+    }
+
+    /// All records of targets that can be read. One that cannot, or is of a newer format, is left where it is and
+    /// named in the log: what it tells of can still be unpublished, since the mount table shows it.
+    pub(super) fn load_targets(&self) -> Result<Vec<TargetRecord>, Error> {
+        let mut records = Vec::new();
+        for path in entries(&self.targets)? {
+            match read::<TargetRecord>(&path) {
+                Ok(record) => records.extend(record),
                 Err(why) => tracing::warn!(record = %path.display(), "a record is passed over: {why}"),
             }
         }
         Ok(records)
     }
 
-    fn record(&self, target: &Path) -> PathBuf {
-        self.volumes.join(id(target)).with_extension("json")
+    fn mount_record(&self, mount: &MountId) -> PathBuf {
+        self.mounts.join(&mount.0).with_extension("json")
+    }
+
+    fn target_record(&self, target: &Path) -> PathBuf {
+        let hash = HEXLOWER.encode(&Sha256::digest(target.as_os_str().as_encoded_bytes())[..16]);
+        self.targets.join(hash).with_extension("json")
     }
 }
 
-fn id(target: &Path) -> String {
-    HEXLOWER.encode(&Sha256::digest(target.as_os_str().as_encoded_bytes())[..16])
+/// What lies in `dir`, less what was half written when its writer was killed, which goes.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |error: io::Error| Error::System(format!("the records in {}: {error}", dir.display()));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name().as_encoded_bytes().starts_with(HALF_WRITTEN.as_bytes()) {
+            absent_is_fine(fs::remove_file(entry.path())).map_err(fail)?;
+        } else {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
-fn read(path: &Path) -> Result<Record, String> {
+fn save(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+    serde_json::to_vec_pretty(record)
+        .map_err(io::Error::from)
+        .and_then(|text| write_whole(path, &text))
+        .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+}
+
+fn forget(path: &Path) -> Result<(), Error> {
+    absent_is_fine(fs::remove_file(path))
+        .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+}
+
+/// `None` where there is no such file.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let text = fs::read(path).map_err(|error| error.to_string())?;
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| error.to_string())?,
+    };
     let Format { format } = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if format > FORMAT {
         return Err(format!("it has format {format}, this version knows formats up to {FORMAT}"));
     }
-    serde_json::from_slice(&text).map_err(|error| error.to_string())
+    serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
 }
+
+/// How the name of a file begins that is not whole yet.
+const HALF_WRITTEN: &str = ".half-";
 
 /// Writes a file, whole or not at all, on the disk before it returns, for its owner only.
 fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(HALF_WRITTEN).tempfile_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -200,50 +303,66 @@ pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn record(target: &str) -> Record {
-        Record {
-            uid: Some(1_900_000_007),
-            device: Some("0:50".into()),
-            ..Record::begin("store/vol@abc".into(), target.into(), "hash".into(), true)
-        }
+    fn mount() -> MountRecord {
+        let sharing = Sharing { with: "with".into(), credential: "credential".into(), principal: "principal".into() };
+        MountRecord::begin("store/vol@abc".into(), sharing, Some(1_900_000_007))
+    }
+
+    fn target(path: &str, mount: &MountId) -> TargetRecord {
+        TargetRecord::begin("store/vol@abc".into(), path.into(), "hash".into(), true, mount.clone(), false)
     }
 
     #[test]
     fn records_come_back_and_go() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
-        state.save(&record("/pods/1")).unwrap();
-        state.save(&record("/pods/2")).unwrap();
-        let changed = Record { device: None, ..record("/pods/1") };
-        state.save(&changed).unwrap();
-        state.forget(Path::new("/pods/2")).unwrap();
-        state.forget(Path::new("/pods/2")).unwrap();
-        fs::write(dir.path().join("volumes/.tmpAbC"), "{\"for").unwrap();
+        let [one, other] = [MountId::random(), MountId::random()];
+        for id in [&one, &other] {
+            state.save_mount(id, &mount()).unwrap();
+            fs::create_dir(state.mount_point(id)).unwrap();
+        }
+        for path in ["/pods/1", "/pods/2"] {
+            state.save_target(&target(path, &one)).unwrap();
+        }
+        let served = MountRecord { device: Some("0:50".into()), ..mount() };
+        state.save_mount(&one, &served).unwrap();
+        for _ in 0..2 {
+            state.forget_mount(&other).unwrap();
+            state.forget_target(Path::new("/pods/2")).unwrap();
+        }
+        for place in ["mounts/.half-AbC", "targets/.half-AbC"] {
+            fs::write(dir.path().join(place), "{\"for").unwrap();
+        }
         drop(state);
 
         let state = State::open(dir.path()).unwrap();
-        assert_eq!(state.load().unwrap(), [changed]);
-        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 1, "half a record is left");
-        for target in ["/pods/1", "/pods/2"] {
-            fs::create_dir(state.mount_point(Path::new(target))).unwrap();
+        assert_eq!(state.load_mounts().unwrap(), [(one.clone(), Some(served))]);
+        assert_eq!(state.load_targets().unwrap(), [target("/pods/1", &one)]);
+        for (place, left) in [("mounts", 2), ("targets", 1)] {
+            assert_eq!(fs::read_dir(dir.path().join(place)).unwrap().count(), left, "{place}");
         }
-        assert_eq!(state.unrecorded_mount_points().unwrap(), [state.mount_point(Path::new("/pods/2"))]);
     }
 
     #[test]
-    fn a_record_of_another_kind_is_passed_over_and_kept() {
+    fn what_cannot_be_read_is_told_apart_from_what_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
-        state.save(&record("/pods/1")).unwrap();
-        for (name, text) in [("newer.json", "{\"format\": 2, \"shape\": \"other\"}"), ("broken.json", "")] {
-            fs::write(dir.path().join("volumes").join(name), text).unwrap();
+        let ids = [MountId::random(), MountId::random(), MountId::random()];
+        fs::create_dir(state.mount_point(&ids[0])).unwrap();
+        fs::write(state.mount_record(&ids[1]), "{\"format\": 2, \"shape\": \"other\"}").unwrap();
+        fs::write(state.mount_record(&ids[2]), "").unwrap();
+        fs::write(dir.path().join("mounts/of somebody else"), "").unwrap();
+        fs::write(dir.path().join("targets/broken.json"), "").unwrap();
+        state.save_target(&target("/pods/1", &ids[0])).unwrap();
+        let found = state.load_mounts().unwrap();
+        assert_eq!(found.len(), 3);
+        assert!(ids.iter().all(|id| found.contains(&(id.clone(), None))), "{found:?}");
+        assert_eq!(state.load_targets().unwrap().len(), 1);
+        for id in &ids {
+            state.forget_mount(id).unwrap();
         }
-        assert_eq!(state.load().unwrap().len(), 1);
-        for name in ["newer", "broken", "gone"] {
-            fs::create_dir(dir.path().join("mounts").join(name)).unwrap();
-        }
-        let unrecorded = state.unrecorded_mount_points().unwrap();
-        assert!(unrecorded.len() == 1 && unrecorded[0].ends_with("gone"), "{unrecorded:?}");
+        assert_eq!(state.mount_ids().unwrap(), []);
+        assert!(dir.path().join("mounts/of somebody else").exists());
     }
 
     #[test]

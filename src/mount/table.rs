@@ -57,6 +57,16 @@ impl Table {
     pub(super) fn top(&self, point: &Path) -> Option<&Mount> {
         self.0.iter().rfind(|mount| mount.point == point)
     }
+
+    /// Whether our mount of `device` is to be seen anywhere but below `private`.
+    pub(super) fn is_shown(&self, device: &str, private: &Path) -> bool {
+        self.of(device).any(|mount| !mount.point.starts_with(private))
+    }
+
+    /// Our mounts of `device`: a private one, and those at targets.
+    pub(super) fn of(&self, device: &str) -> impl Iterator<Item = &Mount> {
+        self.0.iter().filter(move |mount| mount.is_ours() && mount.device == device)
+    }
 }
 
 fn mount(info: MountInfo) -> Mount {
@@ -120,6 +130,8 @@ mod tests {
         let other = table.top(Path::new("/state/mounts/1")).unwrap();
         assert_eq!((other.device.as_str(), other.source.as_str(), other.is_ours()), ("0:53", "vol#ume", true));
         assert!(table.top(Path::new("/")).is_some());
+        assert!(table.is_shown("0:50", Path::new("/state")) && !table.is_shown("0:53", Path::new("/state")));
+        assert!(!table.is_shown("0:52", Path::new("/state")), "not ours");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`publish`] without touching anything; the [`Mounter`] then does it. Calls for one target path go one at a time,
 //! calls for one volume at several targets side by side.
 
+mod pod;
 mod publish;
 
 use std::path::{Component, Path, PathBuf};
@@ -29,7 +30,8 @@ use crate::mount::Mounter;
 pub const LONGEST_NODE_ID: usize = 256;
 
 /// What can be asked of this node beyond the calls that every plugin has.
-const CAPABILITIES: [rpc::Type; 2] = [rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter];
+const CAPABILITIES: [rpc::Type; 3] =
+    [rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter, rpc::Type::VolumeMountGroup];
 
 /// The Node service.
 #[derive(Debug)]

@@ -13,11 +13,12 @@ use super::super::v1::volume_capability::AccessType;
 use super::super::v1::{NodePublishVolumeRequest, VolumeCapability};
 use super::super::volume_id::{LONGEST_STATIC_PATH, VolumeId, check_opaque, parse_path};
 use super::super::{CONTEXT_FORMAT, status};
+use super::pod::Pod;
 use super::target_of;
 use crate::auth::{Credential, keys};
-use crate::config::VolumeSpec;
 use crate::config::parameters::{Parameters, Place};
 use crate::config::stores::{Credentials, Store, Stores};
+use crate::config::{VolumeOptions, VolumeSpec};
 use crate::mount::Publish;
 
 /// Where a volume lies.
@@ -57,21 +58,38 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             parameters.options.memory, store.memory, store.name
         )));
     }
+    let read_only = request.readonly || access.read_only;
+    let mut options = parameters.options;
+    if let Some(group) = access.group {
+        belong_to(group, read_only, &mut options);
+    }
+    let namespace = Pod::of(&request.volume_context, &target).map(|pod| pod.namespace);
     Ok(Publish {
         target,
         credential: credential(request, store)?,
         arguments: arguments(request),
         single_writer: access.single_writer,
+        namespace,
+        fs_group: access.group,
         spec: VolumeSpec {
             volume_id: request.volume_id.clone(),
             store: store.name.clone(),
             backend: store.backend.clone(),
             path,
             generation,
-            read_only: request.readonly || access.read_only,
-            options: parameters.options,
+            read_only,
+            options,
         },
     })
+}
+
+/// What the kubelet does to a volume of a pod with an fsGroup (pkg/volume/volume_linux.go): everything belongs to the
+/// group, which may do what its owner may, and directories hand the group on.
+fn belong_to(group: u32, read_only: bool, options: &mut VolumeOptions) {
+    let may = if read_only { 0o440 } else { 0o660 };
+    options.gid = group;
+    options.file_mode |= may;
+    options.dir_mode |= may | 0o2110;
 }
 
 /// With a `store` attribute the volume is static and its attributes decide; without one the id does.

@@ -188,6 +188,38 @@ async fn each_way_to_say_read_only_counts() {
 }
 
 #[tokio::test]
+async fn a_volume_belongs_to_the_pods_group() {
+    let plugin = plugin();
+    let grouped = |readonly| {
+        let mut request = request(ID, &[("gid", "7"), ("fileMode", "0600"), ("dirMode", "0700")]);
+        let Some(AccessType::Mount(mount)) = request.volume_capability.as_mut().unwrap().access_type.as_mut() else {
+            unreachable!()
+        };
+        mount.volume_mount_group = "2000".into();
+        NodePublishVolumeRequest { readonly, ..request }
+    };
+    for (readonly, file_mode, dir_mode) in [(false, 0o660, 0o2770), (true, 0o640, 0o2750)] {
+        let publish = plugin.publish(grouped(readonly)).await.unwrap();
+        let options = publish.spec.options;
+        assert_eq!((options.gid, options.file_mode, options.dir_mode), (2000, file_mode, dir_mode));
+        assert_eq!(publish.fs_group, Some(2000));
+    }
+    assert_eq!(plugin.publish(request(ID, &[("gid", "7")])).await.unwrap().fs_group, None);
+}
+
+#[tokio::test]
+async fn the_pods_namespace_is_believed_where_the_target_is_the_pods() {
+    let plugin = plugin();
+    let words = [("csi.storage.k8s.io/pod.namespace", "team-a"), ("csi.storage.k8s.io/pod.uid", "uid-1")];
+    let namespace = async |target: &str| {
+        let request = NodePublishVolumeRequest { target_path: target.into(), ..request(ID, &words) };
+        plugin.publish(request).await.unwrap().namespace
+    };
+    assert_eq!(namespace("/k/pods/uid-1/volumes/kubernetes.io~csi/pv/mount").await.as_deref(), Some("team-a"));
+    assert_eq!(namespace("/k/pods/uid-2/volumes/kubernetes.io~csi/pv/mount").await, None);
+}
+
+#[tokio::test]
 async fn two_publishes_are_the_same_but_for_secrets_and_tokens() {
     const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
     let plugin = plugin();

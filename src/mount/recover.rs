@@ -1,0 +1,167 @@
+//! What an earlier node plugin left, at the start and now and then: taken over where it serves, undone where it was
+//! half made, finished where it was half taken away.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Error;
+use super::live::{Live, Place};
+use super::process::Process;
+use super::shared::Shared;
+use super::state::{MountId, MountRecord, TargetRecord};
+use super::table::Table;
+use super::takedown::Behind;
+use super::workers::{Published, Workers};
+
+/// How often leftovers are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+impl Workers {
+    /// Takes over what the records and the table of mounts tell of.
+    pub(super) async fn recover(&self) -> Result<(), Error> {
+        let mut mounts = HashMap::new();
+        for (id, record) in self.state.load_mounts()? {
+            let Some(record) = record else { continue };
+            let mount = Arc::new(self.adopt(id.clone(), record)?);
+            self.claims().adopt_mount(&mount);
+            mounts.insert(id, mount);
+        }
+        let table = Table::read()?;
+        for record in self.state.load_targets()? {
+            let (volume_id, target) = (record.volume_id.clone(), record.target.clone());
+            let mount = mounts.get(&record.mount).cloned();
+            let shown = table.top(&target).filter(|mount| mount.is_ours());
+            match (mount, shown) {
+                (Some(mount), Some(shown)) if Some(&shown.device) == mount.device().as_ref() => {
+                    tracing::info!(volume_id, target = %target.display(), serves = mount.worker().is_some(), "taken over");
+                    let mut claims = self.claims();
+                    claims.adopt_target(&record);
+                    if mount.worker().is_some() {
+                        claims.open(&mount);
+                    }
+                    self.slots().insert(target, Arc::new(tokio::sync::Mutex::new(Some(Published { record, mount }))));
+                }
+                // Of a mount whose record is lost: unpublish finds it in the table of mounts.
+                (_, Some(_)) => {
+                    tracing::warn!(volume_id, target = %target.display(), "what is mounted there is of an unknown mount");
+                }
+                (_, None) => {
+                    tracing::info!(volume_id, target = %target.display(), "clearing away what is left");
+                    self.give_up(&record)?;
+                }
+            }
+        }
+        self.collect().await
+    }
+
+    /// Looks for leftovers as long as there is somebody to look for them for.
+    pub(super) async fn keep_tidy(workers: Weak<Workers>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let Some(workers) = workers.upgrade() else { return };
+            if let Err(error) = workers.tidy().await {
+                tracing::warn!("looking for leftovers: {error}");
+            }
+        }
+    }
+
+    /// Withdraws targets that are gone with their pod's directory, though nobody unpublished them, then mounts that
+    /// no target is left of.
+    async fn tidy(&self) -> Result<(), Error> {
+        let slots: Vec<_> = self.slots().iter().map(|(target, slot)| (target.clone(), slot.clone())).collect();
+        let table = Table::read()?;
+        for (target, slot) in slots {
+            // Whoever holds it works on it.
+            let Ok(mut published) = slot.try_lock() else { continue };
+            let Some(there) = &*published else { continue };
+            let is_gone = table.top(&target).is_none() && target.parent().is_none_or(|parent| !parent.exists());
+            if is_gone {
+                tracing::info!(volume = there.record.volume_id, target = %target.display(), "its pod is gone");
+                self.withdraw(there).await?;
+                *published = None;
+                drop(published);
+                self.drop_slot(&target, &slot);
+            }
+        }
+        self.collect().await
+    }
+
+    /// Takes down every mount that neither a target of ours claims nor any other mount point shows. One that cannot be
+    /// taken down is named in the log and tried again the next time.
+    pub(super) async fn collect(&self) -> Result<(), Error> {
+        let on_disk = self.state.mount_ids()?;
+        let unused = self.claims().unused();
+        let table = Table::read()?;
+        let private = self.state.mounts();
+        for mount in unused {
+            if mount.device().is_some_and(|device| table.is_shown(&device, private)) {
+                continue;
+            }
+            if let Err(error) = self.dismantle(&mount).await {
+                tracing::warn!(volume = mount.volume_id(), "a mount that nobody shows: {error}");
+            }
+        }
+        for id in on_disk {
+            let point = self.state.mount_point(&id);
+            // Known, and used, or failed to go just now.
+            if self.claims().knows(&id) {
+                continue;
+            }
+            let shown = table.top(&point).is_some_and(|mount| table.is_shown(&mount.device, private));
+            if shown {
+                continue;
+            }
+            let cleared = match self.unmount_ours(&point, Behind::Unknown).await {
+                Ok(()) => self.state.forget_mount(&id),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = cleared {
+                tracing::warn!("a mount without a record: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of a publication whose record is lost or cannot be read.
+    pub(super) async fn clear(&self, target: &Path) -> Result<(), Error> {
+        let was_mounted = Table::read()?.top(target).is_some();
+        self.unmount_ours(target, Behind::Unknown).await?;
+        self.state.forget_target(target)?;
+        if was_mounted { self.collect().await } else { Ok(()) }
+    }
+
+    /// Undoes a publication whose mount never came to its target.
+    fn give_up(&self, record: &TargetRecord) -> Result<(), Error> {
+        self.state.forget_target(&record.target)?;
+        if !record.existed {
+            // Absent where it failed before it was made, and not ours where it holds something.
+            let _ = fs::remove_dir(&record.target);
+        }
+        Ok(())
+    }
+
+    /// A mount of a record, with its worker if that runs.
+    fn adopt(&self, id: MountId, record: MountRecord) -> Result<Shared, Error> {
+        let point = self.state.mount_point(&id);
+        let worker = match (&record.device, record.worker) {
+            (Some(device), Some(identity)) => {
+                let process = Process::open(identity)
+                    .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
+                let place = Place { volume_id: record.volume_id.clone(), point, device: device.clone() };
+                process.map(|process| Live::adopt(process, place, self.config.ping_deadline))
+            }
+            _ => None,
+        };
+        Ok(Shared::adopt(id, record, worker))
+    }
+
+    /// The process that began to serve `mount`, if it runs.
+    pub(super) fn find_process(&self, mount: &Shared) -> Result<Option<Process>, Error> {
+        let Some(identity) = mount.record().worker else { return Ok(None) };
+        Process::open(identity)
+            .map_err(|error| Error::System(format!("the worker of volume {}: {error}", mount.volume_id())))
+    }
+}
