@@ -114,6 +114,7 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
         path: String::new(),
         generation: None,
         read_only: true,
+        most_memory: 1 << 30,
         options: VolumeOptions::default(),
     };
     let credential = Credential::S3 {

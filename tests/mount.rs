@@ -644,6 +644,15 @@ impl Backend for Stuck {
         self.0.read(file, range, why).await
     }
 
+    async fn fetch(
+        &self,
+        path: &backend::Path,
+        longest: u64,
+        known: Option<&backend::Version>,
+    ) -> backend::Result<backend::Fetched> {
+        self.0.fetch(path, longest, known).await
+    }
+
     async fn create(
         &self,
         path: &backend::Path,

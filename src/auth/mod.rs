@@ -1,11 +1,13 @@
 //! Credentials: what proves who a mount is, held so that it cannot slip into a log.
 
+mod current;
 pub mod identity;
 pub mod keys;
 mod secret;
 
 use serde::{Deserialize, Serialize};
 
+pub use current::{Current, Held};
 pub use secret::Secret;
 
 /// One identity's credential, as a backend uses it.

@@ -84,6 +84,8 @@ pub enum Op {
     List,
     /// `Backend::read`
     Read,
+    /// `Backend::fetch`
+    Fetch,
     /// `Backend::create`, `Upload::write`
     Write,
     /// `Upload::publish`
@@ -107,6 +109,7 @@ impl Op {
             Op::Stat => "stat",
             Op::List => "list",
             Op::Read => "read",
+            Op::Fetch => "fetch",
             Op::Write => "write",
             Op::Publish => "publish",
             Op::MakeDir => "mkdir",

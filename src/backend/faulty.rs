@@ -12,7 +12,7 @@ use futures::future;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Intent, Kind, Meta, Op, Path, RenameOptions, Result,
+    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions, Result,
     Traits, Upload, Version,
 };
 
@@ -247,6 +247,10 @@ impl Backend for Faulty {
                 let _ = &reading;
             })
             .boxed())
+    }
+
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+        self.meet(Op::Fetch, path, self.inner.fetch(path, longest, known)).await
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

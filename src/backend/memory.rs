@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Intent, Kind, Meta, Node, Op, Path,
+    Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Node, Op, Path,
     RenameOptions, Result, Traits, Upload, Version,
 };
 
@@ -178,6 +178,21 @@ impl Backend for Memory {
         let chunks: Vec<_> =
             (0..bytes.len()).step_by(CHUNK).map(|at| Ok(bytes.slice(at..(at + CHUNK).min(bytes.len())))).collect();
         Ok(stream::iter(chunks).boxed())
+    }
+
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+        let tree = self.tree();
+        let meta = tree.meta(path).ok_or_else(|| absent(Op::Fetch, path))?;
+        let Some(Held::File { content, .. }) = tree.nodes.get(path) else {
+            return Err(Error::new(ErrorKind::IsADirectory, Op::Fetch, path, "it is a directory"));
+        };
+        match meta.version() == known {
+            true => Ok(Fetched::Same),
+            false if meta.size() > longest => {
+                Err(Error::new(ErrorKind::TooLarge, Op::Fetch, path, format!("it is longer than {longest} bytes")))
+            }
+            false => Ok(Fetched::New { bytes: content.clone(), meta }),
+        }
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

@@ -26,6 +26,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::auth;
+
 pub use error::{Error, ErrorKind, Op, Result};
 pub use name::{BadName, Name, Path, RESERVED};
 
@@ -49,6 +51,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// yields `range.end - range.start` bytes in order, in chunks of the store's choosing, or one error and ends.
     /// Dropping the stream cancels the request.
     async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>>;
+
+    /// A small file, whole, in one request: nothing of it where it still is `known`. A file of more than `longest`
+    /// bytes is `TooLarge`, of which no more than that is read. `NotFound`, also for a directory that is only a prefix;
+    /// else `IsADirectory`. Where the names of a file and a directory may be the same, it is the file's content.
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched>;
 
     /// Begins to write the whole content of a file. Nothing in the store changes before the first
     /// [`Upload::publish`].
@@ -156,6 +163,20 @@ pub struct Meta {
     pub readable: bool,
 }
 
+/// What [`Backend::fetch`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The version that was known.
+    Same,
+    /// Another one.
+    New {
+        /// The file's.
+        meta: Meta,
+        /// All of its content.
+        bytes: Bytes,
+    },
+}
+
 /// A file's version, or a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
@@ -260,19 +281,20 @@ pub enum Config {
 
 /// A client of one volume: the directory `root` of the store that `config` names, used as `credential`.
 ///
-/// Asks nothing of the store. `limits` are the mount's own.
+/// Asks nothing of the store. `limits` are the mount's own. Every request is made with the credential that is in force
+/// when it is made.
 ///
 /// # Errors
 /// `Misconfigured` for words no client can be built from (an unreadable CA bundle, a bad endpoint), `Unauthenticated`
 /// for a credential of another kind of store.
 pub fn connect(
     config: &Config,
-    credential: &crate::auth::Credential,
+    credential: impl Into<auth::Current>,
     root: &Path,
     limits: Limits,
 ) -> Result<Arc<dyn Backend>> {
     match config {
-        Config::S3(config) => Ok(Arc::new(s3::S3::connect(config, credential, root, limits)?)),
+        Config::S3(config) => Ok(Arc::new(s3::S3::connect(config, credential.into(), root, limits)?)),
     }
 }
 
@@ -282,7 +304,7 @@ pub fn connect(
 ///
 /// # Errors
 /// As [`connect`].
-pub fn records(config: &Config, credential: &crate::auth::Credential) -> Result<Arc<dyn records::Records>> {
+pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn records::Records>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
     }

@@ -25,6 +25,8 @@ pub struct VolumeSpec {
     pub generation: Option<String>,
     /// The mount refuses every change with EROFS.
     pub read_only: bool,
+    /// The most that `options.memory` may become while the mount is served, in bytes: the store's `limits.memory`.
+    pub most_memory: u64,
     /// The options a StorageClass or a volume's attributes may set.
     pub options: VolumeOptions,
 }

@@ -7,6 +7,9 @@
 //! ```text
 //! node    Begin            Volume                  Device+fd          Ping   Usage
 //! worker         Ready            Accepted|Refused            Serving   Pong   Usage ...  Ended
+//!
+//! node    Credential                               Reload
+//! worker         CredentialAccepted|-Refused              Reloaded   ReadAhead, Memory at any time
 //! ```
 //!
 //! The first frame of each side names its version. Both normally come from one binary; where they do not, a word that
@@ -51,6 +54,17 @@ pub enum ToWorker {
     Ping,
     /// Answered by `Usage`.
     Usage,
+    /// Another credential for the volume. Answered, in turn, by `CredentialAccepted` or `CredentialRefused`; pings and
+    /// usages are answered meanwhile. Another principal's is accepted only when the kernel has dropped every page that
+    /// the earlier one read, which waits for reads in flight.
+    Credential {
+        /// What is to be in force.
+        credential: Credential,
+        /// It proves the principal that is in force already.
+        same_principal: bool,
+    },
+    /// The volume's own file may have changed (size, mutable parameters): it is read at once. Answered by `Reloaded`.
+    Reload,
 }
 
 /// How a worker is to run.
@@ -104,6 +118,22 @@ pub enum FromWorker {
     Pong,
     /// The answer to `Usage`.
     Usage(Usage),
+    /// Every request from now on is made with the credential that was sent.
+    CredentialAccepted,
+    /// The store does not accept it: the one before stays in force.
+    CredentialRefused(Refusal),
+    /// The volume's own file was read, or why that was not possible; what it said before stays in force then.
+    Reloaded(Option<Refusal>),
+    /// How far the kernel is to read ahead of a sequential reader from now on.
+    ReadAhead {
+        /// In KiB.
+        kib: u32,
+    },
+    /// What the worker's buffers may hold from now on.
+    Memory {
+        /// In bytes.
+        bytes: u64,
+    },
     /// The mount is gone. The worker finishes what it has begun, and ends.
     Ended,
 }

@@ -123,6 +123,7 @@ pub(super) fn usage(point: &Path) -> Result<Usage, Error> {
         Ok(stat) => Ok(Usage {
             used_bytes: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(stat.fragment_size()),
             used_inodes: stat.files().saturating_sub(stat.files_free()),
+            ..Usage::default()
         }),
         Err(errno) => Err(Error::Worker(format!("the mount at {} does not answer: {errno}", point.display()))),
     }

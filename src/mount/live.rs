@@ -74,7 +74,7 @@ impl Live {
         let (watched, at) = (process.clone(), place.clone());
         let mut exit = exit;
         let watching = async move {
-            let why = converse(channel, asked, deadline / PINGS).await;
+            let why = converse(channel, asked, deadline / PINGS, &at).await;
             if let Some(why) = &why {
                 tracing::error!(volume = at.volume_id, worker = %watched.identity(), "worker is ended: {why}");
                 end(&watched, &at).await;
@@ -210,7 +210,12 @@ impl Live {
 }
 
 /// Talks with a worker until it is gone. `Some`: it must be ended, and why.
-async fn converse(mut channel: Channel, mut asked: mpsc::Receiver<Question>, pulse: Duration) -> Option<String> {
+async fn converse(
+    mut channel: Channel,
+    mut asked: mpsc::Receiver<Question>,
+    pulse: Duration,
+    place: &Place,
+) -> Option<String> {
     let mut ticks = tokio::time::interval(pulse);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut unanswered = 0;
@@ -233,7 +238,11 @@ async fn converse(mut channel: Channel, mut asked: mpsc::Receiver<Question>, pul
                     }
                     Ok(())
                 }
-                Ok((FromWorker::Ended, _)) => Ok(()),
+                Ok((FromWorker::ReadAhead { kib }, _)) => {
+                    tokio::spawn(set_read_ahead(place.clone(), kib));
+                    Ok(())
+                }
+                Ok((FromWorker::Memory { .. } | FromWorker::Ended, _)) => Ok(()),
                 Ok((other, _)) => return Some(format!("it said {other:?} out of turn")),
                 Err(super::handover::Error::Closed) => return None,
                 Err(error) => return Some(error.to_string()),
@@ -262,6 +271,17 @@ async fn converse(mut channel: Channel, mut asked: mpsc::Receiver<Question>, pul
             Err(super::handover::Error::Closed) => return None,
             Err(error) => return Some(error.to_string()),
         }
+    }
+}
+
+async fn set_read_ahead(place: Place, kib: u32) {
+    let volume = place.volume_id.clone();
+    let outcome = kernel::within(ANSWER, move || kernel::set_read_ahead(&place.device, kib)).await;
+    match outcome {
+        Ok(Some(Ok(()))) => tracing::info!(volume, kib, "the kernel's read-ahead was changed"),
+        Ok(Some(Err(error))) => tracing::warn!(volume, "the kernel's read-ahead stays as it was: {error}"),
+        Ok(None) => tracing::warn!(volume, "the kernel's read-ahead could not be changed in time"),
+        Err(error) => tracing::warn!(volume, "no thread to change the kernel's read-ahead on: {error}"),
     }
 }
 

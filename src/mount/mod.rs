@@ -87,13 +87,34 @@ pub struct Config {
     pub log_json: bool,
 }
 
-/// What a mount knows of its use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a mount knows of its use and of its well-being.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Bytes of the files this mount has seen or written.
+    /// Bytes of the volume's files as of the last count and what this mount changed since; before the first count, and
+    /// where a volume without a limit is never counted, of the files this mount has seen or written.
     pub used_bytes: u64,
-    /// Files and directories this mount knows.
+    /// Files and directories, known in the same way.
     pub used_inodes: u64,
+    /// The size that the volume may have, in bytes.
+    pub limit: Option<u64>,
+    /// Seconds since the count began that `used_bytes` rests on; `None` before the first.
+    pub counted_s: Option<u64>,
+    /// What is not well.
+    pub health: Health,
+}
+
+/// What is not well with a mount that serves: each a sentence for the person who looks after it, `None` where it is
+/// well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The store refuses the credential.
+    pub credential: Option<String>,
+    /// The store does not answer, or is set up wrongly.
+    pub store: Option<String>,
+    /// The volume's own file cannot be read or understood: what it said before, or the volume's context, is in force.
+    pub volume_file: Option<String>,
+    /// The last count of the volume's files failed.
+    pub count: Option<String>,
 }
 
 /// Why a mount could not be made, unmade or asked.

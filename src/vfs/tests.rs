@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::backend::memory::Memory;
-use crate::backend::{self, CreateOptions, Entry, Intent, Meta, Path, RenameOptions, Traits, Upload, Version};
+use crate::backend::{self, CreateOptions, Entry, Fetched, Intent, Meta, Path, RenameOptions, Traits, Upload, Version};
 use crate::prefetch;
 
 pub(super) const ME: Owner = Owner(1);
@@ -72,6 +72,10 @@ impl Backend for Slow {
         why: Intent,
     ) -> backend::Result<BoxStream<'static, backend::Result<Bytes>>> {
         self.inner.read(file, range, why).await
+    }
+
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> backend::Result<Fetched> {
+        self.inner.fetch(path, longest, known).await
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> backend::Result<Box<dyn Upload>> {

@@ -3,6 +3,7 @@
 //! Each promise is a function that takes an empty backend; [`suite`] makes a test of each. Where stores differ in
 //! fact, the promise asks [`Traits`](super::Traits) and checks both sides.
 
+mod fetching;
 mod moving;
 mod reading;
 mod tree;
@@ -44,7 +45,8 @@ macro_rules! suite {
             a_file_needs_its_directory, a_file_moves_whole, a_move_may_replace, a_move_is_pinned,
             directories_move_as_far_as_told, a_file_moves_while_written,
             a_move_onto_itself_changes_nothing, a_directory_replaces_only_an_empty_one,
-            a_move_asks_for_the_kind
+            a_move_asks_for_the_kind, a_small_file_is_fetched_whole, what_is_fetched_is_the_newest,
+            what_is_too_long_is_not_fetched, only_files_are_fetched
         );
     };
     ($make:expr => $($promise:ident),+) => {
@@ -59,6 +61,7 @@ macro_rules! suite {
         )+
     };
 }
+pub(crate) use fetching::*;
 pub(crate) use moving::*;
 pub(crate) use reading::*;
 pub(crate) use suite;

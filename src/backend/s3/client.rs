@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, Builder, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::types::RequestPayer;
@@ -28,7 +30,7 @@ use super::error::Failure;
 use super::keys::Keys;
 use super::schedule::Schedule;
 use super::{Checksums, Config};
-use crate::auth::Credential;
+use crate::auth::{self, Credential};
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
 use crate::observability::metrics::STORE_REQUESTS;
 
@@ -44,6 +46,7 @@ pub(super) struct Client {
     pub(super) bucket: String,
     pub(super) keys: Keys,
     pub(super) limits: Limits,
+    credential: auth::Current,
     pub(super) schedule: Schedule,
     pub(super) checksums: Checksums,
     pub(super) payer: Option<RequestPayer>,
@@ -65,7 +68,7 @@ impl Client {
     ///
     /// # Errors
     /// `Misconfigured`, `Unauthenticated`: see [`crate::backend::connect`].
-    pub(super) fn new(config: &Config, credential: &Credential, root: &Path, limits: Limits) -> Result<Client> {
+    pub(super) fn new(config: &Config, credential: auth::Current, root: &Path, limits: Limits) -> Result<Client> {
         let wrong = |why: String| Error::new(ErrorKind::Misconfigured, Op::Connect, root, why);
         if config.bucket.ends_with("--x-s3") {
             return Err(wrong(format!(
@@ -80,7 +83,7 @@ impl Client {
             silence: (limits.timeout / 3).min(Duration::from_secs(20)),
         };
         let connector = Connector::new(config, patience).map_err(wrong)?;
-        let sdk = aws_sdk_s3::Client::from_conf(settings(config, credential, connector)?.build());
+        let sdk = aws_sdk_s3::Client::from_conf(settings(config, &credential, connector).build());
         let connections = config.max_connections.max(1) as usize;
         Ok(Client {
             sdk,
@@ -88,6 +91,7 @@ impl Client {
             keys,
             schedule: Schedule::new(limits.budget.total()),
             limits,
+            credential,
             checksums: config.checksums,
             payer: config.requester_pays.then_some(RequestPayer::Requester),
             kms_key: config.sse_kms_key.clone(),
@@ -113,7 +117,11 @@ impl Client {
     {
         let mut last = None;
         // At the levels debug and trace the SDK logs what it signs, and with it the session token.
-        let unlogged = || ask().with_subscriber(NoSubscriber::default()).inspect(count);
+        let unlogged = || {
+            let renewals = self.credential.get().renewals;
+            let asked = ask().with_subscriber(NoSubscriber::default()).inspect(count);
+            asked.map(move |answer| answer.map_err(|failure| self.after_renewal(failure, renewals)))
+        };
         let asking = unlogged.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
             tracing::debug!(code = failure.code, status = failure.status, ?pause, "asking the store again");
             last = Some(failure.clone());
@@ -122,6 +130,13 @@ impl Client {
             Ok(answer) => answer,
             Err(_) => Err(last.unwrap_or_else(|| Failure::late(budget))),
         }
+    }
+
+    /// A request that was refused with keys which were renewed meanwhile is made again.
+    fn after_renewal(&self, failure: Failure, renewals: u64) -> Failure {
+        let refused = matches!(failure.kind, ErrorKind::Unauthenticated | ErrorKind::Denied);
+        let renewed = self.credential.get().renewals != renewals;
+        Failure { again: failure.again || (refused && renewed), ..failure }
     }
 
     /// The deadline of one request that carries `bytes` to the store.
@@ -155,7 +170,26 @@ pub(super) fn backoff() -> ExponentialBuilder {
         .without_max_times()
 }
 
-fn settings(config: &Config, credential: &Credential, connector: Connector) -> Result<Builder> {
+/// The keys in force, for the signature of one request.
+#[derive(Debug)]
+struct Keyring(auth::Current);
+
+impl ProvideCredentials for Keyring {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(match &self.0.get().credential {
+            Credential::Anonymous => Err(CredentialsError::not_loaded("the volume's credential holds no keys")),
+            Credential::S3 { key_id, secret_key, session_token } => {
+                let token = session_token.as_ref().map(|token| token.expose().to_owned());
+                Ok(Credentials::new(key_id, secret_key.expose(), token, None, "volume"))
+            }
+        })
+    }
+}
+
+fn settings(config: &Config, credential: &auth::Current, connector: Connector) -> Builder {
     let checksums = match config.checksums {
         Checksums::Supported => RequestChecksumCalculation::WhenSupported,
         Checksums::Required => RequestChecksumCalculation::WhenRequired,
@@ -174,12 +208,11 @@ fn settings(config: &Config, credential: &Credential, connector: Connector) -> R
         // Ranges carry no checksum that could be checked; whole objects ask for theirs one by one.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     settings.set_endpoint_url(config.endpoint.clone());
-    match credential {
-        Credential::Anonymous => Ok(settings.allow_no_auth()),
-        Credential::S3 { key_id, secret_key, session_token } => {
-            let token = session_token.as_ref().map(|token| token.expose().to_owned());
-            let keys = Credentials::new(key_id, secret_key.expose(), token, None, "volume");
-            Ok(settings.credentials_provider(keys))
+    match &credential.get().credential {
+        Credential::Anonymous => settings.allow_no_auth(),
+        // Nothing is kept between two requests: the next is signed with what is in force then.
+        Credential::S3 { .. } => {
+            settings.identity_cache(IdentityCache::no_cache()).credentials_provider(Keyring(credential.clone()))
         }
     }
 }

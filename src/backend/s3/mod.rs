@@ -5,6 +5,7 @@ mod client;
 mod connector;
 mod dial;
 mod error;
+mod fetch;
 mod keys;
 mod list;
 mod object;
@@ -30,9 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use self::client::Client;
 pub(super) use self::records::S3Records;
-use crate::auth::Credential;
+use crate::auth;
 use crate::backend::{
-    Backend, CreateOptions, Entry, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Fetched, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits, Upload, Version,
 };
 
 /// How to reach a bucket, or a prefix of it: the administrator's words, no credential.
@@ -108,7 +109,7 @@ pub(super) struct S3 {
 
 impl S3 {
     /// See [`crate::backend::connect`].
-    pub(super) fn connect(config: &Config, credential: &Credential, root: &Path, limits: Limits) -> Result<S3> {
+    pub(super) fn connect(config: &Config, credential: auth::Current, root: &Path, limits: Limits) -> Result<S3> {
         Ok(S3 { client: Arc::new(Client::new(config, credential, root, limits)?), swept: Once::new() })
     }
 }
@@ -135,6 +136,10 @@ impl Backend for S3 {
 
     async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
         read::read(self.client.clone(), file, range, why).await
+    }
+
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+        fetch::fetch(&self.client, path, longest, known).await
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

@@ -175,7 +175,8 @@ impl Reading {
     }
 }
 
-fn is_wrong(broken: &aws_sdk_s3::primitives::ByteStreamError) -> bool {
+/// Whether a body does not fit its checksum.
+pub(super) fn is_wrong(broken: &aws_sdk_s3::primitives::ByteStreamError) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(broken);
     while let Some(cause) = next {
         if cause.to_string().contains("checksum mismatch") {
@@ -188,7 +189,7 @@ fn is_wrong(broken: &aws_sdk_s3::primitives::ByteStreamError) -> bool {
 
 /// Whether the checksums of an answer are those of the whole object. Some stores give a sum of the parts' sums without
 /// saying so, or one of another algorithm's length.
-fn is_of_the_whole(answer: &GetObjectOutput) -> bool {
+pub(super) fn is_of_the_whole(answer: &GetObjectOutput) -> bool {
     let in_parts = answer.e_tag().is_some_and(|etag| etag.contains('-'));
     let has_length = |sum: Option<&str>, length| {
         sum.is_none_or(|sum| BASE64.decode(sum.as_bytes()).is_ok_and(|sum| sum.len() == length))
@@ -201,7 +202,7 @@ fn is_of_the_whole(answer: &GetObjectOutput) -> bool {
         && has_length(answer.checksum_sha256(), 32)
 }
 
-fn wrong_sum() -> Failure {
+pub(super) fn wrong_sum() -> Failure {
     Failure::corrupt("the object's bytes do not fit the checksum that the store keeps of them")
 }
 

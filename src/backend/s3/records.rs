@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::client::Client;
 use super::error::Failure;
 use super::object::{self, Condition};
-use super::{Config, keys, removal, stat, tree};
+use super::{Config, fetch, keys, removal, stat, tree};
 use crate::auth::Credential;
 use crate::backend::records::{Extent, LARGEST_RECORD, Records, Removed, Tag, removable};
 use crate::backend::{Attributes, Error, ErrorKind, Limits, Op, Path, RESERVED, Result};
@@ -40,7 +40,7 @@ impl S3Records {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &Credential) -> Result<S3Records> {
         let limits = Limits { budget: Budget::new(LARGEST_RECORD as u64), timeout: TIMEOUT };
-        let client = Client::new(config, credential, &Path::root(), limits)?;
+        let client = Client::new(config, credential.into(), &Path::root(), limits)?;
         // A record in an archive class could not be read again.
         let client = Arc::new(Client { storage_class: None, ..client });
         Ok(S3Records {
@@ -183,23 +183,14 @@ pub(super) fn below(prefix: &str, key: Option<&str>) -> std::result::Result<Stri
 
 /// An object's bytes and its ETag.
 async fn fetch(client: &Client, key: &str) -> std::result::Result<(Bytes, String), Failure> {
-    client
-        .ask(async || {
-            let get = client.sdk.get_object().bucket(&client.bucket).key(key);
-            let got = get.set_request_payer(client.payer.clone()).send().await?;
-            let etag = object::etag(got.e_tag())?;
-            let length = got.content_length();
-            if length.is_none_or(|length| length < 0 || length > LARGEST_RECORD as i64) {
-                return Err(Failure::corrupt(format!("a record has at most {LARGEST_RECORD} bytes; this is none")));
-            }
-            let broken = || Failure::passing(ErrorKind::Unavailable, "the store's answer broke off");
-            let body = got.body.collect().await.map_err(|_| broken())?.into_bytes();
-            if Some(body.len() as i64) != length {
-                return Err(broken());
-            }
-            Ok((body, etag))
-        })
-        .await
+    match fetch::whole(client, key, LARGEST_RECORD as u64, None).await {
+        Ok(Some(whole)) => Ok((whole.bytes, whole.etag)),
+        Ok(None) => Err(Failure::corrupt("the store's answer is to another question")),
+        Err(failure) if failure.kind == ErrorKind::TooLarge => {
+            Err(Failure::corrupt(format!("a record has at most {LARGEST_RECORD} bytes; this is none")))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Whether the store refuses a second exclusive create, and a replacement of a state that never was.

@@ -1,6 +1,7 @@
 //! The S3 backend against servers.
 
 mod answers;
+mod fetching;
 mod gateway;
 mod records;
 mod scripted;

@@ -78,6 +78,7 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             path,
             generation,
             read_only,
+            most_memory: store.memory,
             options,
         },
     })

@@ -39,7 +39,7 @@ impl Mounter for Recorder {
 
     async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
         match target == Path::new("/pod") {
-            true => Ok(Usage { used_bytes: 7, used_inodes: 2 }),
+            true => Ok(Usage { used_bytes: 7, used_inodes: 2, ..Usage::default() }),
             false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
         }
     }

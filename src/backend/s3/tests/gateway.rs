@@ -28,7 +28,7 @@ impl Gateway {
     }
 
     pub(super) fn client(&self, root: &str) -> Arc<Client> {
-        Arc::new(Client::new(&self.config(), &keys(ROOT.0, ROOT.1), &path(root), limits()).unwrap())
+        Arc::new(Client::new(&self.config(), (&keys(ROOT.0, ROOT.1)).into(), &path(root), limits()).unwrap())
     }
 
     /// The key pair of a new user with a policy in IAM's JSON.

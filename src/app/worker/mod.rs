@@ -3,31 +3,32 @@
 //! It hears everything over the socket that it finds as standard input. Before it hears the credential it has given up
 //! what its parent had, which must happen while the process has one thread.
 
+mod entry;
+mod served;
+mod talk;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
-use bytes::BytesMut;
-use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
 
-use crate::backend::{self, Backend, ErrorKind, Intent, Limits, Path};
+use crate::auth;
+use crate::backend::{Backend, Limits};
 use crate::budget::Budget;
 use crate::config::{AttributeChanges, Overwrite, VolumeSpec};
-use crate::csi::volumes::VolumeFile;
-use crate::csi::volumes::record::{FORMAT, volume_file_at};
 use crate::fuse::{self, Session};
-use crate::mount::Usage;
+use crate::mount::Health;
 use crate::mount::confine::confine;
-use crate::mount::handover::{self, Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
+use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
 use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
 use crate::vfs::{self, Vfs};
+use served::Served;
 
 /// Threads of the runtime: the work is moving bytes between sockets, which more of them would not speed up.
 const THREADS: usize = 2;
-/// The longest `volume.json` that is read.
-const LONGEST_FILE: u64 = 64 << 10;
 
 /// Serves until the mount is gone, also where the node plugin is gone before.
 ///
@@ -63,20 +64,24 @@ fn on_one_thread<T>(first: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 
 async fn serve(mut channel: Channel, volume: Volume) -> anyhow::Result<()> {
     let Volume { spec, credential } = volume;
+    let credential = auth::Current::new(credential);
     let budget = Budget::new(spec.options.memory);
     let limits = Limits { budget: budget.clone(), timeout: spec.options.timeout };
-    let backend = match connect(&spec, &credential, limits).await {
-        Ok(backend) => backend,
+    let entered = match entry::client(&spec, &credential, limits) {
+        Ok(backend) => entry::enter(&*backend, &spec).await.map(|known| (backend, known)),
+        Err(refusal) => Err(refusal),
+    };
+    let (backend, known) = match entered {
+        Ok(entered) => entered,
         Err(refusal) => {
             channel.send(&FromWorker::Refused(refusal)).await?;
             return Ok(());
         }
     };
-    drop(credential);
     channel.send(&FromWorker::Accepted { own_permissions: backend.traits().own_permissions }).await?;
     let (ToWorker::Device, Some(device)) = channel.receive().await? else { bail!("no device was handed over") };
     let read_ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));
-    let vfs = Arc::new(Vfs::new(backend, read_ahead, budget, shown(&spec)));
+    let vfs = Arc::new(Vfs::new(backend.clone(), read_ahead, budget, shown(&spec)));
     let session = match start(device, vfs.clone(), &spec).await {
         Ok(session) => session,
         Err(error) => {
@@ -85,9 +90,12 @@ async fn serve(mut channel: Channel, volume: Volume) -> anyhow::Result<()> {
         }
     };
     channel.send(&FromWorker::Serving).await?;
+    let (words, said) = mpsc::unbounded_channel();
+    let health = Mutex::new(Health::default());
+    let served = Arc::new(Served { spec, credential, backend, vfs, words, known: Mutex::new(known), health });
     tokio::select! {
         ended = session.ended() => ended?,
-        () = answer(&mut channel, &vfs) => {
+        () = talk::talk(&mut channel, &served, said) => {
             tracing::warn!("the node plugin is gone; its mounts are served on");
             session.ended().await?;
         }
@@ -95,28 +103,6 @@ async fn serve(mut channel: Channel, volume: Volume) -> anyhow::Result<()> {
     // The node plugin may be gone by now.
     let _ = channel.send(&FromWorker::Ended).await;
     Ok(())
-}
-
-/// Answers the node plugin until it is gone.
-async fn answer(channel: &mut Channel, vfs: &Vfs) {
-    loop {
-        let reply = match channel.receive().await {
-            Ok((ToWorker::Ping, _)) => FromWorker::Pong,
-            Ok((ToWorker::Usage, _)) => {
-                let usage = vfs.usage();
-                FromWorker::Usage(Usage { used_bytes: usage.bytes, used_inodes: usage.inodes })
-            }
-            Ok(_) => continue,
-            Err(handover::Error::Closed) => return,
-            Err(error) => {
-                tracing::error!(%error, "the node plugin's words cannot be understood");
-                return;
-            }
-        };
-        if channel.send(&reply).await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn start(device: OwnedFd, vfs: Arc<Vfs>, spec: &VolumeSpec) -> anyhow::Result<Session> {
@@ -138,48 +124,4 @@ fn shown(spec: &VolumeSpec) -> vfs::Config {
         accept_attributes: options.attributes == AttributeChanges::Accepted,
         last_wins: options.overwrite == Overwrite::LastWins,
     }
-}
-
-/// A client whose credential the store has accepted, of the very directory that is meant.
-async fn connect(
-    spec: &VolumeSpec,
-    credential: &crate::auth::Credential,
-    limits: Limits,
-) -> Result<Arc<dyn Backend>, Refusal> {
-    let root = Path::parse(&spec.path).map_err(|why| Refusal::Worker(format!("path {:?}: {why}", spec.path)))?;
-    let backend = backend::connect(&spec.backend, credential, &root, limits)?;
-    match &spec.generation {
-        Some(generation) => is_generation(&*backend, spec, generation).await?,
-        None => {
-            if let Some(first) = backend.list(&Path::root()).next().await {
-                first?;
-            }
-        }
-    }
-    Ok(backend)
-}
-
-/// Compares the directory's own `volume.json` with the generation in the volume's id.
-async fn is_generation(backend: &dyn Backend, spec: &VolumeSpec, generation: &str) -> Result<(), Refusal> {
-    let gone = |why: &str| {
-        let id = &spec.volume_id;
-        Refusal::NoSuchVolume(format!("there is no volume {id:?} in store {:?}: {why}", spec.store))
-    };
-    let meta = match backend.stat(&volume_file_at(&Path::root())).await {
-        Err(error) if error.kind == ErrorKind::NotFound => return Err(gone("its directory holds no volume.json")),
-        other => other?,
-    };
-    let version = meta.version().filter(|version| version.size <= LONGEST_FILE);
-    let version = version.ok_or_else(|| gone("its volume.json is no small file"))?;
-    let stream = backend.read(version, 0..version.size, Intent::Demand).await?;
-    let text: BytesMut = stream.try_collect().await?;
-    let file: VolumeFile = serde_json::from_slice(&text).map_err(|error| gone(&format!("volume.json: {error}")))?;
-    if file.format > FORMAT {
-        let (found, known) = (file.format, FORMAT);
-        return Err(Refusal::Worker(format!("volume.json has format {found}, this version knows up to {known}")));
-    }
-    if file.generation != generation {
-        return Err(gone("another volume lies at its path now"));
-    }
-    Ok(())
 }

@@ -1,0 +1,161 @@
+//! Workers that the test itself talks with, as a node plugin does: what happens inside one that serves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use millrace::mount::handover::{Begin, Channel, FromWorker, Log, ToWorker, VERSION, Volume};
+
+use super::*;
+
+const FILE: &str = "data/.millrace/volume.json";
+
+/// A worker, its mount, and our end of its socket. Gone when dropped.
+struct Spoken<'a> {
+    rig: &'a Rig,
+    channel: Channel,
+    child: Child,
+    dir: PathBuf,
+}
+
+impl<'a> Spoken<'a> {
+    /// Starts a worker for `spec` and mounts.
+    fn serve(rig: &'a Rig, spec: VolumeSpec) -> Spoken<'a> {
+        Spoken::serve_as(rig, spec, keys(SECRET))
+    }
+
+    fn serve_as(rig: &'a Rig, spec: VolumeSpec, credential: Credential) -> Spoken<'a> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+            .arg("worker")
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let dir = rig.dir.join(format!("spoken-{}", child.id()));
+        fs::create_dir(&dir).unwrap();
+        let channel = rig.runtime.block_on(async { Channel::new(ours) }).unwrap();
+        let mut spoken = Spoken { rig, channel, child, dir };
+        let log = Log { filter: "warn".into(), json: false };
+        spoken.say(&ToWorker::Begin(Begin { version: VERSION.into(), uid: Some(1_900_000_777), log }));
+        assert_eq!(spoken.hear(), FromWorker::Ready { version: VERSION.into() });
+        spoken.say(&ToWorker::Volume(Box::new(Volume { spec, credential })));
+        assert_eq!(spoken.hear(), FromWorker::Accepted { own_permissions: false });
+        let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&device);
+        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        nix::mount::mount(Some("by-hand"), &spoken.dir, Some("fuse"), flags, Some(options.as_str())).unwrap();
+        rig.runtime.block_on(spoken.channel.send_with(&ToWorker::Device, device.as_fd())).unwrap();
+        drop(device);
+        assert_eq!(spoken.hear(), FromWorker::Serving);
+        spoken
+    }
+
+    fn say(&self, word: &ToWorker) {
+        self.rig.runtime.block_on(self.channel.send(word)).unwrap();
+    }
+
+    fn hear(&mut self) -> FromWorker {
+        let Spoken { rig, channel, .. } = self;
+        rig.runtime.block_on(async { tokio::time::timeout(SOON, channel.receive()).await }).unwrap().unwrap().0
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn become_one(&mut self, credential: Credential, same_principal: bool) -> FromWorker {
+        self.say(&ToWorker::Credential { credential, same_principal });
+        self.hear()
+    }
+}
+
+impl Drop for Spoken<'_> {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.dir, MntFlags::MNT_DETACH);
+        // Its end closes the socket; the worker ends with its mount.
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The volume that CreateVolume made.
+fn created(rig: &Rig) -> VolumeSpec {
+    VolumeSpec { generation: Some("abcdefghij".into()), ..request(&rig.server.endpoint(), &rig.dir).spec }
+}
+
+#[test]
+fn a_created_volume_costs_one_get_to_enter() {
+    let Some(rig) = Rig::new() else { return };
+    rig.server.reset_counters();
+    let _spoken = Spoken::serve(&rig, created(&rig));
+    let counters = rig.server.counters();
+    assert_eq!((counters.of(Kind::GetObject), counters.total()), (1, 1));
+    rig.server.reset_counters();
+    let _spoken = Spoken::serve(&rig, VolumeSpec { generation: None, ..created(&rig) });
+    let counters = rig.server.counters();
+    assert_eq!((counters.of(Kind::ListObjectsV2), counters.total()), (1, 1));
+}
+
+#[test]
+fn renewed_keys_are_proved_and_serve_on() {
+    let Some(rig) = Rig::new() else { return };
+    let mut spoken = Spoken::serve(&rig, created(&rig));
+    assert_eq!(fs::read_to_string(spoken.path("hello")).unwrap(), "hello, world");
+    let refused = spoken.become_one(keys("wrong"), true);
+    assert!(
+        matches!(
+            &refused,
+            FromWorker::CredentialRefused(Refusal::Store { kind: ErrorKind::Unauthenticated, message })
+                if !message.contains("wrong")
+        ),
+        "{refused:?}"
+    );
+    rig.server.put("bucket", "data/more", "with the old keys");
+    assert_eq!(fs::read_to_string(spoken.path("more")).unwrap(), "with the old keys");
+
+    let mut half = fs::File::create(spoken.path("half")).unwrap();
+    std::io::Write::write_all(&mut half, b"before, ").unwrap();
+    rig.server.users().add(User::new(KEY, "second"));
+    rig.server.reset_counters();
+    assert_eq!(spoken.become_one(keys("second"), true), FromWorker::CredentialAccepted);
+    assert_eq!(rig.server.counters().total(), 1);
+    std::io::Write::write_all(&mut half, b"after").unwrap();
+    drop(half);
+    assert_eq!(rig.server.get("bucket", "data/half").unwrap().bytes, "before, after");
+    rig.server.put("bucket", "data/later", "with the new keys");
+    assert_eq!(fs::read_to_string(spoken.path("later")).unwrap(), "with the new keys");
+}
+
+#[test]
+fn a_ping_is_answered_while_the_store_is_silent() {
+    let Some(rig) = Rig::new() else { return };
+    let mut spec = created(&rig);
+    spec.options.timeout = Duration::from_secs(3);
+    let mut spoken = Spoken::serve(&rig, spec);
+    rig.server.faults().set_conditions(Conditions { silent: true, ..Conditions::default() });
+    spoken.say(&ToWorker::Credential { credential: keys(SECRET), same_principal: true });
+    spoken.say(&ToWorker::Ping);
+    spoken.say(&ToWorker::Usage);
+    assert_eq!(spoken.hear(), FromWorker::Pong);
+    assert!(matches!(spoken.hear(), FromWorker::Usage(_)));
+    assert!(matches!(spoken.hear(), FromWorker::CredentialRefused(Refusal::Store { kind: ErrorKind::Unavailable, .. })));
+    rig.server.faults().set_conditions(Conditions::default());
+    assert_eq!(fs::read_to_string(spoken.path("hello")).unwrap(), "hello, world");
+}
+
+#[test]
+fn the_volumes_own_file_is_read_when_asked() {
+    let Some(rig) = Rig::new() else { return };
+    let mut spoken = Spoken::serve(&rig, created(&rig));
+    spoken.say(&ToWorker::Reload);
+    assert_eq!(spoken.hear(), FromWorker::Reloaded(None));
+    rig.server.put("bucket", FILE, "{");
+    spoken.say(&ToWorker::Reload);
+    assert!(matches!(spoken.hear(), FromWorker::Reloaded(Some(_))));
+}
