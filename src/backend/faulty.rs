@@ -12,8 +12,8 @@ use futures::future;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions, Result,
-    Traits, Upload, Version,
+    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions,
+    Result, Traits, Upload, Version,
 };
 
 /// What happens to one operation.

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 
 use crate::auth;
-use crate::backend::{Backend, Limits};
+use crate::backend::Limits;
 use crate::budget::Budget;
 use crate::config::{AttributeChanges, Overwrite, VolumeSpec};
 use crate::fuse::{self, Session};

@@ -46,7 +46,7 @@ pub(super) struct Client {
     pub(super) bucket: String,
     pub(super) keys: Keys,
     pub(super) limits: Limits,
-    credential: auth::Current,
+    pub(super) credential: auth::Current,
     pub(super) schedule: Schedule,
     pub(super) checksums: Checksums,
     pub(super) payer: Option<RequestPayer>,
@@ -133,10 +133,10 @@ impl Client {
     }
 
     /// A request that was refused with keys which were renewed meanwhile is made again.
-    fn after_renewal(&self, failure: Failure, renewals: u64) -> Failure {
+    fn after_renewal(&self, mut failure: Failure, renewals: u64) -> Failure {
         let refused = matches!(failure.kind, ErrorKind::Unauthenticated | ErrorKind::Denied);
-        let renewed = self.credential.get().renewals != renewals;
-        Failure { again: failure.again || (refused && renewed), ..failure }
+        failure.again |= refused && self.credential.get().renewals != renewals;
+        failure
     }
 
     /// The deadline of one request that carries `bytes` to the store.

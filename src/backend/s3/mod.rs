@@ -33,7 +33,8 @@ use self::client::Client;
 pub(super) use self::records::S3Records;
 use crate::auth;
 use crate::backend::{
-    Backend, CreateOptions, Entry, Fetched, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Fetched, Intent, Kind, Limits, Meta, Op, Path, RenameOptions, Result, Traits,
+    Upload, Version,
 };
 
 /// How to reach a bucket, or a prefix of it: the administrator's words, no credential.
