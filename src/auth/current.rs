@@ -33,7 +33,7 @@ impl Current {
     }
 
     /// Puts `credential` in force for every request from now on.
-    pub fn renew(&self, credential: Credential) {
+    pub fn renew(&self, credential: &Credential) {
         self.0.rcu(|held| Held { credential: credential.clone(), renewals: held.renewals + 1 });
     }
 }
@@ -64,7 +64,7 @@ mod tests {
         };
         let current = Current::new(keys("canary-first"));
         let shared = Current::from(&current);
-        current.renew(keys("canary-second"));
+        current.renew(&keys("canary-second"));
         assert_eq!((&shared.get().credential, shared.get().renewals), (&keys("canary-second"), 1));
         assert!(!format!("{current:?} {:?}", shared.get()).contains("canary"));
     }

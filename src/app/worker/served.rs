@@ -39,12 +39,12 @@ impl Served {
     }
 
     /// Serves on with `credential`, once the store has accepted it.
-    pub(super) async fn take_over(&self, credential: Credential, same_principal: bool) -> Result<(), Refusal> {
+    pub(super) async fn take_over(&self, credential: &Credential, same_principal: bool) -> Result<(), Refusal> {
         if !same_principal {
             return Err(Refusal::Worker("another principal needs a mount of its own: restart the pod".to_owned()));
         }
         let limits = Limits { budget: Budget::new(0), timeout: self.spec.options.timeout };
-        let candidate = entry::client(&self.spec, &auth::Current::from(&credential), limits)?;
+        let candidate = entry::client(&self.spec, &auth::Current::from(credential), limits)?;
         let known = self.known().map(|known| known.version);
         entry::prove(&*candidate, &self.spec, known.as_ref()).await?;
         self.credential.renew(credential);

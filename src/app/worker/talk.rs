@@ -65,7 +65,7 @@ async fn run_errands(served: Arc<Served>, mut queue: mpsc::UnboundedReceiver<Err
     while let Some(errand) = queue.recv().await {
         let answer = match errand {
             Errand::Credential { credential, same_principal } => {
-                match served.take_over(credential, same_principal).await {
+                match served.take_over(&credential, same_principal).await {
                     Ok(()) => FromWorker::CredentialAccepted,
                     Err(refusal) => FromWorker::CredentialRefused(refusal),
                 }

@@ -83,7 +83,7 @@ async fn a_request_that_met_a_renewal_is_made_again_with_the_new_keys() {
     let renewed = current.clone();
     let server = Scripted::start(move |asked: Asked| match asked.number {
         0 => {
-            renewed.renew(keys("later", "second"));
+            renewed.renew(&keys("later", "second"));
             refusal(403, "ExpiredToken", "")
         }
         1 => Answer::Whole(sound()),
@@ -112,7 +112,7 @@ async fn an_upload_goes_on_with_renewed_keys() {
     let mut upload = begin(&*store, "f", Base::Absent).await;
     upload.write(noise(9 * MIB).into()).await.unwrap();
     server.users().add(User::new("id", "second"));
-    current.renew(keys("id", "second"));
+    current.renew(&keys("id", "second"));
     upload.write(noise(9 * MIB).into()).await.unwrap();
     let version = upload.publish(&Attributes::default()).await.unwrap().version().cloned().unwrap();
     assert!(content(&*store, &version, 0..version.size).await.unwrap() == [noise(9 * MIB), noise(9 * MIB)].concat());
