@@ -63,6 +63,7 @@ pub(super) mod tests {
                 path: "data".into(),
                 generation: None,
                 read_only: false,
+                most_memory: 1 << 30,
                 options: VolumeOptions::default(),
             },
             credential: credential("id", "key", None),
