@@ -20,12 +20,6 @@ func reasonToSkip(name string) (string, bool) {
 // skipped is every spec that may be skipped, and must be.
 var skipped = []group{
 	{
-		reason: "A bucket has no capacity to tell: GET_CAPACITY is not declared.",
-		specs: []string{
-			"Controller Service [Controller Server] GetCapacity should return capacity (no optional values added)",
-		},
-	},
-	{
 		reason: "CLONE_VOLUME is not declared: a copy of a data set takes longer than a call may.",
 		specs: []string{
 			"Controller Service [Controller Server] CreateVolume should create volume from an existing source volume",
@@ -43,32 +37,8 @@ var skipped = []group{
 		},
 	},
 	{
-		reason: "LIST_VOLUMES is not declared yet.",
+		reason: "The node's EXPAND_VOLUME is not declared yet.",
 		specs: []string{
-			"Controller Service [Controller Server] ListVolumes check the presence of new volumes and absence of deleted ones in the volume list",
-			"Controller Service [Controller Server] ListVolumes should fail when an invalid starting_token is passed",
-			"Controller Service [Controller Server] ListVolumes should return appropriate values (no optional values added)",
-		},
-	},
-	{
-		reason: "MODIFY_VOLUME is not declared yet.",
-		specs: []string{
-			"Controller Service [Controller Server] CreateVolume should create volume with a volume attribute class",
-			"Controller Service [Controller Server] CreateVolume should not create volume with an invalid volume attribute class",
-			"ModifyVolume [Controller Server] should fail if no volume id is given",
-			"ModifyVolume [Controller Server] should fail if specified mutable parameters are not supported by the volume",
-			"ModifyVolume [Controller Server] should fail if volume does not exist",
-			"ModifyVolume [Controller Server] should fail to modify a volume created with a volume attribute class if new mutable parameters are not supported by volume",
-			"ModifyVolume [Controller Server] should modify a volume created with a volume attribute class",
-			"ModifyVolume [Controller Server] should modify a volume created without a volume attribute class",
-		},
-	},
-	{
-		reason: "No limit of size is kept yet, so EXPAND_VOLUME is not declared.",
-		specs: []string{
-			"ExpandVolume [Controller Server] should fail if no capacity range is given",
-			"ExpandVolume [Controller Server] should fail if no volume id is given",
-			"ExpandVolume [Controller Server] should work",
 			"Node Service NodeExpandVolume should fail when no volume id is provided",
 			"Node Service NodeExpandVolume should fail when no volume path is provided",
 			"Node Service NodeExpandVolume should fail when volume is not found",
@@ -134,11 +104,8 @@ var skipped = []group{
 		},
 	},
 	{
-		reason: "The health calls are not declared yet.",
+		reason: "The node's health calls are not declared yet.",
 		specs: []string{
-			"ControllerGetVolumeHealth [Controller Server] should fail when no volume id is provided",
-			"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume",
-			"ControllerListVolumeHealth [Controller Server] should return appropriate response",
 			"Node Service NodeGetStorageHealth should return appropriate response",
 			"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
 			"Node Service NodeGetVolumeHealth should return health for a valid volume",

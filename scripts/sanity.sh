@@ -54,5 +54,6 @@ start controller --cluster-id sanity
 start node --node-id sanity --state-dir "$work/state"
 
 printf 'store: %s\n' "$store" >"$work/parameters.yaml"
+printf 'ttl: 5s\nmemory: 64Mi\n' >"$work/mutable.yaml"
 "$suite" -controller "unix://$work/controller.sock" -node "unix://$work/node.sock" -backend s3 \
-    -secrets "$secrets" -parameters "$work/parameters.yaml" -ginkgo.no-color
+    -secrets "$secrets" -parameters "$work/parameters.yaml" -mutable "$work/mutable.yaml" -ginkgo.no-color

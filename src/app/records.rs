@@ -161,6 +161,7 @@ mod tests {
             deletion,
             location: String::new(),
             claim,
+            capacity: None,
         };
         Volumes::new(records.clone(), cluster).create(&wanted).await.unwrap()
     }

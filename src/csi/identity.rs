@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::status;
 use super::v1::plugin_capability::service::Type;
-use super::v1::plugin_capability::{self, Service};
+use super::v1::plugin_capability::{self, Service, VolumeExpansion, volume_expansion};
 use super::v1::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
     PluginCapability, ProbeRequest, ProbeResponse, identity_server,
@@ -83,8 +83,11 @@ impl identity_server::Identity for Identity {
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
         let service = Service { r#type: Type::ControllerService.into() };
-        let capability = PluginCapability { r#type: Some(plugin_capability::Type::Service(service)) };
-        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: vec![capability] }))
+        let expansion = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
+        let capabilities =
+            [plugin_capability::Type::Service(service), plugin_capability::Type::VolumeExpansion(expansion)];
+        let capabilities = capabilities.map(|kind| PluginCapability { r#type: Some(kind) }).to_vec();
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 
     async fn probe(&self, _request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod inflight;
 pub mod node;
 mod redact;
+mod secrets;
 pub mod socket;
 pub mod status;
 pub mod v1;

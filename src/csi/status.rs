@@ -95,6 +95,8 @@ impl From<volumes::Error> for Status {
     fn from(error: volumes::Error) -> Status {
         let code = match &error {
             volumes::Error::Invalid(_) => Code::InvalidArgument,
+            volumes::Error::Missing(_) => Code::NotFound,
+            volumes::Error::OutOfRange(_) => Code::OutOfRange,
             volumes::Error::Exists(_) => Code::AlreadyExists,
             volumes::Error::Precondition(_) | volumes::Error::NewerFormat { .. } => Code::FailedPrecondition,
             volumes::Error::Busy(_) => Code::Aborted,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::{Extent, Records, Tag};
+use super::{Extent, Measured, Records, Tag};
 use crate::backend::{ErrorKind, Path};
 
 fn path(text: &str) -> Path {
@@ -20,6 +20,7 @@ pub(crate) async fn records(store: &dyn Records) {
     replaces_only_what_was_seen(store).await;
     removes_whatever_is_there(store).await;
     lists_below_and_no_more(store).await;
+    measures_what_lies_below(store).await;
     tells_what_is_vacant(store).await;
     removes_a_tree_and_not_its_neighbours(store).await;
     proves_exclusion_and_leaves_nothing(store).await;
@@ -65,13 +66,44 @@ async fn lists_below_and_no_more(store: &dyn Records) {
     for at in below.iter().chain([&beside]) {
         store.create(at, body("x")).await.unwrap();
     }
-    let listed = |dir: &str| store.list(&path(dir)).try_collect::<Vec<_>>();
+    let listed = |dir: &str| store.list(&path(dir), None).try_collect::<Vec<_>>();
     let mut found = listed(".millrace/contract/list").await.unwrap();
     found.sort();
     assert_eq!(found, below);
     assert_eq!(listed(".millrace/contract/list/a/b/c").await.unwrap(), below[2..]);
     assert_eq!(listed(".millrace/contract/nothing").await.unwrap(), []);
+    let dir = path(".millrace/contract/list");
+    let all: Vec<_> = store.list(&dir, None).try_collect().await.unwrap();
+    for (after, left) in all.iter().zip((0..all.len()).rev()) {
+        let rest: Vec<_> = store.list(&dir, Some(after)).try_collect().await.unwrap();
+        assert_eq!(rest, all[all.len() - left..]);
+    }
+    // Between two that are there.
+    let rest: Vec<_> = store.list(&dir, Some(&path(".millrace/contract/list/a/a"))).try_collect().await.unwrap();
+    assert_eq!(rest, ["a/b/@", "a/b/c/@"].map(|name| path(&format!(".millrace/contract/list/{name}"))));
     for at in below.iter().chain([&beside]) {
+        store.remove(at).await.unwrap();
+    }
+}
+
+async fn measures_what_lies_below(store: &dyn Records) {
+    let files = ["measured/a", "measured/b/c", "measured/b/.millrace/own"].map(path);
+    let beside = ["measured/.millrace/volume.json", "measured2", "measure"].map(path);
+    for at in files.iter().chain(&beside) {
+        store.create(at, body("12345")).await.unwrap();
+    }
+    let (mut bytes, mut from) = (0, None);
+    loop {
+        let page = store.measure(&path("measured"), from).await.unwrap();
+        bytes += page.bytes;
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(bytes, 15);
+    assert_eq!(store.measure(&path("nothing"), None).await.unwrap(), Measured { bytes: 0, next: None });
+    for at in files.iter().chain(&beside) {
         store.remove(at).await.unwrap();
     }
 }
@@ -119,7 +151,7 @@ async fn removes_a_tree_and_not_its_neighbours(store: &dyn Records) {
 
 async fn proves_exclusion_and_leaves_nothing(store: &dyn Records) {
     assert!(store.excludes().await.unwrap());
-    let left: Vec<_> = store.list(&path(".millrace/proof")).try_collect().await.unwrap();
+    let left: Vec<_> = store.list(&path(".millrace/proof"), None).try_collect().await.unwrap();
     assert_eq!(left, []);
 }
 
@@ -136,6 +168,6 @@ async fn one_of_many_creators_wins(store: &dyn Records) {
 }
 
 async fn leaves_nothing(store: &dyn Records) {
-    let left: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
+    let left: Vec<_> = store.list(&Path::root(), None).try_collect().await.unwrap();
     assert_eq!(left, []);
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
-use super::{Extent, Records, Removed, Tag, removable};
+use super::{Extent, Measured, Records, Removed, Tag, own_directory, removable};
 use crate::backend::{Error, ErrorKind, Op, Path, Result};
 
 /// Keys, their content and the number of the write that made it.
@@ -85,9 +85,21 @@ impl Records for MemoryRecords {
         Ok(())
     }
 
-    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>> {
-        let found = self.store.lock().unwrap().below(dir);
+    fn list(&self, dir: &Path, after: Option<&Path>) -> BoxStream<'static, Result<Path>> {
+        let mut found = self.store.lock().unwrap().below(dir);
+        found.retain(|at| after.is_none_or(|after| at.as_bytes() > after.as_bytes()));
+        found.sort_by(|one, two| one.as_bytes().cmp(two.as_bytes()));
         stream::iter(found.into_iter().map(Ok)).boxed()
+    }
+
+    async fn measure(&self, dir: &Path, from: Option<String>) -> Result<Measured> {
+        const PAGE: usize = 1000;
+        let store = self.store.lock().unwrap();
+        let own = own_directory(dir);
+        let all: Vec<_> = store.below(dir).into_iter().filter(|at| !at.starts_with(&own)).collect();
+        let begin: usize = from.map_or(0, |from| from.parse().unwrap());
+        let bytes = all.iter().skip(begin).take(PAGE).map(|at| store.keys[at].0.len() as u64).sum();
+        Ok(Measured { bytes, next: (all.len() > begin + PAGE).then(|| (begin + PAGE).to_string()) })
     }
 
     async fn is_vacant(&self, path: &Path) -> Result<bool> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, ErrorKind, Op, Path, Result};
+use super::{Error, ErrorKind, Name, Op, Path, RESERVED, Result};
 
 /// A record's state, as the store names it (an ETag on S3).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,8 +46,13 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
     /// Removes a record, whatever its state; fine where it is gone.
     async fn remove(&self, at: &Path) -> Result<()>;
 
-    /// The records below `dir`, at any depth, as paths from the store's root, in the store's order.
-    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>>;
+    /// The records below `dir`, at any depth, as paths from the store's root, in the order of their bytes; of them only
+    /// those after `after`, where it is given, which need not be there itself.
+    fn list(&self, dir: &Path, after: Option<&Path>) -> BoxStream<'static, Result<Path>>;
+
+    /// How much lies on one page (1,000 entries) of what is below `dir`, the driver's own `.millrace` at its top apart.
+    /// Begins where an earlier page said that the next one does, or at the first.
+    async fn measure(&self, dir: &Path, from: Option<String>) -> Result<Measured>;
 
     /// Whether nothing at all lies at `path` or below it: neither a file of that name nor anything under it.
     async fn is_vacant(&self, path: &Path) -> Result<bool>;
@@ -68,6 +73,15 @@ pub enum Extent {
     All,
 }
 
+/// What one page of a directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Where the next page begins, in the store's own words; `None` after the last.
+    pub next: Option<String>,
+}
+
 /// What one page of a removal did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removed {
@@ -75,6 +89,11 @@ pub struct Removed {
     pub count: u64,
     /// Nothing is left.
     pub done: bool,
+}
+
+/// The driver's own directory at the top of a volume's.
+pub(super) fn own_directory(dir: &Path) -> Path {
+    Name::new(RESERVED.as_bytes()).map_or_else(|_| dir.clone(), |name| dir.join(&name))
 }
 
 /// Whether `dir` may be removed as a tree: neither the store's root nor anything in the driver's own directory.

@@ -18,7 +18,7 @@ use super::error::Failure;
 use super::object::{self, Condition};
 use super::{Config, fetch, keys, removal, stat, tree};
 use crate::auth::Credential;
-use crate::backend::records::{Extent, LARGEST_RECORD, Records, Removed, Tag, removable};
+use crate::backend::records::{Extent, LARGEST_RECORD, Measured, Records, Removed, Tag, own_directory, removable};
 use crate::backend::{Attributes, Error, ErrorKind, Limits, Op, Path, RESERVED, Result};
 use crate::budget::Budget;
 
@@ -107,23 +107,39 @@ impl Records for S3Records {
         tree::delete(&self.client, &key, None).await.map_err(fail)
     }
 
-    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Path>> {
-        let (client, dir) = (self.client.clone(), dir.clone());
+    fn list(&self, dir: &Path, after: Option<&Path>) -> BoxStream<'static, Result<Path>> {
+        let (client, dir, after) = (self.client.clone(), dir.clone(), after.cloned());
         let pages = stream::try_unfold(Some(None), move |next: Option<Option<String>>| {
-            let (client, dir) = (client.clone(), dir.clone());
+            let (client, dir, after) = (client.clone(), dir.clone(), after.clone());
             async move {
                 let Some(token) = next else { return Ok(None) };
                 let fail = |failure: Failure| failure.at(Op::Record, &dir);
                 let prefix = client.keys.directory(&dir).map_err(fail)?;
                 let root = client.keys.directory(&Path::root()).map_err(fail)?;
-                let page = page(&client, &prefix, token).await.map_err(fail)?;
-                // What is no path is no record.
+                let begin = match (token, &after) {
+                    (Some(token), _) => Begin::Where(token),
+                    (None, Some(after)) => Begin::After(client.keys.file(after).map_err(fail)?),
+                    (None, None) => Begin::First,
+                };
+                let page = page(&client, &prefix, &begin).await.map_err(fail)?;
+                // What is no path is no record. A store may not know `start-after`.
                 let paths = page.keys.iter().filter_map(|key| Path::parse(key.strip_prefix(&root)?).ok());
+                let paths = paths.filter(|at| after.as_ref().is_none_or(|after| at.as_bytes() > after.as_bytes()));
                 let paths: Vec<Result<Path>> = paths.map(Ok).collect();
                 Ok::<_, Error>(Some((stream::iter(paths), page.next.map(Some))))
             }
         });
         pages.try_flatten().boxed()
+    }
+
+    async fn measure(&self, dir: &Path, from: Option<String>) -> Result<Measured> {
+        let fail = |failure: Failure| failure.at(Op::Record, dir);
+        let prefix = self.client.keys.directory(dir).map_err(fail)?;
+        let own = self.client.keys.directory(&own_directory(dir)).map_err(fail)?;
+        let begin = from.map_or(Begin::First, Begin::Where);
+        let page = page(&self.client, &prefix, &begin).await.map_err(fail)?;
+        let files = page.keys.iter().zip(&page.sizes).filter(|(key, _)| !key.starts_with(&own));
+        Ok(Measured { bytes: files.map(|(_, size)| size).sum(), next: page.next })
     }
 
     async fn is_vacant(&self, path: &Path) -> Result<bool> {
@@ -149,16 +165,34 @@ impl Records for S3Records {
 /// A page of a listing.
 pub(super) struct Page {
     pub(super) keys: Vec<String>,
+    /// Of each key, in bytes.
+    sizes: Vec<u64>,
     /// What to ask for next; `None` after the last.
     pub(super) next: Option<String>,
 }
 
+/// Where a page begins.
+pub(super) enum Begin {
+    /// At the first key.
+    First,
+    /// At the first key after this one.
+    After(String),
+    /// Where the page before said.
+    Where(String),
+}
+
 /// Up to 1,000 keys that begin with `prefix`, at any depth.
-pub(super) async fn page(client: &Client, prefix: &str, token: Option<String>) -> std::result::Result<Page, Failure> {
+pub(super) async fn page(client: &Client, prefix: &str, begin: &Begin) -> std::result::Result<Page, Failure> {
+    let (after, token) = match begin {
+        Begin::First => (None, None),
+        Begin::After(key) => (Some(key.clone()), None),
+        Begin::Where(token) => (None, Some(token.clone())),
+    };
     let page = client
         .ask(async || {
             let list = client.sdk.list_objects_v2().bucket(&client.bucket).prefix(prefix);
-            let list = list.encoding_type(EncodingType::Url).set_continuation_token(token.clone());
+            let list = list.encoding_type(EncodingType::Url).set_start_after(after.clone());
+            let list = list.set_continuation_token(token.clone());
             Ok(list.set_request_payer(client.payer.clone()).send().await?)
         })
         .await?;
@@ -167,8 +201,10 @@ pub(super) async fn page(client: &Client, prefix: &str, token: Option<String>) -
         return Err(Failure::corrupt("the store's listing does not go on where it says it does"));
     }
     let keys =
-        page.contents().iter().map(|object| below(prefix, object.key())).collect::<std::result::Result<_, _>>()?;
-    Ok(Page { keys, next })
+        page.contents().iter().map(|object| below(prefix, object.key())).collect::<std::result::Result<Vec<_>, _>>()?;
+    let size = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+    let sizes = page.contents().iter().map(|object| size(object.size())).collect();
+    Ok(Page { keys, sizes, next })
 }
 
 /// A url-encoded key of a listing of `prefix`, which it must begin with.

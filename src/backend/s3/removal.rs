@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::client::Client;
 use super::error::Failure;
-use super::records::{self, below};
+use super::records::{self, Begin, below};
 use crate::backend::records::{Extent, Removed};
 use crate::backend::{ErrorKind, Path};
 
@@ -60,7 +60,7 @@ pub(super) async fn page(
 
 /// The first keys below `prefix`, and whether these are all.
 async fn current(client: &Client, prefix: &str) -> Result<(Vec<Entry>, bool), Failure> {
-    let page = records::page(client, prefix, None).await?;
+    let page = records::page(client, prefix, &Begin::First).await?;
     let last = page.next.is_none();
     Ok((page.keys.into_iter().map(|key| Entry { key, version: None }).collect(), last))
 }

@@ -32,6 +32,8 @@ pub struct Store {
     pub controller_credential: Option<PathBuf>,
     /// What DeleteVolume does where the StorageClass does not say.
     pub deletion: Deletion,
+    /// The bytes that the limits of its volumes may have together; `None` for no bound.
+    pub capacity: Option<u64>,
     /// The most that a volume's `memory` may ask for, in bytes.
     pub memory: u64,
 }

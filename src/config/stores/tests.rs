@@ -47,6 +47,7 @@ fn each_wrong_word_is_refused_with_a_reason() {
         ("endpoint: http://127.0.0.1:9000", "deletion: keep", "region is needed"),
         ("prefix: teams/a", "limits: {connections: 0}", "at least 1"),
         ("prefix: teams/a", "limits: {memory: lots}", "limits.memory"),
+        ("prefix: teams/a", "capacity: 1.5Ti", "capacity: must be a whole number"),
         ("prefix: teams/a", "caBundle: no/such/file.pem", "no/such/file.pem"),
     ] {
         assert!(ONE.contains(from));

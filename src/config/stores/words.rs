@@ -39,6 +39,7 @@ struct Words {
     controller_credential: Option<PathBuf>,
     #[serde(default = "current")]
     deletion: Deletion,
+    capacity: Option<String>,
     #[serde(default)]
     requester_pays: bool,
     sse_kms_key: Option<String>,
@@ -120,12 +121,15 @@ fn understood(words: Words, base: &Path) -> Result<Store, String> {
     }
     let memory =
         super::super::parameters::bytes(&words.limits.memory).map_err(|why| format!("limits.memory: {why}"))?;
+    let capacity = words.capacity.as_deref().map(super::super::parameters::bytes).transpose();
+    let capacity = capacity.map_err(|why| format!("capacity: {why}"))?;
     let ca_bundle = words.ca_bundle.map(|path| ca_bundle(&base.join(path))).transpose()?;
     Ok(Store {
         name: words.name,
         credentials: words.credentials,
         controller_credential: words.controller_credential.map(|path| base.join(path)),
         deletion: words.deletion,
+        capacity,
         memory,
         backend: backend::Config::S3(s3::Config {
             path_style: words.path_style.unwrap_or(words.endpoint.is_some()),

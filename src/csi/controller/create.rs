@@ -56,6 +56,7 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
         deletion: parameters.deletion.unwrap_or(store.deletion),
         location: store.location_hash(),
         claim,
+        capacity: store.capacity,
     };
     Ok((store, wanted))
 }
@@ -65,11 +66,11 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
 ///
 /// # Errors
 /// INTERNAL for a record whose path or generation is none.
-pub(super) fn volume(store: &Store, record: &Record, parameters: &HashMap<String, String>) -> Result<Volume, Status> {
+pub(super) fn volume(store: &Store, record: &Record) -> Result<Volume, Status> {
     let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
     let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
     let id = VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))?;
-    let options = parameters.iter().filter(|(word, _)| OPTION_WORDS.contains(&word.as_str()));
+    let options = record.parameters.iter().filter(|(word, _)| OPTION_WORDS.contains(&word.as_str()));
     let mut volume_context: HashMap<_, _> = options.map(|(word, value)| (word.clone(), value.clone())).collect();
     volume_context.insert("format".to_owned(), CONTEXT_FORMAT.to_owned());
     volume_context.insert("location".to_owned(), record.location.clone());
@@ -109,7 +110,7 @@ fn checked_name(name: &str) -> Result<&str, Status> {
     }
 }
 
-fn store<'a>(name: Option<&str>, stores: &'a Stores) -> Result<&'a Store, Status> {
+pub(super) fn store<'a>(name: Option<&str>, stores: &'a Stores) -> Result<&'a Store, Status> {
     let name = name.ok_or_else(|| {
         status::invalid(format!("the StorageClass has no parameter store; known stores are {}", stores.names()))
     })?;
@@ -124,7 +125,7 @@ fn claim(parameters: &HashMap<String, String>) -> Option<Claim> {
 }
 
 /// The least and the largest size; 0 is none.
-fn size(range: Option<&CapacityRange>) -> Result<(u64, u64), Status> {
+pub(super) fn size(range: Option<&CapacityRange>) -> Result<(u64, u64), Status> {
     let CapacityRange { required_bytes, limit_bytes } = range.copied().unwrap_or_default();
     match (u64::try_from(required_bytes), u64::try_from(limit_bytes)) {
         (Ok(required), Ok(limit)) if limit == 0 || required <= limit => Ok((required, limit)),

@@ -1,9 +1,13 @@
 //! The Controller service: volumes as directories of stores.
 //!
 //! What a CreateVolume means is worked out in [`create`] without touching anything; [`Volumes`] then does it. No
-//! request's secret is used: the store's own controller credential does everything.
+//! request's secret is used, and each is wiped first: the store's own controller credential does everything.
 
+mod capacity;
 mod create;
+mod health;
+mod list;
+mod single;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,12 +18,17 @@ use tonic::{Request, Response, Status, async_trait};
 use super::calls::Subject;
 use super::capability::{Access, BadCapability};
 use super::inflight::Inflight;
+use super::secrets::forget;
 use super::status;
 use super::v1::controller_service_capability::rpc;
 use super::v1::validate_volume_capabilities_response::Confirmed;
 use super::v1::{
-    ControllerGetCapabilitiesRequest, ControllerGetCapabilitiesResponse, ControllerServiceCapability,
-    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetCapabilitiesRequest,
+    ControllerGetCapabilitiesResponse, ControllerGetVolumeHealthRequest, ControllerGetVolumeHealthResponse,
+    ControllerGetVolumeRequest, ControllerGetVolumeResponse, ControllerListVolumeHealthRequest,
+    ControllerListVolumeHealthResponse, ControllerModifyVolumeRequest, ControllerModifyVolumeResponse,
+    ControllerServiceCapability, CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    GetCapacityRequest, GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, controller_server,
     controller_service_capability,
 };
@@ -29,7 +38,17 @@ use crate::auth::Credential;
 use crate::config::stores::{LiveStores, Store};
 
 /// What can be asked of this controller beyond the calls that every plugin has.
-const CAPABILITIES: [rpc::Type; 2] = [rpc::Type::CreateDeleteVolume, rpc::Type::SingleNodeMultiWriter];
+const CAPABILITIES: [rpc::Type; 9] = [
+    rpc::Type::CreateDeleteVolume,
+    rpc::Type::ListVolumes,
+    rpc::Type::GetVolume,
+    rpc::Type::GetCapacity,
+    rpc::Type::ExpandVolume,
+    rpc::Type::ModifyVolume,
+    rpc::Type::GetVolumeHealth,
+    rpc::Type::ListVolumeHealth,
+    rpc::Type::SingleNodeMultiWriter,
+];
 
 /// How often tombstones are looked for; the first time a while after the start, when a crash loop would be over.
 const TIDY: Duration = Duration::from_secs(6 * 3600);
@@ -46,6 +65,8 @@ struct Inner {
     inflight: Inflight,
     /// By store, as long as neither its words nor its credential change.
     opened: Mutex<HashMap<String, Opened>>,
+    /// By store: its volumes as it last told them.
+    known: Mutex<HashMap<String, health::Known>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +95,7 @@ impl Controller {
             cluster: cluster.to_owned(),
             inflight: Inflight::default(),
             opened: Mutex::default(),
+            known: Mutex::default(),
         })))
     }
 
@@ -109,17 +131,23 @@ impl Controller {
         Ok(volumes)
     }
 
-    /// The volumes of the store that an id names.
-    fn volumes_of(&self, id: &VolumeId) -> Result<Arc<Volumes>, Status> {
+    /// The store that an id names.
+    fn store_of(&self, id: &VolumeId) -> Result<Store, Status> {
         let stores = self.0.stores.current();
-        let store = stores.get(id.store()).ok_or_else(|| {
+        stores.get(id.store()).cloned().ok_or_else(|| {
             status::failed_precondition(format!(
                 "the volume lies in store {:?}, which the stores file does not have; known are {}",
                 id.store(),
                 stores.names()
             ))
-        })?;
-        Ok(self.volumes(store)?)
+        })
+    }
+
+    /// And its volumes.
+    fn volumes_of(&self, id: &VolumeId) -> Result<(Store, Arc<Volumes>), Status> {
+        let store = self.store_of(id)?;
+        let volumes = self.volumes(&store)?;
+        Ok((store, volumes))
     }
 }
 
@@ -132,52 +160,52 @@ fn key(store: &str, path: &crate::backend::Path) -> String {
 impl controller_server::Controller for Controller {
     async fn create_volume(
         &self,
-        request: Request<CreateVolumeRequest>,
+        mut request: Request<CreateVolumeRequest>,
     ) -> Result<Response<CreateVolumeResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
         Subject::note(&request, &request.get_ref().name, "");
-        let request = request.into_inner();
+        let (subject, request) = (Subject::of(&request), request.get_ref());
         let stores = self.0.stores.current();
-        let (store, wanted) = create::understand(&request, &stores)?;
+        let (store, wanted) = create::understand(request, &stores)?;
+        subject.tell(|entry| {
+            entry.store = Some(store.name.clone());
+            entry.path = Some(wanted.path.to_string());
+            entry.size = Some(wanted.size()).filter(|size| *size > 0);
+            entry.namespace = wanted.claim.as_ref().map(|claim| claim.namespace.clone());
+            entry.claim = wanted.claim.as_ref().map(|claim| claim.name.clone());
+            entry.changed = wanted.mutable.clone();
+        });
         let volumes = self.volumes(store)?;
         let _guard = self.0.inflight.enter(&key(&store.name, &wanted.path))?;
         let record = volumes.create(&wanted).await?;
-        let volume = create::volume(store, &record, &request.parameters)?;
+        let volume = create::volume(store, &record)?;
+        subject.tell(|entry| entry.volume = Some(volume.volume_id.clone()));
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }
 
     async fn delete_volume(
         &self,
-        request: Request<DeleteVolumeRequest>,
+        mut request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
-        let text = &request.get_ref().volume_id;
-        Subject::note(&request, text, "");
-        if text.is_empty() {
-            return Err(status::invalid("the request has no volume id"));
-        }
-        // An id that CreateVolume does not make names nothing that could be deleted; a static volume is never deleted.
-        if let Ok(id) = VolumeId::parse(text) {
-            let volumes = self.volumes_of(&id)?;
-            let _guard = self.0.inflight.enter(&key(id.store(), id.path()))?;
-            volumes.delete(id.path(), id.generation().as_str()).await?;
-        }
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        self.delete(&request.get_ref().volume_id, &Subject::of(&request)).await?;
         Ok(Response::new(DeleteVolumeResponse {}))
     }
 
     async fn validate_volume_capabilities(
         &self,
-        request: Request<ValidateVolumeCapabilitiesRequest>,
+        mut request: Request<ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
         Subject::note(&request, &request.get_ref().volume_id, "");
         let request = request.into_inner();
-        if request.volume_id.is_empty() {
-            return Err(status::invalid("the request has no volume id"));
-        }
+        let id = single::known(&request.volume_id);
         if request.volume_capabilities.is_empty() {
             return Err(status::invalid("the request has no volume capabilities"));
         }
-        let id = VolumeId::parse(&request.volume_id)
-            .map_err(|why| status::not_found(format!("CreateVolume made no volume {:?}: {why}", request.volume_id)))?;
-        let found = self.volumes_of(&id)?.find(id.path(), id.generation().as_str()).await?;
+        let id = id?;
+        let found = self.volumes_of(&id)?.1.find(id.path(), id.generation().as_str()).await?;
         let record = found
             .filter(|record| record.state == State::Ready)
             .ok_or_else(|| status::not_found(format!("there is no volume {:?} (any more)", request.volume_id)))?;
@@ -195,6 +223,65 @@ impl controller_server::Controller for Controller {
             }
         };
         Ok(Response::new(ValidateVolumeCapabilitiesResponse { confirmed: None, message }))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        Ok(Response::new(self.list(request.get_ref()).await?))
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<ControllerGetVolumeRequest>,
+    ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        Ok(Response::new(self.get(&request.get_ref().volume_id).await?))
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<GetCapacityRequest>,
+    ) -> Result<Response<GetCapacityResponse>, Status> {
+        Ok(Response::new(self.capacity(request.get_ref()).await?))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        mut request: Request<ControllerExpandVolumeRequest>,
+    ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        Ok(Response::new(self.expand(request.get_ref(), &Subject::of(&request)).await?))
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        mut request: Request<ControllerModifyVolumeRequest>,
+    ) -> Result<Response<ControllerModifyVolumeResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        self.modify(request.get_ref(), &Subject::of(&request)).await?;
+        Ok(Response::new(ControllerModifyVolumeResponse {}))
+    }
+
+    async fn controller_get_volume_health(
+        &self,
+        mut request: Request<ControllerGetVolumeHealthRequest>,
+    ) -> Result<Response<ControllerGetVolumeHealthResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().volume_id, "");
+        let volume_health = Some(self.volume_health(&request.get_ref().volume_id).await?);
+        Ok(Response::new(ControllerGetVolumeHealthResponse { volume_health }))
+    }
+
+    async fn controller_list_volume_health(
+        &self,
+        mut request: Request<ControllerListVolumeHealthRequest>,
+    ) -> Result<Response<ControllerListVolumeHealthResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Ok(Response::new(self.list_health(request.get_ref()).await?))
     }
 
     async fn controller_get_capabilities(

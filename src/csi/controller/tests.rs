@@ -1,3 +1,5 @@
+mod calls;
+mod garbage;
 mod s3;
 
 use tonic::Code;
@@ -9,7 +11,7 @@ use crate::csi::capability::tests::mounted;
 use crate::csi::v1::volume_capability::access_mode::Mode;
 use crate::csi::v1::volume_capability::{AccessType, BlockVolume};
 use crate::csi::v1::{
-    CapacityRange, ControllerPublishVolumeRequest, ListVolumesRequest, Volume, VolumeCapability, VolumeContentSource,
+    CapacityRange, ControllerPublishVolumeRequest, CreateSnapshotRequest, Volume, VolumeCapability, VolumeContentSource,
 };
 
 struct Plugin {
@@ -22,13 +24,20 @@ const KEYS: &str = "{key_id: id, access_key: canary-key}";
 
 /// A controller whose store `lake` lies in memory.
 fn plugin() -> Plugin {
+    plugin_with("limits: {memory: 1Gi}")
+}
+
+/// And has these words, too.
+fn plugin_with(words: &str) -> Plugin {
     let dir = tempfile::tempdir().unwrap();
-    let text = "
+    let text = format!(
+        "
 stores:
-  - {name: lake, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: data, controllerCredential: key.yaml, limits: {memory: 1Gi}}
-  - {name: static-only, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: public}
-  - {name: unmounted, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: other, controllerCredential: none.yaml}
-";
+  - {{name: lake, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: data, controllerCredential: key.yaml, {words}}}
+  - {{name: static-only, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: public}}
+  - {{name: unmounted, backend: s3, endpoint: 'http://127.0.0.1:9', bucket: other, controllerCredential: none.yaml}}
+"
+    );
     std::fs::write(dir.path().join("stores.yaml"), text).unwrap();
     std::fs::write(dir.path().join("key.yaml"), KEYS).unwrap();
     let stores = LiveStores::load(&dir.path().join("stores.yaml")).unwrap();
@@ -263,11 +272,11 @@ async fn a_rotated_credential_is_used_from_the_next_call_on() {
 async fn what_is_not_declared_is_not_implemented() {
     let plugin = plugin();
     let answer = plugin.controller.controller_get_capabilities(Request::new(Default::default())).await.unwrap();
-    assert_eq!(answer.into_inner().capabilities.len(), 2);
+    assert_eq!(answer.into_inner().capabilities.len(), CAPABILITIES.len());
     let publish = plugin.controller.controller_publish_volume(Request::new(ControllerPublishVolumeRequest::default()));
     assert_eq!(publish.await.unwrap_err().code(), Code::Unimplemented);
-    let list = plugin.controller.list_volumes(Request::new(ListVolumesRequest::default()));
-    assert_eq!(list.await.unwrap_err().code(), Code::Unimplemented);
+    let snapshot = plugin.controller.create_snapshot(Request::new(CreateSnapshotRequest::default()));
+    assert_eq!(snapshot.await.unwrap_err().code(), Code::Unimplemented);
 }
 
 #[test]

@@ -45,11 +45,13 @@ pub struct Wanted {
     pub location: String,
     /// The claim, where the provisioner tells.
     pub claim: Option<Claim>,
+    /// The bytes that the store's volumes may have together, where it says.
+    pub capacity: Option<u64>,
 }
 
 impl Wanted {
     /// The limit of the volume in bytes; 0 for none.
-    fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         if self.required > 0 { self.required } else { self.limit }
     }
 
@@ -166,6 +168,7 @@ impl Volumes {
         let (record, tag) = match self.load::<Record>(&at).await? {
             None => {
                 self.check_free(wanted).await?;
+                self.check_room(wanted.size(), wanted.capacity).await?;
                 let record = wanted.record(&self.cluster);
                 let tag = self.put_new(&at, &record).await?.ok_or_else(|| Hurdle::raced(&wanted.name))?;
                 (record, tag)
@@ -186,6 +189,7 @@ impl Volumes {
                 State::Deleted | State::Withdrawn => {
                     let free = self.free_at(&at, &tag);
                     self.check_free(wanted).await?;
+                    self.check_room(wanted.size(), wanted.capacity).await?;
                     if free > Instant::now() {
                         return Err(fading(&old, Some(free)));
                     }
@@ -196,7 +200,11 @@ impl Volumes {
             },
         };
         match record.state {
-            State::Ready => Ok(record),
+            State::Ready => {
+                // Its directory may be gone, which health tells; it was made all the same.
+                self.copy(&wanted.path, &record.generation).await?;
+                Ok(record)
+            }
             _ => self.complete(record, tag).await,
         }
     }

@@ -12,15 +12,24 @@ use crate::config::stores::Deletion;
 /// Looks at a record that keeps changing before it is somebody else's turn.
 const TRIES: usize = 8;
 
+/// What a deletion did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deleted {
+    /// The volume, as it was found.
+    pub record: Record,
+    /// Entries that this call removed; those of earlier ones that did not end are not among them.
+    pub removed: u64,
+}
+
 impl Volumes {
-    /// Deletes the volume that has this path and generation, as its record says. Fine where there is none (any more).
+    /// Deletes the volume that has this path and generation, as its record says. `None` where there is none (any more).
     ///
     /// # Errors
     /// `Precondition` for another cluster's; the store's own. What was begun is gone on with by the next call, whoever
     /// makes it.
-    pub async fn delete(&self, path: &Path, generation: &str) -> Result<(), Error> {
+    pub async fn delete(&self, path: &Path, generation: &str) -> Result<Option<Deleted>, Error> {
         for _ in 0..TRIES {
-            let Some((record, tag)) = self.find_tagged(path, generation).await? else { return Ok(()) };
+            let Some((record, tag)) = self.find_tagged(path, generation).await? else { return Ok(None) };
             if record.cluster != self.cluster {
                 return Err(Error::Precondition(format!(
                     "volume {:?} belongs to cluster {:?}, and this is {:?}; `millrace records adopt` takes it over",
@@ -36,17 +45,24 @@ impl Volumes {
                     self.finish_withdrawal(&record, &tag).await?;
                     continue;
                 }
-                (State::Deleting, Deletion::All) => return self.remove(&record, path, Extent::All).await,
-                (State::Deleting, _) => return self.remove(&record, path, Extent::Current).await,
-                (State::Kept | State::Deleted | State::Withdrawn | State::Forgotten, _) => return Ok(()),
+                (State::Deleting, deletion) => {
+                    let extent = if deletion == Deletion::All { Extent::All } else { Extent::Current };
+                    let removed = self.remove(&record, path, extent).await?;
+                    return Ok(Some(Deleted { record, removed }));
+                }
+                (State::Kept | State::Deleted | State::Withdrawn | State::Forgotten, _) => {
+                    return Ok(Some(Deleted { record, removed: 0 }));
+                }
             };
             self.enter(&record, &tag, next).await?;
         }
         Err(Error::Busy(format!("the record of the volume at {:?} keeps changing; try again", path.to_string())))
     }
 
-    async fn remove(&self, record: &Record, path: &Path, extent: Extent) -> Result<(), Error> {
+    async fn remove(&self, record: &Record, path: &Path, extent: Extent) -> Result<u64, Error> {
+        let mut removed = 0;
         while let Some(page) = bounded(path, self.remove_one_page(record, path, extent)).await? {
+            removed += page.count;
             if page.done {
                 break;
             }
@@ -56,7 +72,7 @@ impl Volumes {
                 Some((now, tag)) if now.state == State::Deleting => {
                     self.enter(&now, &tag, State::Deleted).await?;
                 }
-                _ => return Ok(()),
+                _ => return Ok(removed),
             }
         }
         Err(Error::Busy(format!("the record of volume {:?} keeps changing; try again", record.name)))

@@ -16,8 +16,12 @@
 //! this process has seen it for [`TOMBSTONE`], which is longer than the [`STEP`] that bounds every step; no clock of
 //! another machine counts.
 
+mod change;
+mod copy;
 mod create;
 mod delete;
+mod health;
+mod listing;
 mod owner;
 pub mod placement;
 pub mod record;
@@ -33,7 +37,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+pub use change::Room;
 pub use create::Wanted;
+pub use delete::Deleted;
+pub use health::{Severity, Trouble};
+pub use listing::Page;
 pub use record::{Claim, Record, State, VolumeFile};
 pub use upkeep::Listed;
 
@@ -55,6 +63,12 @@ pub enum Error {
     /// The request cannot be met by any store.
     #[error("{0}")]
     Invalid(String),
+    /// There is no such volume (any more).
+    #[error("{0}")]
+    Missing(String),
+    /// More bytes than the store or the request allows.
+    #[error("{0}")]
+    OutOfRange(String),
     /// The name or the path belongs to another volume.
     #[error("{0}")]
     Exists(String),
@@ -96,6 +110,8 @@ pub struct Volumes {
     proved: OnceCell<()>,
     /// Tombstones, and when this process first saw them.
     seen: Mutex<HashMap<(Path, Tag), Instant>>,
+    /// What the last count of a volume found, by generation.
+    counts: Mutex<HashMap<String, health::Count>>,
 }
 
 impl Volumes {
@@ -111,7 +127,13 @@ impl Volumes {
 
     /// The volumes that `records` hold, for the controller of `cluster`. Asks nothing of the store.
     pub fn new(records: Arc<dyn Records>, cluster: impl Into<String>) -> Volumes {
-        Volumes { records, cluster: cluster.into(), proved: OnceCell::new(), seen: Mutex::default() }
+        Volumes {
+            records,
+            cluster: cluster.into(),
+            proved: OnceCell::new(),
+            seen: Mutex::default(),
+            counts: Mutex::default(),
+        }
     }
 
     /// The volume that has this path and generation, in whatever state; `None` where there is none.
@@ -241,11 +263,14 @@ fn path_of(record: &Record) -> Result<Path, Error> {
 async fn bounded<T>(at: &Path, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     match tokio::time::timeout(STEP, step).await {
         Ok(result) => result,
-        Err(_) => {
-            let message = format!("the store did not answer within {} s", STEP.as_secs());
-            Err(backend::Error::new(ErrorKind::Unavailable, Op::Record, at, message).into())
-        }
+        Err(_) => Err(late(at, STEP)),
     }
+}
+
+/// What a store is that did not answer.
+pub(super) fn late(at: &Path, after: Duration) -> Error {
+    let message = format!("the store did not answer within {} s", after.as_secs());
+    backend::Error::new(ErrorKind::Unavailable, Op::Record, at, message).into()
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Volumes {
             lines.push((Relation::Above, record::owner_at(&dir)));
             above = dir.split_last();
         }
-        let below = self.records.list(&record::owners_below(path)).map_ok(|at| (Relation::Below, at));
+        let below = self.records.list(&record::owners_below(path), None).map_ok(|at| (Relation::Below, at));
         let mut places = stream::iter(lines.into_iter().map(Ok)).chain(below);
 
         let mut found = Vec::new();

@@ -1,3 +1,8 @@
+//! Volumes on a store in memory, with controllers that die, are slow or meet.
+
+mod change;
+mod seen;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -9,7 +14,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::*;
 use crate::backend::records::memory::MemoryRecords;
-use crate::backend::records::{Extent, Removed};
+use crate::backend::records::{Extent, Measured, Removed};
 use crate::config::stores::Deletion;
 
 /// How a call may go wrong.
@@ -132,11 +137,15 @@ impl Records for View {
         self.call(self.store.remove(at)).await
     }
 
-    fn list(&self, dir: &Path) -> BoxStream<'static, backend::Result<Path>> {
+    fn list(&self, dir: &Path, after: Option<&Path>) -> BoxStream<'static, backend::Result<Path>> {
         if self.lives.load(Ordering::SeqCst) < 0 {
             return futures::stream::iter([View::dead()]).boxed();
         }
-        self.store.list(dir)
+        self.store.list(dir, after)
+    }
+
+    async fn measure(&self, dir: &Path, from: Option<String>) -> backend::Result<Measured> {
+        self.call(self.store.measure(dir, from)).await
     }
 
     async fn is_vacant(&self, path: &Path) -> backend::Result<bool> {
@@ -163,6 +172,7 @@ fn wanted(name: &str, at: &str) -> Wanted {
         deletion: Deletion::Current,
         location: "there".into(),
         claim: None,
+        capacity: None,
     }
 }
 
@@ -208,11 +218,12 @@ async fn a_volume_is_made_once_and_deleted_alone() {
     assert_whole(&store, &made).await;
     volumes.delete(&path("a"), &made.generation).await.unwrap();
     assert_whole(&store, &made).await;
-    volumes.delete(&path("a/b"), &made.generation).await.unwrap();
+    let deleted = volumes.delete(&path("a/b"), &made.generation).await.unwrap().unwrap();
+    assert_eq!((deleted.record.generation, deleted.removed), (made.generation.clone(), 3));
     let after: BTreeSet<_> = store.keys().into_iter().filter(|key| !key.starts_with(".millrace/")).collect();
     assert_eq!(after, before);
     assert_eq!(states(&store).await, [("one".to_owned(), State::Deleted)]);
-    volumes.delete(&path("a/b"), &made.generation).await.unwrap();
+    assert_eq!(volumes.delete(&path("a/b"), &made.generation).await.unwrap().unwrap().removed, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ pub struct Listed {
 impl Volumes {
     /// All records, of every cluster, tombstones included, in no order.
     pub fn list(&self) -> BoxStream<'_, Result<Listed, Error>> {
-        let keys = self.records.list(&record::volumes()).map_err(Error::from);
+        let keys = self.records.list(&record::volumes(), None).map_err(Error::from);
         let records = keys.map_ok(async |at| match self.load::<Record>(&at).await {
             Ok(Some((record, _))) => Ok(Some(Listed { at, record: Ok(record) })),
             Ok(None) => Ok(None),
@@ -137,7 +137,7 @@ impl Volumes {
         Ok(())
     }
 
-    fn check_ours(&self, record: &Record) -> Result<(), Error> {
+    pub(super) fn check_ours(&self, record: &Record) -> Result<(), Error> {
         if record.cluster == self.cluster {
             return Ok(());
         }

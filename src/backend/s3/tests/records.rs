@@ -29,6 +29,8 @@ enum Quirk {
     KeepsStuck,
     /// A listing's prefix.
     IgnoresPrefix,
+    /// Where a listing is to begin.
+    IgnoresStartAfter,
     /// The second half of each batch, silently.
     ForgetsHalf,
 }
@@ -63,15 +65,19 @@ fn answer(objects: &mut BTreeMap<String, (Bytes, u64)>, quirk: Quirk, page: usiz
         }
         Method::GET if query.contains_key("list-type") => {
             let prefix = if quirk == Quirk::IgnoresPrefix { "" } else { query["prefix"].as_str() };
-            let after = query.get("continuation-token").cloned().unwrap_or_default();
+            let after = query
+                .get("continuation-token")
+                .or(query.get("start-after").filter(|_| quirk != Quirk::IgnoresStartAfter));
+            let after = after.cloned().unwrap_or_default();
             let found: Vec<_> =
                 objects.keys().filter(|key| key.starts_with(prefix) && **key > after).take(page + 1).collect();
             let contents: String = found
                 .iter()
                 .take(page)
                 .map(|key| {
+                    let size = objects[*key].0.len();
                     let key: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
-                    format!("<Contents><Key>{key}</Key><ETag>e</ETag><Size>1</Size></Contents>")
+                    format!("<Contents><Key>{key}</Key><ETag>e</ETag><Size>{size}</Size></Contents>")
                 })
                 .collect();
             let more = found.len() > page;
@@ -128,7 +134,7 @@ async fn put_all(records: &S3Records, names: &[&str]) {
 }
 
 async fn names(records: &S3Records) -> BTreeSet<String> {
-    let listed: Vec<Path> = records.list(&Path::root()).try_collect().await.unwrap();
+    let listed: Vec<Path> = records.list(&Path::root(), None).try_collect().await.unwrap();
     listed.iter().map(Path::to_string).collect()
 }
 
@@ -146,8 +152,8 @@ async fn remove_all(records: &S3Records, dir: &str, extent: Extent) -> Result<Ve
 
 #[tokio::test]
 async fn records_keep_the_contract_whatever_a_page_holds() {
-    for page in [1, 1000] {
-        let server = server(Quirk::None, page).await;
+    for (quirk, page) in [(Quirk::None, 1), (Quirk::None, 1000), (Quirk::IgnoresStartAfter, 2)] {
+        let server = server(quirk, page).await;
         contract::records(&records_of(&server.url())).await;
     }
 }
