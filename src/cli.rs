@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::topology::{Domain, check_value};
+
 /// Shows data in S3, HDFS and NFS as POSIX volumes of Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, about)]
@@ -109,6 +111,9 @@ pub struct Node {
     /// A worker that answers no ping for so long is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = patience)]
     pub ping_deadline: Duration,
+    /// Where this machine is, in one domain: jurisdiction, region, zone or rack. May be repeated.
+    #[arg(long, value_name = "DOMAIN=VALUE", value_parser = located)]
+    pub topology: Vec<(Domain, String)>,
     /// Workers keep this process's uid, and mounts the kernel's read-ahead: in a user namespace there is no other.
     #[arg(long)]
     pub single_uid: bool,
@@ -222,6 +227,15 @@ fn parameter(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A domain and this machine's value in it.
+fn located(text: &str) -> Result<(Domain, String), String> {
+    let parts = text.split_once('=').and_then(|(word, value)| Some((Domain::named(word)?, value)));
+    let (domain, value) =
+        parts.ok_or_else(|| format!("must be {}, '=' and a value", Domain::ALL.map(Domain::word).join(", ")))?;
+    check_value(domain, value).map_err(|why| why.to_string())?;
+    Ok((domain, value.to_owned()))
+}
+
 /// A time that something may take.
 fn patience(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).ok();
@@ -243,6 +257,15 @@ mod tests {
         assert_eq!((records.stores, records.cluster_id.as_str()), (PathBuf::from("s.yaml"), "a"));
         assert!(matches!(records.command, RecordsCommand::List { json: true, all_clusters: false, .. }));
     }
+
+    #[test]
+    fn a_domain_has_a_value() {
+        assert_eq!(located("zone=a-1"), Ok((Domain::Zone, "a-1".into())));
+        for bad in ["zone", "zone=", "country=de", "=a", "zone=a/b", ""] {
+            assert!(located(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn an_endpoint_is_a_unix_socket() {
         assert_eq!(socket("unix:///csi/csi.sock"), Ok(PathBuf::from("/csi/csi.sock")));

@@ -35,6 +35,7 @@
 //!                                                   credentials       S3 servers
 //!
 //!  app            the composition root: builds the parts from config, joins them, drains them
+//!  topology       where nodes are, and where a store's data may be shown: one rule, asked by csi
 //!  config         the operator's words -> each module's own Config, and VolumeSpec
 //!  budget         the worker's one byte budget        observability   logs and metric names: leaves
 //!  sandbox        the embedded S3 server of `try` and of the tests; starters of real servers
@@ -65,4 +66,5 @@ pub mod observability;
 pub mod prefetch;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod topology;
 pub mod vfs;

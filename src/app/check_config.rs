@@ -99,6 +99,10 @@ fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     row(out, "connections", &max_connections.to_string())?;
     row(out, "requests a second", &rate)?;
     row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
+    let residency = store.residency.as_ref().map(ToString::to_string);
+    row(out, "residency", &or(&residency, "none: shown on every node"))?;
+    let inline = store.inline.as_ref().map(ToString::to_string);
+    row(out, "inline volumes", &or(&inline, "none"))?;
     row(out, "location hash", &store.location_hash())?;
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     let stores = LiveStores::load(stores)?;
     let health = Arc::new(Health::default());
     let identity = Identity::new(driver_name, Arc::clone(&health))?;
-    let controller = Controller::new(stores.clone(), &words.cluster_id)?;
+    let controller = Controller::new(stores.clone(), &words.cluster_id, driver_name)?;
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
     tracing::info!(
         driver = driver_name,

@@ -9,10 +9,11 @@ use super::{audit, until_told_to_stop};
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::identity::{Health, Identity};
-use crate::csi::node::Node;
+use crate::csi::node::{Here, Node};
 use crate::csi::{self, Services};
 use crate::mount::{Config, Workers};
 use crate::observability::Log;
+use crate::topology::{Located, Place};
 
 /// Serves until told to stop; the mounts are served on by their workers.
 ///
@@ -40,7 +41,9 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
         log_filter: log.filter,
         log_json: log.json,
     });
-    let node = Node::new(&words.node_id, stores.clone(), workers.await?)?;
+    let place = Located::at(Place::new(words.topology.iter().cloned())?);
+    let here = Here { driver: driver_name.clone(), place };
+    let node = Node::new(&words.node_id, here, stores.clone(), workers.await?)?;
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
     tracing::info!(
         driver = driver_name,

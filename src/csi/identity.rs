@@ -82,10 +82,13 @@ impl identity_server::Identity for Identity {
         &self,
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let service = Service { r#type: Type::ControllerService.into() };
+        let service = |kind: Type| plugin_capability::Type::Service(Service { r#type: kind.into() });
         let expansion = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
-        let capabilities =
-            [plugin_capability::Type::Service(service), plugin_capability::Type::VolumeExpansion(expansion)];
+        let capabilities = [
+            service(Type::ControllerService),
+            service(Type::VolumeAccessibilityConstraints),
+            plugin_capability::Type::VolumeExpansion(expansion),
+        ];
         let capabilities = capabilities.map(|kind| PluginCapability { r#type: Some(kind) }).to_vec();
         Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }

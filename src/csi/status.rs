@@ -45,6 +45,21 @@ pub fn out_of_range(message: impl Into<String>) -> Status {
     Status::new(Code::OutOfRange, message)
 }
 
+/// What was asked for is not to be had here, and may be elsewhere.
+pub fn resource_exhausted(message: impl Into<String>) -> Status {
+    Status::new(Code::ResourceExhausted, message)
+}
+
+/// Whoever asks may not.
+pub fn permission_denied(message: impl Into<String>) -> Status {
+    Status::new(Code::PermissionDenied, message)
+}
+
+/// Something is not there yet; the same call may succeed later.
+pub fn unavailable(message: impl Into<String>) -> Status {
+    Status::new(Code::Unavailable, message)
+}
+
 /// A fault of the driver's own.
 pub fn internal(message: impl Into<String>) -> Status {
     Status::new(Code::Internal, message)

@@ -44,6 +44,9 @@ pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
 
     /// What the mount at `target` knows of its use, without listing anything. Answers within a second.
     async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error>;
+
+    /// The hash that stands for the principal of `credential` on this node.
+    fn identity(&self, credential: &Credential) -> String;
 }
 
 /// One NodePublishVolume, understood.

@@ -18,6 +18,7 @@ use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
 use super::{Config, Error, Mounter, Publish, Usage, start};
+use crate::auth::{Credential, identity};
 
 /// How long `usage` waits for a publish or unpublish of the same target.
 const BUSY: Duration = Duration::from_millis(500);
@@ -141,6 +142,10 @@ impl Mounter for Workers {
             Some(worker) => worker.usage().await,
             None => Err(Error::Worker(format!("the worker of volume {volume_id} is gone; restart the pod"))),
         }
+    }
+
+    fn identity(&self, credential: &Credential) -> String {
+        identity::hash(credential, &self.identity_key)
     }
 }
 

@@ -4,4 +4,5 @@ pub mod computed;
 pub mod raw;
 pub mod requirement;
 pub mod s3;
+mod tls;
 pub mod versitygw;

@@ -1,5 +1,6 @@
 //! The stores file: what an administrator declares once. Users name stores; no request can set an endpoint.
 
+mod inline;
 mod live;
 mod words;
 
@@ -10,10 +11,12 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use inline::Inline;
 pub use live::LiveStores;
 pub use words::Invalid;
 
 use crate::backend::{self, s3};
+use crate::topology::Residency;
 
 /// All stores of one file, checked as a whole.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +39,10 @@ pub struct Store {
     pub capacity: Option<u64>,
     /// The most that a volume's `memory` may ask for, in bytes.
     pub memory: u64,
+    /// Where its data may be shown; everywhere without it. It may change: a publish asks what is in force then.
+    pub residency: Option<Residency>,
+    /// Which inline volumes it has; none without it.
+    pub inline: Option<Inline>,
 }
 
 /// What a mount of a store must bring.

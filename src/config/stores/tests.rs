@@ -57,6 +57,43 @@ fn each_wrong_word_is_refused_with_a_reason() {
 }
 
 #[test]
+fn residency_and_inline_volumes_are_understood() {
+    let text = format!(
+        "{ONE}    residency: {{jurisdiction: [eu, uk], zone: [a]}}
+    inline:
+      - {{namespace: 'ml-*', paths: ['sets', 'teams/${{pod.namespace}}']}}
+"
+    );
+    let stores = Stores::parse(&text, Path::new("")).unwrap();
+    let lake = stores.get("lake").unwrap();
+    assert_eq!(lake.residency.as_ref().unwrap().to_string(), "jurisdiction is eu or uk and zone is a");
+    assert_eq!(lake.inline.as_ref().unwrap().to_string(), "ml-*: sets, teams/${pod.namespace}");
+    let lake = Stores::parse(ONE, Path::new("")).unwrap().get("lake").cloned().unwrap();
+    assert!(lake.residency.is_none() && lake.inline.is_none());
+}
+
+#[test]
+fn what_is_wrong_with_them_is_told_with_its_place() {
+    for (words, why) in [
+        ("residency: {country: [de]}", "country"),
+        ("residency: {zone: a}", "sequence"),
+        ("residency: {zone: []}", "allows no zone"),
+        ("residency: {zone: [none]}", "nothing is known"),
+        ("residency: {}", "no domain"),
+        ("residency: {zone: ['a b']}", "\"a b\""),
+        ("inline: []", "no rule"),
+        ("inline: {team-a: [sets]}", "sequence"),
+        ("inline: [{namespace: team-a}]", "paths"),
+        ("inline: [{namespace: team-a, path: sets}]", "`path`"),
+        ("inline: [{namespace: Team, paths: [sets]}]", "\"Team\""),
+        ("inline: [{namespace: team-a, paths: [../b]}]", "'..'"),
+    ] {
+        let error = refused(&format!("{ONE}    {words}\n"));
+        assert!(error.contains(why) && error.contains("line 8") && error.contains("column"), "{words}: {error}");
+    }
+}
+
+#[test]
 fn a_password_in_an_address_is_not_repeated() {
     let error = refused(&ONE.replace("http://127.0.0.1", "http://me:canary@127.0.0.1"));
     assert!(error.contains("endpoint must be") && !error.contains("canary"), "{error}");

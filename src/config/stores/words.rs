@@ -7,8 +7,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
-use super::{Credentials, Deletion, Store, location};
+use super::{Credentials, Deletion, Inline, Store, location};
 use crate::backend::{self, s3};
+use crate::topology::Residency;
 
 /// Why a stores file is refused: what, where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +49,8 @@ struct Words {
     checksums: s3::Checksums,
     #[serde(default)]
     limits: Limits,
+    residency: Option<Residency>,
+    inline: Option<Inline>,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +134,8 @@ fn understood(words: Words, base: &Path) -> Result<Store, String> {
         deletion: words.deletion,
         capacity,
         memory,
+        residency: words.residency,
+        inline: words.inline,
         backend: backend::Config::S3(s3::Config {
             path_style: words.path_style.unwrap_or(words.endpoint.is_some()),
             endpoint: words.endpoint,

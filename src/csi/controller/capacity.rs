@@ -13,7 +13,7 @@ const BOUNDLESS: u64 = i64::MAX as u64;
 
 impl Controller {
     /// Without a store among the parameters it is what all stores have together, of which one volume may have what the
-    /// roomiest has.
+    /// roomiest has. A store whose residency leaves out the topology that is asked for has nothing there.
     pub(super) async fn capacity(&self, request: &GetCapacityRequest) -> Result<GetCapacityResponse, Status> {
         for capability in &request.volume_capabilities {
             match Access::of(Some(capability)) {
@@ -30,7 +30,13 @@ impl Controller {
             None => None,
         };
         let (mut sum, mut largest) = (0u64, 0u64);
-        for store in stores.iter().filter(|store| named.is_none_or(|named| named.name == store.name)) {
+        let topology = request.accessible_topology.as_ref();
+        let reached = |store: &&Store| match (&store.residency, topology) {
+            (Some(residency), Some(topology)) => residency.meets(&self.0.driver, &topology.segments),
+            _ => true,
+        };
+        let meant = stores.iter().filter(|store| named.is_none_or(|named| named.name == store.name));
+        for store in meant.filter(reached) {
             let left = self.left(store).await?;
             sum = sum.saturating_add(left);
             largest = largest.max(left);

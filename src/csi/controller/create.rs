@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tonic::Status;
 
 use super::super::capability::Access;
-use super::super::v1::{CapacityRange, CreateVolumeRequest, Volume};
+use super::super::v1::{CapacityRange, CreateVolumeRequest, Topology, TopologyRequirement, Volume};
 use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
@@ -13,6 +13,7 @@ use super::super::{CONTEXT_FORMAT, status};
 use crate::config::VolumeOptions;
 use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
 use crate::config::stores::{Store, Stores};
+use crate::topology::choose;
 
 /// What the provisioner adds with `--extra-create-metadata`.
 const CLAIM_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
@@ -21,7 +22,7 @@ const CLAIM_NAME: &str = "csi.storage.k8s.io/pvc/name";
 /// The longest name in bytes: the size limit of CSI for a string.
 const LONGEST_NAME: usize = 128;
 
-/// Reads `request`; what lies in the store is not looked at. Topology is ignored: a store is reached from everywhere.
+/// Reads `request`; what lies in the store is not looked at.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for what no retry mends.
@@ -61,15 +62,32 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
     Ok((store, wanted))
 }
 
-/// The volume of `record`, as CreateVolume answers it. Its context has what a node needs to show it: where it lies
+/// The topologies from which the volumes of `store` are reachable; none where that is from everywhere.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED where none that is required lies within the store's residency.
+pub(super) fn reachable(
+    store: &Store,
+    driver: &str,
+    required: Option<&TopologyRequirement>,
+) -> Result<Vec<Topology>, Status> {
+    let requisite = required.into_iter().flat_map(|required| &required.requisite).map(|term| &term.segments);
+    match choose(store.residency.as_ref(), driver, requisite) {
+        Ok(terms) => Ok(terms.into_iter().map(|segments| Topology { segments }).collect()),
+        Err(unmet) => Err(status::resource_exhausted(format!(
+            "store {:?} has a residency: its {unmet}; run the pod on a node there, or use a StorageClass of another store",
+            store.name
+        ))),
+    }
+}
+
+/// The volume of `record`, as the driver called `driver` tells of it. Its context has what a node needs to show it: where it lies
 /// stands in its id, and in no attribute.
 ///
 /// # Errors
 /// INTERNAL for a record whose path or generation is none.
-pub(super) fn volume(store: &Store, record: &Record) -> Result<Volume, Status> {
-    let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
-    let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
-    let id = VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))?;
+pub(super) fn volume(store: &Store, record: &Record, driver: &str) -> Result<Volume, Status> {
+    let id = id_of(store, record)?;
     let options = record.parameters.iter().filter(|(word, _)| OPTION_WORDS.contains(&word.as_str()));
     let mut volume_context: HashMap<_, _> = options.map(|(word, value)| (word.clone(), value.clone())).collect();
     volume_context.insert("format".to_owned(), CONTEXT_FORMAT.to_owned());
@@ -78,8 +96,19 @@ pub(super) fn volume(store: &Store, record: &Record) -> Result<Volume, Status> {
         capacity_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         volume_id: id.to_string(),
         volume_context,
+        accessible_topology: reachable(store, driver, None)?,
         ..Default::default()
     })
+}
+
+/// The id of the volume of `record`.
+///
+/// # Errors
+/// INTERNAL for a record whose path or generation is none.
+pub(super) fn id_of(store: &Store, record: &Record) -> Result<VolumeId, Status> {
+    let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
+    let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
+    VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))
 }
 
 /// Holds `options` to what the store allows.

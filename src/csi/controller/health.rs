@@ -132,7 +132,7 @@ async fn unwell(store: &Store, chunk: Chunk) -> Result<Vec<VolumeHealth>, Status
         Chunk::Remembered(page, why) => page.volumes.into_iter().map(|record| (record, vec![why.clone()])).collect(),
     };
     let unwell = looked.into_iter().filter(|(_, troubles)| !troubles.is_empty());
-    unwell.map(|(record, troubles)| Ok(health(create::volume(store, &record)?.volume_id, troubles))).collect()
+    unwell.map(|(record, troubles)| Ok(health(create::id_of(store, &record)?.to_string(), troubles))).collect()
 }
 
 fn health(volume_id: String, troubles: Vec<Trouble>) -> VolumeHealth {

@@ -84,7 +84,7 @@ impl Controller {
             let after = Token::within(token.as_ref(), store);
             let page = self.volumes(store)?.page(after.as_deref(), most - entries.len()).await?;
             for record in &page.volumes {
-                let volume = create::volume(store, record)?;
+                let volume = create::volume(store, record, &self.0.driver)?;
                 entries.push(list_volumes_response::Entry { volume: Some(volume), status: None });
                 last = Some(Token::after(store, record));
             }

@@ -62,6 +62,8 @@ pub struct Controller(Arc<Inner>);
 struct Inner {
     stores: LiveStores,
     cluster: String,
+    /// The driver's name, which begins the keys of a topology.
+    driver: String,
     inflight: Inflight,
     /// By store, as long as neither its words nor its credential change.
     opened: Mutex<HashMap<String, Opened>>,
@@ -82,17 +84,18 @@ struct Opened {
 pub struct BadClusterId(String);
 
 impl Controller {
-    /// For the cluster whose records are marked `cluster`.
+    /// For the cluster whose records are marked `cluster`, in the driver called `driver`.
     ///
     /// # Errors
     /// [`BadClusterId`].
-    pub fn new(stores: LiveStores, cluster: &str) -> Result<Controller, BadClusterId> {
+    pub fn new(stores: LiveStores, cluster: &str, driver: &str) -> Result<Controller, BadClusterId> {
         if !(1..=128).contains(&cluster.len()) || !cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(BadClusterId(cluster.to_owned()));
         }
         Ok(Controller(Arc::new(Inner {
             stores,
             cluster: cluster.to_owned(),
+            driver: driver.to_owned(),
             inflight: Inflight::default(),
             opened: Mutex::default(),
             known: Mutex::default(),
@@ -175,10 +178,11 @@ impl controller_server::Controller for Controller {
             entry.claim = wanted.claim.as_ref().map(|claim| claim.name.clone());
             entry.changed = wanted.mutable.clone();
         });
+        create::reachable(store, &self.0.driver, request.accessibility_requirements.as_ref())?;
         let volumes = self.volumes(store)?;
         let _guard = self.0.inflight.enter(&key(&store.name, &wanted.path))?;
         let record = volumes.create(&wanted).await?;
-        let volume = create::volume(store, &record)?;
+        let volume = create::volume(store, &record, &self.0.driver)?;
         subject.tell(|entry| entry.volume = Some(volume.volume_id.clone()));
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
     }

@@ -57,7 +57,7 @@ impl Controller {
         let record = found.filter(|record| record.state == State::Ready && record.cluster == self.0.cluster);
         let record = record.ok_or_else(|| status::not_found(format!("there is no volume {text:?} (any more)")))?;
         Ok(ControllerGetVolumeResponse {
-            volume: Some(create::volume(&store, &record)?),
+            volume: Some(create::volume(&store, &record, &self.0.driver)?),
             status: Some(controller_get_volume_response::VolumeStatus::default()),
         })
     }

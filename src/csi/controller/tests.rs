@@ -11,7 +11,8 @@ use crate::csi::capability::tests::mounted;
 use crate::csi::v1::volume_capability::access_mode::Mode;
 use crate::csi::v1::volume_capability::{AccessType, BlockVolume};
 use crate::csi::v1::{
-    CapacityRange, ControllerPublishVolumeRequest, CreateSnapshotRequest, Volume, VolumeCapability, VolumeContentSource,
+    CapacityRange, ControllerPublishVolumeRequest, CreateSnapshotRequest, Topology, TopologyRequirement, Volume,
+    VolumeCapability, VolumeContentSource,
 };
 
 struct Plugin {
@@ -41,7 +42,7 @@ stores:
     std::fs::write(dir.path().join("stores.yaml"), text).unwrap();
     std::fs::write(dir.path().join("key.yaml"), KEYS).unwrap();
     let stores = LiveStores::load(&dir.path().join("stores.yaml")).unwrap();
-    let controller = Controller::new(stores, "one").unwrap();
+    let controller = Controller::new(stores, "one", "csi.example.org").unwrap();
     let records = Arc::new(MemoryRecords::default());
     let store = controller.0.stores.current().get("lake").unwrap().clone();
     let opened = Opened {
@@ -134,6 +135,51 @@ async fn a_volume_is_made_found_again_and_deleted() {
     assert_eq!(plugin.delete(&made.volume_id).await, Ok(()));
     assert!(plugin.records.keys().iter().all(|key| key.starts_with(".millrace/")), "{:?}", plugin.records.keys());
     assert_eq!(plugin.validate(&made.volume_id, |_| {}).await.unwrap_err(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_made_where_its_data_may_be_shown() {
+    let plugin = plugin_with("residency: {jurisdiction: [eu], zone: [a, b]}");
+    let term = |pairs: &[(&str, &str)]| {
+        let full = pairs.iter().map(|(key, value)| (format!("csi.example.org/{key}"), (*value).to_owned()));
+        Topology { segments: full.collect() }
+    };
+    let asking = |name: &str, requisite: Vec<Topology>, preferred: Vec<Topology>| CreateVolumeRequest {
+        accessibility_requirements: Some(TopologyRequirement { requisite, preferred }),
+        ..request(name)
+    };
+    let (inside, outside) = (term(&[("jurisdiction", "eu"), ("zone", "b")]), term(&[("jurisdiction", "us")]));
+    let everywhere = [term(&[("jurisdiction", "eu"), ("zone", "a")]), inside.clone()];
+    for (name, requisite, preferred) in [
+        ("pvc-1", vec![outside.clone(), inside.clone()], vec![outside.clone()]),
+        ("pvc-2", vec![inside], vec![]),
+        ("pvc-3", vec![], vec![outside.clone()]),
+        ("pvc-4", vec![], vec![]),
+    ] {
+        let volume = plugin.create(asking(name, requisite, preferred)).await.unwrap();
+        assert_eq!(volume.accessible_topology, everywhere, "{name}");
+    }
+    assert_eq!(plugin.create(request("pvc-5")).await.unwrap().accessible_topology, everywhere);
+    let made = plugin.records.keys();
+    // Also of a name that is made already: the provisioner asks again for another node.
+    for name in ["pvc-1", "pvc-6"] {
+        let (code, why) = plugin.refused(asking(name, vec![outside.clone()], vec![])).await;
+        assert_eq!(code, Code::ResourceExhausted);
+        assert!(why.contains("\"lake\"") && why.contains("jurisdiction is eu and zone is a or b"), "{why}");
+    }
+    assert_eq!(plugin.records.keys(), made);
+    // And so do the other calls.
+    let again = plugin.create(request("pvc-1")).await.unwrap();
+    let get = ControllerGetVolumeRequest { volume_id: again.volume_id.clone() };
+    let got = plugin.controller.controller_get_volume(Request::new(get)).await.unwrap().into_inner();
+    assert_eq!(got.volume, Some(again));
+    let capacity = async |topology: Topology| {
+        let parameters = map(&[("store", "lake")]);
+        let accessible_topology = Some(topology);
+        let request = GetCapacityRequest { parameters, accessible_topology, ..Default::default() };
+        plugin.controller.get_capacity(Request::new(request)).await.unwrap().into_inner().available_capacity
+    };
+    assert_eq!((capacity(outside).await, capacity(everywhere[0].clone()).await), (0, i64::MAX));
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,6 +331,6 @@ fn a_cluster_id_is_a_word() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("s"), "stores: []").unwrap();
         let stores = LiveStores::load(&dir.path().join("s")).unwrap();
-        assert_eq!(Controller::new(stores, id).is_ok(), fits, "{id}");
+        assert_eq!(Controller::new(stores, id, "csi.example.org").is_ok(), fits, "{id}");
     }
 }

@@ -4,6 +4,7 @@
 //! [`publish`] without touching anything; the [`Mounter`] then does it. Calls for one target path go one at a time,
 //! calls for one volume at several targets side by side.
 
+mod inline;
 mod pod;
 mod publish;
 
@@ -20,11 +21,12 @@ use super::v1::volume_usage::Unit;
 use super::v1::{
     NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
     NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
-    NodeServiceCapability, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, VolumeUsage, node_server,
+    NodeServiceCapability, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, Topology, VolumeUsage, node_server,
     node_service_capability,
 };
-use crate::config::stores::LiveStores;
+use crate::config::stores::{LiveStores, Store};
 use crate::mount::Mounter;
+use crate::topology::Located;
 
 /// The longest node id in bytes (`NodeGetInfoResponse.node_id`).
 pub const LONGEST_NODE_ID: usize = 256;
@@ -37,9 +39,19 @@ const CAPABILITIES: [rpc::Type; 3] =
 #[derive(Debug)]
 pub struct Node {
     id: String,
+    here: Here,
     stores: LiveStores,
     mounter: Arc<dyn Mounter>,
     targets: Inflight,
+}
+
+/// Where this node is, and in whose words it says so.
+#[derive(Debug, Clone)]
+pub struct Here {
+    /// The driver's name, which begins the keys of a topology.
+    pub driver: String,
+    /// The place.
+    pub place: Located,
 }
 
 /// A node id that CSI does not allow.
@@ -48,15 +60,34 @@ pub struct Node {
 pub struct BadNodeId(String);
 
 impl Node {
-    /// For the machine that the cluster calls `id`.
+    /// For the machine that the cluster calls `id` and that is `here`.
     ///
     /// # Errors
     /// [`BadNodeId`].
-    pub fn new(id: &str, stores: LiveStores, mounter: Arc<dyn Mounter>) -> Result<Node, BadNodeId> {
+    pub fn new(id: &str, here: Here, stores: LiveStores, mounter: Arc<dyn Mounter>) -> Result<Node, BadNodeId> {
         if !(1..=LONGEST_NODE_ID).contains(&id.len()) {
             return Err(BadNodeId(id.to_owned()));
         }
-        Ok(Node { id: id.to_owned(), stores, mounter, targets: Inflight::default() })
+        Ok(Node { id: id.to_owned(), here, stores, mounter, targets: Inflight::default() })
+    }
+
+    /// Whether the data of `store` may be shown here, by the residency that is in force now.
+    fn admit(&self, store: Option<&Store>) -> Result<(), Status> {
+        let Some((store, residency)) = store.and_then(|store| Some((store, store.residency.as_ref()?))) else {
+            return Ok(());
+        };
+        let name = &store.name;
+        let place = self.here.place.get().map_err(|why| {
+            status::unavailable(format!(
+                "store {name:?} has a residency, and it is not known where this node is: {why}"
+            ))
+        })?;
+        residency.admits(&place).map_err(|outside| {
+            status::failed_precondition(format!(
+                "store {name:?} has a residency: its {outside}; run the pod on a node there (this one is {:?}: {place})",
+                self.id
+            ))
+        })
     }
 }
 
@@ -67,8 +98,16 @@ impl node_server::Node for Node {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         Subject::note(&request, &request.get_ref().volume_id, &request.get_ref().target_path);
+        let subject = Subject::of(&request);
+        subject.tell(|entry| publish::describe(request.get_ref(), entry));
         let request = request.into_inner();
-        let publish = publish::understand(&request, &self.stores.current())?;
+        let stores = self.stores.current();
+        let publish = publish::understand(&request, &stores)?;
+        subject.tell(|entry| {
+            entry.identity = Some(self.mounter.identity(&publish.credential));
+            entry.read_only = Some(publish.spec.read_only);
+        });
+        self.admit(stores.get(&publish.spec.store))?;
         let _guard = self.targets.enter(&publish.target.to_string_lossy())?;
         self.mounter.publish(publish).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
@@ -82,6 +121,7 @@ impl node_server::Node for Node {
         Subject::note(&request, volume_id, target_path);
         named(volume_id)?;
         let target = target_of(target_path)?;
+        Subject::of(&request).tell(|entry| entry.pod_uid = pod::uid_in(&target).map(str::to_owned));
         let _guard = self.targets.enter(&target.to_string_lossy())?;
         self.mounter.unpublish(volume_id, &target).await?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
@@ -115,7 +155,11 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetInfoRequest>,
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
-        Ok(Response::new(NodeGetInfoResponse { node_id: self.id.clone(), ..Default::default() }))
+        let place = self.here.place.get();
+        let place =
+            place.map_err(|why| status::unavailable(format!("it is not known yet where this node is: {why}")))?;
+        let accessible_topology = Some(Topology { segments: place.segments(&self.here.driver) });
+        Ok(Response::new(NodeGetInfoResponse { node_id: self.id.clone(), accessible_topology, ..Default::default() }))
     }
 
     async fn node_get_capabilities(

@@ -7,8 +7,13 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) namespace: String,
+    pub(super) uid: String,
+    pub(super) name: Option<String>,
+    pub(super) service_account: Option<String>,
 }
 
+const NAME: &str = "csi.storage.k8s.io/pod.name";
+const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 const NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const UID: &str = "csi.storage.k8s.io/pod.uid";
 
@@ -20,15 +25,24 @@ impl Pod {
     /// know who writes the attributes: `<root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount`.
     pub(super) fn of(context: &HashMap<String, String>, target: &Path) -> Option<Pod> {
         let (namespace, uid) = (context.get(NAMESPACE)?, context.get(UID)?);
-        let mut parts = target.iter().rev().map(|part| part.to_str());
-        let is_kubelets = parts.next()? == Some("mount")
-            && parts.next()?.is_some()
-            && parts.next()? == Some("kubernetes.io~csi")
-            && parts.next()? == Some("volumes")
-            && parts.next()? == Some(uid)
-            && parts.next()? == Some("pods");
-        (is_kubelets && is_label(namespace)).then(|| Pod { namespace: namespace.clone() })
+        (uid_in(target)? == uid && is_label(namespace)).then(|| Pod {
+            namespace: namespace.clone(),
+            uid: uid.clone(),
+            name: context.get(NAME).cloned(),
+            service_account: context.get(SERVICE_ACCOUNT).cloned(),
+        })
     }
+}
+
+/// The uid of the pod whose directory `target` is in, by the kubelet's own layout.
+pub(super) fn uid_in(target: &Path) -> Option<&str> {
+    let mut parts = target.iter().rev().map(|part| part.to_str());
+    let inside = parts.next()? == Some("mount")
+        && parts.next()?.is_some()
+        && parts.next()? == Some("kubernetes.io~csi")
+        && parts.next()? == Some("volumes");
+    let uid = parts.next()??;
+    (inside && parts.next()? == Some("pods")).then_some(uid)
 }
 
 /// A name as Kubernetes gives namespaces (RFC 1123 label).

@@ -14,17 +14,19 @@ use super::super::v1::{NodePublishVolumeRequest, VolumeCapability};
 use super::super::volume_id::{LONGEST_STATIC_PATH, VolumeId, check_opaque, parse_path};
 use super::super::{CONTEXT_FORMAT, status};
 use super::pod::Pod;
-use super::target_of;
+use super::{inline, target_of};
 use crate::auth::{Credential, keys};
+use crate::backend::Path;
 use crate::config::parameters::{Parameters, Place};
 use crate::config::stores::{Credentials, Store, Stores};
 use crate::config::{VolumeOptions, VolumeSpec};
 use crate::mount::Publish;
+use crate::observability::audit::Entry;
 
 /// Where a volume lies.
 struct Whereabouts<'a> {
     store: &'a Store,
-    path: String,
+    path: Path,
     generation: Option<String>,
 }
 
@@ -32,7 +34,7 @@ struct Whereabouts<'a> {
 ///
 /// # Errors
 /// INVALID_ARGUMENT for what no retry mends, NOT_FOUND for an id that is none of ours, FAILED_PRECONDITION where the
-/// store is not what the volume was made in.
+/// store is not what the volume was made in, PERMISSION_DENIED where an inline volume may not name what it names.
 pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) -> Result<Publish, Status> {
     check_opaque(&request.volume_id)?;
     let target = target_of(&request.target_path)?;
@@ -44,7 +46,17 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
              the driver on this node"
         )));
     }
+    let pod = Pod::of(&request.volume_context, &target);
+    let is_inline = inline::is_inline(&request.volume_id, &request.volume_context, pod.as_ref());
+    if is_inline && parameters.store.is_none() {
+        return Err(status::invalid(
+            "an inline volume names its store, and its directory as path, in volumeAttributes",
+        ));
+    }
     let Whereabouts { store, path, generation } = whereabouts(&request.volume_id, &parameters, stores)?;
+    if is_inline {
+        inline::allow(store, &path, pod.as_ref())?;
+    }
     if request.volume_context.get("location").is_some_and(|location| *location != store.location_hash()) {
         return Err(status::failed_precondition(format!(
             "the volume was made when store {:?} lay elsewhere (another backend, endpoint, bucket or prefix): the \
@@ -63,19 +75,18 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
     if let Some(group) = access.group {
         belong_to(group, read_only, &mut options);
     }
-    let namespace = Pod::of(&request.volume_context, &target).map(|pod| pod.namespace);
     Ok(Publish {
         target,
         credential: credential(request, store)?,
         arguments: arguments(request),
         single_writer: access.single_writer,
-        namespace,
+        namespace: pod.map(|pod| pod.namespace),
         fs_group: access.group,
         spec: VolumeSpec {
             volume_id: request.volume_id.clone(),
             store: store.name.clone(),
             backend: store.backend.clone(),
-            path,
+            path: path.to_string(),
             generation,
             read_only,
             most_memory: store.memory,
@@ -99,10 +110,7 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
         let store = stores.get(name).ok_or_else(|| {
             status::invalid(format!("unknown store {name:?} in the volume's attributes; known are {}", stores.names()))
         })?;
-        let path = given.path.clone().unwrap_or_default();
-        parse_path(&path, LONGEST_STATIC_PATH)
-            .map_err(|why| status::invalid(format!("the volume's attribute path {path:?}: {why}")))?;
-        return Ok(Whereabouts { store, path, generation: None });
+        return Ok(Whereabouts { store, path: static_path(given)?, generation: None });
     }
     if given.path.is_some() {
         return Err(status::invalid("the volume's attributes have a path and no store: name the store, too"));
@@ -116,7 +124,30 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
         ))
     })?;
     let generation = Some(id.generation().to_string());
-    Ok(Whereabouts { store, path: id.path().to_string(), generation })
+    Ok(Whereabouts { store, path: id.path().clone(), generation })
+}
+
+/// The directory that attributes name; the store's root where they name none.
+fn static_path(given: &Parameters) -> Result<Path, Status> {
+    let path = given.path.as_deref().unwrap_or_default();
+    parse_path(path, LONGEST_STATIC_PATH)
+        .map_err(|why| status::invalid(format!("the volume's attribute path {path:?}: {why}")))
+}
+
+/// Notes for the audit trail what `request` asks for, whether or not it may be had. Of the pod only what is known to be
+/// the kubelet's word.
+pub(super) fn describe(request: &NodePublishVolumeRequest, entry: &mut Entry) {
+    let context = &request.volume_context;
+    (entry.store, entry.path) = match (context.get("store"), VolumeId::parse(&request.volume_id)) {
+        (Some(store), _) => (Some(store.clone()), Some(context.get("path").cloned().unwrap_or_default())),
+        (None, Ok(id)) => (Some(id.store().to_owned()), Some(id.path().to_string())),
+        (None, Err(_)) => (None, None),
+    };
+    let pod = target_of(&request.target_path).ok().and_then(|target| Pod::of(context, &target));
+    if let Some(Pod { namespace, uid, name, service_account }) = pod {
+        (entry.namespace, entry.pod_uid) = (Some(namespace), Some(uid));
+        (entry.pod, entry.service_account) = (name, service_account);
+    }
 }
 
 fn credential(request: &NodePublishVolumeRequest, store: &Store) -> Result<Credential, Status> {

@@ -14,6 +14,7 @@ use crate::csi::v1::VolumeCapability;
 use crate::csi::v1::volume_capability::access_mode::Mode;
 use crate::csi::v1::volume_capability::{AccessType, BlockVolume};
 use crate::mount::{Error, Publish, Usage};
+use crate::topology::{Domain, Place};
 
 const ID: &str = "lake/team-a/pvc-1@abcdefg234";
 
@@ -43,6 +44,10 @@ impl Mounter for Recorder {
             false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
         }
     }
+
+    fn identity(&self, credential: &Credential) -> String {
+        crate::auth::identity::hash(credential, &[7; 64])
+    }
 }
 
 struct Plugin {
@@ -58,16 +63,41 @@ fn plugin() -> Plugin {
 stores:
   - {name: lake, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: data, limits: {memory: 1Gi}}
   - {name: open, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: public, credentials: none}
+  - {name: shelf, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: shelf, credentials: none, inline: [{namespace: 'ml-*', paths: ['teams/${pod.namespace}', sets]}]}
+  - {name: walled, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: eu-data, residency: {jurisdiction: [eu]}}
 ";
     std::fs::write(&file, text).unwrap();
     let mounter =
         Arc::new(Recorder { published: Mutex::default(), permits: Semaphore::new(1000), answer: Mutex::new(Ok(())) });
-    let node = Node::new("node-1", LiveStores::load(&file).unwrap(), Arc::clone(&mounter) as Arc<dyn Mounter>);
+    let stores = LiveStores::load(&file).unwrap();
+    let node = Node::new("node-1", here("jurisdiction", "us"), stores, Arc::clone(&mounter) as Arc<dyn Mounter>);
     Plugin { node: Arc::new(node.unwrap()), mounter, _dir: dir }
+}
+
+fn here(domain: &str, value: &str) -> Here {
+    let place = Place::new([(Domain::named(domain).unwrap(), value.to_owned())]).unwrap();
+    Here { driver: "csi.example.org".into(), place: Located::at(place) }
 }
 
 fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+const POD: &str = "6f0c7a4e-1111-2222-3333-444455556666";
+
+/// A publish of an inline volume for a pod in `namespace`, as the kubelet asks for it.
+fn inline(namespace: &str, attributes: &[(&str, &str)]) -> NodePublishVolumeRequest {
+    let kubelets = [
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("csi.storage.k8s.io/pod.name", "train-0"),
+        ("csi.storage.k8s.io/pod.namespace", namespace),
+        ("csi.storage.k8s.io/pod.uid", POD),
+        ("csi.storage.k8s.io/serviceAccount.name", "trainer"),
+    ];
+    NodePublishVolumeRequest {
+        target_path: format!("/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~csi/data/mount"),
+        ..request(&format!("csi-{}", "0a".repeat(32)), &[attributes, &kubelets].concat())
+    }
 }
 
 /// A publish of the volume `id` with these words of context, right in everything else.
@@ -320,6 +350,217 @@ async fn unpublish_wants_an_id_and_a_path_and_takes_any_id() {
 #[test]
 fn a_node_has_a_name_that_fits() {
     let plugin = plugin();
-    let new = |id: &str| Node::new(id, plugin.node.stores.clone(), Arc::clone(&plugin.node.mounter));
+    let new = |id: &str| Node::new(id, here("zone", "a"), plugin.node.stores.clone(), Arc::clone(&plugin.node.mounter));
     assert!(new("").is_err() && new(&"x".repeat(257)).is_err() && new(&"x".repeat(256)).is_ok());
+}
+
+#[tokio::test]
+async fn a_node_outside_a_residency_publishes_nothing() {
+    let plugin = plugin();
+    let location = plugin.node.stores.current().get("walled").unwrap().location_hash();
+    let made = request("walled/pvc-1@abcdefg234", &[("format", "1"), ("location", &location)]);
+    let fixed = request("static", &[("store", "walled"), ("path", "sets")]);
+    for (at, code, why) in [
+        (Ok(("jurisdiction", "us")), Code::FailedPrecondition, "jurisdiction is us"),
+        (Ok(("region", "eu-1")), Code::FailedPrecondition, "jurisdiction is none"),
+        (Err("no answer"), Code::Unavailable, "no answer"),
+    ] {
+        let place = at.map(|(domain, value)| here(domain, value).place.get().unwrap()).map_err(str::to_owned);
+        plugin.node.here.place.set(place);
+        for request in [made.clone(), fixed.clone()] {
+            let (got, message) = plugin.refused(request).await;
+            assert!(got == code && message.contains(why) && message.contains("\"walled\""), "{got:?}: {message}");
+        }
+        plugin.publish(request(ID, &[])).await.unwrap();
+    }
+    plugin.node.here.place.set(here("jurisdiction", "eu").place.get());
+    for request in [made, fixed] {
+        plugin.publish(request).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_says_where_it_is_once_that_is_known() {
+    let plugin = plugin();
+    let info = async || plugin.node.node_get_info(Request::new(NodeGetInfoRequest {})).await.map(Response::into_inner);
+    let segments = info().await.unwrap().accessible_topology.unwrap().segments;
+    let expected = [("jurisdiction", "us"), ("region", "none"), ("zone", "none"), ("rack", "none")];
+    let full = expected.map(|(domain, value)| (format!("csi.example.org/{domain}"), value.to_owned()));
+    assert_eq!(segments, HashMap::from(full));
+    plugin.node.here.place.set(Err("not yet".into()));
+    let refused = info().await.unwrap_err();
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("not yet"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_inline_volume_names_what_its_namespace_may() {
+    let plugin = plugin();
+    let at = |path: &str| inline("ml-1", &[("store", "shelf"), ("path", path)]);
+    for path in ["teams/ml-1", "teams/ml-1/a b", "sets/imagenet"] {
+        let publish = plugin.publish(at(path)).await.unwrap();
+        assert_eq!((publish.spec.path.as_str(), publish.namespace.as_deref()), (path, Some("ml-1")));
+    }
+    let context = |mut request: NodePublishVolumeRequest, word: &str, value: Option<&str>| {
+        let word = format!("csi.storage.k8s.io/{word}");
+        match value {
+            Some(value) => drop(request.volume_context.insert(word, value.into())),
+            None => drop(request.volume_context.remove(&word)),
+        }
+        request
+    };
+    let mut unknown_pod = at("sets");
+    unknown_pod.target_path = "/pod".into();
+    for (request, code, why) in [
+        (at(""), Code::PermissionDenied, "\"ml-1\" may not name"),
+        (at("teams/ml-2"), Code::PermissionDenied, "\"teams/ml-2\""),
+        (at("teams"), Code::PermissionDenied, "may not name"),
+        (at("teams/ml-1/../ml-2"), Code::InvalidArgument, "'..'"),
+        (at("teams/${pod.namespace}"), Code::PermissionDenied, "may not name"),
+        (inline("web", &[("store", "shelf"), ("path", "sets")]), Code::PermissionDenied, "\"web\""),
+        (inline("ml-1", &[("store", "lake"), ("path", "sets")]), Code::PermissionDenied, "no inline volumes"),
+        (inline("ml-1", &[("store", "pond"), ("path", "sets")]), Code::InvalidArgument, "\"pond\""),
+        (inline("ml-1", &[("path", "sets")]), Code::InvalidArgument, "names its store"),
+        // What the kubelet did not say is forged: another pod's uid, none, or another kind of volume.
+        (unknown_pod, Code::FailedPrecondition, "podInfoOnMount"),
+        (context(at("sets"), "pod.uid", Some("another")), Code::FailedPrecondition, "podInfoOnMount"),
+        (context(at("sets"), "pod.uid", None), Code::FailedPrecondition, "podInfoOnMount"),
+        (context(at("sets"), "pod.namespace", Some("../ml-2")), Code::FailedPrecondition, "podInfoOnMount"),
+        (
+            context(context(at("teams/ml-2"), "ephemeral", Some("false")), "pod.uid", None),
+            Code::FailedPrecondition,
+            "pod",
+        ),
+        (context(at("teams/ml-2"), "ephemeral", None), Code::PermissionDenied, "may not name"),
+    ] {
+        let (got, message) = plugin.refused(request).await;
+        assert!(got == code && message.contains(why), "{got:?}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn no_attribute_makes_an_identity() {
+    let plugin = plugin();
+    for word in
+        ["identity", "key_id", "access_key", "user", "credential", "serviceAccount", "csi.storage.k8s.io.pod.uid"]
+    {
+        let (code, why) = plugin.refused(request("x", &[("store", "lake"), (word, "canary")])).await;
+        assert!(code == Code::InvalidArgument && why.contains(word), "{why}");
+    }
+    // A forged namespace is nobody's.
+    let forged =
+        [("store", "lake"), ("csi.storage.k8s.io/pod.namespace", "kube-system"), ("csi.storage.k8s.io/pod.uid", POD)];
+    assert_eq!(plugin.publish(request("x", &forged)).await.unwrap().namespace, None);
+}
+
+#[tokio::test]
+async fn the_audit_trail_tells_who_and_no_secret() {
+    let plugin = plugin();
+    let node = Node::new("node-1", here("zone", "a"), plugin.node.stores.clone(), Arc::clone(&plugin.node.mounter));
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, file) = (dir.path().join("csi.sock"), dir.path().join("audit.log"));
+    let audit = crate::observability::audit::Audit::to_log("node", "node-1").to_file(&file).unwrap();
+    let identity = crate::csi::identity::Identity::new("csi.example.org", Arc::default()).unwrap();
+    let services = crate::csi::Services::new(identity).with_node(node.unwrap()).with_audit(audit);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let server = tokio::spawn(crate::csi::serve(crate::csi::bind(&socket).unwrap(), services, stop.clone()));
+    let channel = tonic::transport::Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+    let mut client = crate::csi::v1::node_client::NodeClient::new(channel.connect().await.unwrap());
+
+    const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+    let secret = map(&[("key_id", "canary-id"), ("access_key", "canary-key"), ("session_token", "canary-token")]);
+    let pod = inline("ml-1", &[("store", "lake"), ("path", "sets"), (TOKENS, "canary-tokens")]);
+    let pod = NodePublishVolumeRequest { volume_id: "pv-1".into(), secrets: secret.clone(), ..pod };
+    let ours = [("csi.storage.k8s.io/ephemeral".to_owned(), "false".to_owned())];
+    let volume_context = pod.volume_context.clone().into_iter().chain(ours).collect();
+    let accepted = NodePublishVolumeRequest { volume_context, ..pod.clone() };
+    client.node_publish_volume(accepted.clone()).await.unwrap();
+    client.node_publish_volume(pod.clone()).await.unwrap_err();
+    let double = secret.into_iter().chain(map(&[("accesskey", "canary-2"), ("secretkey", "canary-3")])).collect();
+    client.node_publish_volume(NodePublishVolumeRequest { secrets: double, ..accepted.clone() }).await.unwrap_err();
+    let made = request(ID, &[("uid", "canary-is-no-number")]);
+    let message = client.node_publish_volume(made).await.unwrap_err();
+    assert!(message.message().contains("uid"));
+    *plugin.mounter.answer.lock().unwrap() =
+        Err(Error::Store { kind: ErrorKind::Unauthenticated, message: "the store knows no such key".into() });
+    client.node_publish_volume(accepted.clone()).await.unwrap_err();
+    *plugin.mounter.answer.lock().unwrap() = Ok(());
+    let NodePublishVolumeRequest { volume_id, target_path, .. } = accepted;
+    client.node_unpublish_volume(NodeUnpublishVolumeRequest { volume_id, target_path }).await.unwrap();
+    stop.cancel();
+    server.await.unwrap().unwrap();
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let codes: Vec<_> = lines.iter().map(|line| line["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["Ok", "PermissionDenied", "InvalidArgument", "InvalidArgument", "Unauthenticated", "Ok"]);
+    let who = ["namespace", "pod", "podUid", "serviceAccount", "store", "path"].map(|field| lines[0][field].as_str());
+    assert_eq!(who, ["ml-1", "train-0", POD, "trainer", "lake", "sets"].map(Some));
+    assert_eq!((lines[0]["identity"].as_str().unwrap().len(), &lines[0]["readOnly"]), (16, &false.into()));
+    assert_eq!(
+        (&lines[4]["identity"], &lines[4]["reason"]),
+        (&lines[0]["identity"], &"the store knows no such key".into())
+    );
+    assert_eq!((&lines[3]["store"], &lines[3]["path"]), (&"lake".into(), &"team-a/pvc-1".into()));
+    assert_eq!((&lines[5]["event"], &lines[5]["podUid"]), (&"unpublish".into(), &POD.into()));
+    for (line, name) in lines.iter().flat_map(|line| line.as_object().unwrap().keys().map(move |name| (line, name))) {
+        // The value of an option that is no secret may stand in a reason: here it is the canary that is no number.
+        let value = line[name].to_string().replace("canary-is-no-number", "");
+        assert!(!value.contains("canary"), "{name}: {value}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 128, ..Default::default() })]
+
+    /// Whatever an author writes into attributes and whatever the kubelet does not say, an inline volume reaches nothing
+    /// but what its own namespace's rules name.
+    #[test]
+    fn no_forged_word_reaches_another_directory(
+        path in "(teams|sets|\\.\\.|\\.millrace|ml-1|ml-2|a|/|\\$\\{pod.namespace\\}){1,3}(/(ml-1|ml-2|\\.\\.|x)){0,2}",
+        forged in proptest::collection::hash_map(
+            "csi\\.storage\\.k8s\\.io/(ephemeral|pod\\.namespace|pod\\.uid|pod\\.name|serviceAccount\\.name|serviceAccount\\.tokens|x)",
+            "(true|false|ml-2|ml-1|kube-system|\\*|\\PC{0,8})",
+            0..5,
+        ),
+        vouched in proptest::bool::ANY,
+    ) {
+        let plugin = plugin();
+        let mut request = inline("ml-1", &[("store", "shelf"), ("path", &path)]);
+        match vouched {
+            // The kubelet overwrites all of its words but those that it does not know.
+            true => request.volume_context = forged.into_iter().chain(request.volume_context).collect(),
+            // It is not asked to say anything: every word is the author's.
+            false => {
+                request.volume_context.retain(|word, _| !word.starts_with("csi."));
+                request.volume_context.extend(forged);
+            }
+        }
+        match publish::understand(&request, &plugin.node.stores.current()) {
+            Ok(publish) => {
+                proptest::prop_assert!(vouched);
+                let below = |dir: &str| publish.spec.path == dir || publish.spec.path.starts_with(&format!("{dir}/"));
+                proptest::prop_assert!(below("teams/ml-1") || below("sets"), "{}", publish.spec.path);
+            }
+            Err(status) => proptest::prop_assert!(
+                [Code::InvalidArgument, Code::PermissionDenied, Code::FailedPrecondition].contains(&status.code()),
+                "{status:?}"
+            ),
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_by_a_code(
+        id in "\\PC{0,40}|csi-[0-9a-f]{64}|[a-z]{1,8}/\\.\\./[a-z]{1,8}@[a-z2-7]{10}",
+        target in "\\PC{0,40}|/(\\.\\.|pods|\\PC{0,6}){0,4}",
+        context in proptest::collection::hash_map("(store|path|format|location|uid|\\PC{0,12})", "(lake|shelf|\\PC{0,20})", 0..4),
+    ) {
+        let plugin = plugin();
+        let request = NodePublishVolumeRequest { target_path: target, volume_context: context, ..request(&id, &[]) };
+        let mut entry = crate::observability::audit::Entry::default();
+        publish::describe(&request, &mut entry);
+        if let Ok(publish) = publish::understand(&request, &plugin.node.stores.current()) {
+            proptest::prop_assert!(publish.target.is_absolute());
+            proptest::prop_assert!(!publish.spec.path.split('/').any(|part| ["..", ".", ".millrace"].contains(&part)));
+        }
+    }
 }

@@ -17,7 +17,6 @@ mod objects;
 mod pace;
 mod request;
 mod service;
-mod tls;
 mod users;
 mod wire;
 
@@ -86,7 +85,7 @@ impl Server {
         for bucket in options.buckets {
             store.lock().insert(bucket, Contents::default());
         }
-        let identity = options.tls.then(tls::Identity::generate).transpose()?;
+        let identity = options.tls.then(super::tls::Identity::generate).transpose()?;
         let (faults, ledger) = (Faults::new(options.conditions), Arc::<Ledger>::default());
         let connections = tokio_util::sync::CancellationToken::new();
         let wire = wire::Wire {

@@ -32,7 +32,7 @@ impl Cluster {
     /// A controller that has just started.
     fn controller(&self) -> Controller {
         let stores = LiveStores::load(&self.dir.path().join("stores.yaml")).unwrap();
-        Controller::new(stores, "one").unwrap()
+        Controller::new(stores, "one", "csi.example.org").unwrap()
     }
 
     /// Keys outside the driver's own directory.
