@@ -39,7 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "vfs",
         ],
     ),
-    ("main", &["app", "cli"]),
+    ("main", &["app", "auth", "cli"]),
 ];
 
 /// A leaf of names that everybody may emit.

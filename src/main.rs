@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use millrace::auth::memory::Wiping;
 use millrace::{app, cli};
+
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 fn main() -> ExitCode {
     match app::run(cli::Cli::parse()) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::{audit, until_told_to_stop};
+use crate::auth::memory::wipe_what_is_freed;
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::controller::Controller;
@@ -17,6 +18,7 @@ use crate::csi::{self, Services};
 /// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
 pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
+    wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("controller", &words.cluster_id, &words.plugin)?;
     let stores = LiveStores::load(stores)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::{audit, until_told_to_stop};
+use crate::auth::memory::wipe_what_is_freed;
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::identity::{Health, Identity};
@@ -22,6 +23,7 @@ use crate::topology::{Located, Place};
 /// had.
 pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
+    wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("node", &words.node_id, &words.plugin)?;
     let stores = LiveStores::load(stores)?;

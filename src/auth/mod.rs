@@ -3,6 +3,7 @@
 mod current;
 pub mod identity;
 pub mod keys;
+pub mod memory;
 mod secret;
 
 use serde::{Deserialize, Serialize};

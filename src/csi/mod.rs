@@ -17,9 +17,11 @@ pub mod status;
 pub mod v1;
 pub mod volume_id;
 pub mod volumes;
+mod wire;
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +85,7 @@ pub async fn serve(
     let _file = socket::RemoveAtEnd::of(&listener);
     let running = TaskTracker::new();
     let calls = calls::Calls::around(services.routes.prepare(), running.clone(), services.audit);
-    let incoming = UnixListenerStream::new(listener);
+    let incoming = UnixListenerStream::new(listener).map_ok(wire::Wire::new);
     let server = Server::builder().serve_with_incoming_shutdown(calls, incoming, shutdown.clone().cancelled_owned());
     let late = async {
         shutdown.cancelled().await;

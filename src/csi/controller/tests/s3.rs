@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::calls::list_health;
 use super::*;
+use crate::csi::v1::VolumeHealthErrorType;
 use crate::sandbox::s3::{Bucket, Fault, Kind, Options, Rights, Rule, Server, User};
 
 struct Cluster {
@@ -142,4 +144,53 @@ async fn two_controllers_at_once_make_one_volume() {
         let files = cluster.data().iter().filter(|key| key.starts_with(&format!("base/{name}/"))).count();
         assert_eq!(files, 1);
     }
+}
+
+/// The one thing that is wrong with a volume.
+async fn trouble(controller: &Controller, id: &str) -> (VolumeHealthErrorType, String) {
+    let request = ControllerGetVolumeHealthRequest { volume_id: id.into(), ..Default::default() };
+    let answer = controller.controller_get_volume_health(Request::new(request)).await.unwrap().into_inner();
+    let health = answer.volume_health.unwrap();
+    let [entry] = health.health_statuses.as_slice() else { panic!("{health:?}") };
+    (entry.status(), entry.reason.clone())
+}
+
+/// Of all volumes.
+async fn troubles(controller: &Controller) -> Result<Vec<String>, Code> {
+    let entries = list_health(controller, 0, "").await?.entries;
+    Ok(entries.iter().map(|health| health.health_statuses[0].reason.clone()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_volume_is_told_apart() {
+    use VolumeHealthErrorType::{DataLoss, Degraded, Inaccessible};
+    let cluster = Cluster::start("current").await;
+    let controller = cluster.controller();
+    let small = Some(CapacityRange { required_bytes: 10, limit_bytes: 0 });
+    let id = create(&controller, CreateVolumeRequest { capacity_range: small, ..request("pvc-1") }).await.unwrap();
+    let is = |status, reason: &str| (status, reason.to_owned());
+    assert_eq!(troubles(&controller).await, Ok(vec![]));
+
+    cluster.server.users().add(User::new("id", "another-secret"));
+    assert_eq!(trouble(&controller, &id).await, is(Degraded, "ControllerCredentialRefused"));
+    assert_eq!(troubles(&controller).await, Ok(vec!["ControllerCredentialRefused".to_owned()]));
+    assert_eq!(troubles(&cluster.controller()).await, Err(Code::Unauthenticated), "it knows no volumes from before");
+    cluster.server.users().add(User::new("id", "canary-key"));
+
+    cluster.server.faults().adjust(|conditions| conditions.silent = true);
+    let begun = std::time::Instant::now();
+    let (told, all) = tokio::join!(trouble(&controller, &id), troubles(&controller));
+    assert_eq!((told, all), (is(Inaccessible, "StoreUnreachable"), Ok(vec!["StoreUnreachable".to_owned()])));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    cluster.server.faults().adjust(|conditions| conditions.silent = false);
+
+    cluster.server.put("data", "base/pvc-1/x", "more than ten bytes");
+    assert_eq!(troubles(&controller).await, Ok(vec![]), "it was counted less than an hour ago");
+    let controller = cluster.controller();
+    assert_eq!(trouble(&controller, &id).await, is(Degraded, "OverLimit"));
+    cluster.server.remove("data", "base/pvc-1/.millrace/volume.json");
+    assert_eq!(trouble(&controller, &id).await, is(Inaccessible, "DirectoryGone"));
+    cluster.server.remove("data", "base/pvc-1/x");
+    assert_eq!(trouble(&controller, &id).await, is(DataLoss, "DirectoryGone"));
+    assert_eq!(troubles(&controller).await, Ok(vec!["DirectoryGone".to_owned()]));
 }
