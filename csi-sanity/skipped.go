@@ -37,15 +37,6 @@ var skipped = []group{
 		},
 	},
 	{
-		reason: "The node's EXPAND_VOLUME is not declared yet.",
-		specs: []string{
-			"Node Service NodeExpandVolume should fail when no volume id is provided",
-			"Node Service NodeExpandVolume should fail when no volume path is provided",
-			"Node Service NodeExpandVolume should fail when volume is not found",
-			"Node Service NodeExpandVolume should work if node-expand is called after node-publish",
-		},
-	},
-	{
 		reason: "Nothing is attached to a node: PUBLISH_UNPUBLISH_VOLUME is not declared.",
 		specs: []string{
 			"Controller Service [Controller Server] ControllerPublishVolume should fail when no node id is provided",
@@ -101,14 +92,6 @@ var skipped = []group{
 			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed when an invalid volume id is used",
 			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
 			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
-		},
-	},
-	{
-		reason: "The node's health calls are not declared yet.",
-		specs: []string{
-			"Node Service NodeGetStorageHealth should return appropriate response",
-			"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
-			"Node Service NodeGetVolumeHealth should return health for a valid volume",
 		},
 	},
 }

@@ -108,6 +108,9 @@ pub struct Node {
     /// How many uids workers may have, and so how many mounts there may be.
     #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub worker_uid_count: u32,
+    /// How many volumes the cluster may put on this node; 0 for any number.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub max_volumes_per_node: u32,
     /// A worker that answers no ping for so long is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = patience)]
     pub ping_deadline: Duration,

@@ -5,6 +5,12 @@
 
 #[path = "worker/by_hand.rs"]
 mod by_hand;
+#[path = "worker/killed.rs"]
+mod killed;
+#[path = "worker/renewal.rs"]
+mod renewal;
+#[path = "worker/sharing.rs"]
+mod sharing;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,7 +24,7 @@ use millrace::auth::{Credential, Secret};
 use millrace::backend::{self, ErrorKind, s3};
 use millrace::config::{VolumeOptions, VolumeSpec};
 use millrace::mount::handover::Refusal;
-use millrace::mount::{Config, Error, Mounter, Publish, Usage, Workers};
+use millrace::mount::{Ailment, Config, Error, Mounter, Publish, Usage, Workers};
 use millrace::sandbox::requirement::{self, Requirement};
 use millrace::sandbox::s3::{Conditions, Kind, Options, Server, User};
 use nix::errno::Errno;
@@ -208,6 +214,17 @@ fn is_running(pid: Pid) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
+/// The processes whose uid is one of the thousand from `base` on.
+fn workers_of(base: u32) -> Vec<Pid> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_one = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        uid.is_some_and(|uid: u32| (base..base + 1000).contains(&uid)) && is_running(Pid::from_raw(*pid))
+    };
+    pids.filter(is_one).map(Pid::from_raw).collect()
+}
+
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Errno {
     Errno::from_raw(outcome.unwrap_err().raw_os_error().unwrap())
 }
@@ -236,7 +253,6 @@ fn a_published_volume_is_read_and_written_and_leaves_nothing() {
     // Once is enough, and other arguments are refused.
     let worker = rig.worker();
     rig.publish(&workers, rig.request("a")).unwrap();
-    rig.publish(&workers, Publish { credential: keys("rotated"), ..rig.request("a") }).unwrap();
     assert_eq!((rig.worker(), rig.mounts().len()), (worker, 2));
     let other = rig.publish(&workers, Publish { arguments: "b".into(), ..rig.request("a") });
     assert!(matches!(&other, Err(Error::AlreadyPublished(why)) if why.contains(VOLUME)), "{other:?}");
@@ -245,133 +261,6 @@ fn a_published_volume_is_read_and_written_and_leaves_nothing() {
     rig.assert_clean(&[worker]);
     rig.unpublish(&workers, "a").unwrap();
     assert!(matches!(rig.usage(&workers, "a"), Err(Error::NotMounted(_))));
-}
-
-/// Pods of one job start together: one worker, and it lives as long as one of them shows it.
-#[test]
-fn fifty_publishes_at_once_make_one_worker() {
-    let Some(rig) = Rig::new() else { return };
-    let workers = rig.workers();
-    let names: Vec<_> = (0..50).map(|number| format!("pod-{number}")).collect();
-    let at_once = async |requests: Vec<Publish>| {
-        futures::future::join_all(requests.into_iter().map(|request| workers.publish(request))).await
-    };
-    let requests = || names.iter().map(|name| rig.request_of("team", name)).collect::<Vec<_>>();
-    for outcome in rig.runtime.block_on(at_once(requests())) {
-        outcome.unwrap();
-    }
-    let worker = rig.worker();
-    assert_eq!(rig.mounts().len(), 51, "one private and fifty targets");
-    assert!(names.iter().all(|name| rig.hello(name).unwrap() == "hello, world"));
-    let leave = async |names: &[String]| {
-        let targets: Vec<_> = names.iter().map(|name| rig.target(name)).collect();
-        futures::future::join_all(targets.iter().map(|target| workers.unpublish(VOLUME, target))).await
-    };
-    for outcome in rig.runtime.block_on(leave(&names[1..])) {
-        outcome.unwrap();
-    }
-    assert_eq!(rig.hello(&names[0]).unwrap(), "hello, world");
-    assert_eq!((rig.worker(), rig.mounts().len()), (worker, 2));
-    rig.unpublish(&workers, &names[0]).unwrap();
-    rig.assert_clean(&[worker]);
-
-    // Where it fails, it fails once, and everybody is told.
-    rig.server.reset_counters();
-    let wrong = requests().into_iter().map(|request| Publish { credential: keys("wrong"), ..request });
-    for outcome in rig.runtime.block_on(at_once(wrong.collect())) {
-        assert!(matches!(&outcome, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{outcome:?}");
-    }
-    assert_eq!(rig.server.counters().of(Kind::ListObjectsV2), 1);
-    rig.assert_clean(&[]);
-}
-
-#[test]
-fn what_differs_shares_no_worker() {
-    let Some(rig) = Rig::new() else { return };
-    rig.server.users().add(User::new("other-key-id", SECRET));
-    let workers = rig.workers();
-    let read_only = |mut request: Publish| {
-        request.spec.read_only = true;
-        request
-    };
-    let other =
-        Credential::S3 { key_id: "other-key-id".into(), secret_key: Secret::new(SECRET.into()), session_token: None };
-    let requests = [
-        rig.request_of("team", "a"),
-        rig.request_of("other-team", "b"),
-        read_only(rig.request_of("team", "c")),
-        Publish { fs_group: Some(0), ..rig.request_of("team", "d") },
-        Publish { credential: other, ..rig.request_of("team", "e") },
-        rig.request("f"),
-        rig.request("g"),
-    ];
-    let count = requests.len();
-    for request in requests {
-        rig.publish(&workers, request).unwrap();
-    }
-    let field = |field: fn(&serde_json::Value) -> &serde_json::Value| {
-        rig.records().iter().map(|record| field(record).to_string()).collect::<std::collections::HashSet<_>>().len()
-    };
-    assert_eq!(field(|record| &record["worker"]["pid"]), count);
-    assert_eq!(field(|record| &record["uid"]), count);
-    rig.publish(&workers, rig.request_of("team", "z")).unwrap();
-    assert_eq!(rig.records().len(), count, "and what does not, does");
-    for target in ["a", "b", "c", "d", "e", "f", "g", "z"] {
-        rig.unpublish(&workers, target).unwrap();
-    }
-    rig.assert_clean(&[]);
-}
-
-/// One target of a shared mount in use, unpublished, gone by hand: the others read on.
-#[test]
-fn a_targets_end_is_not_the_others() {
-    let Some(rig) = Rig::new() else { return };
-    let workers = rig.workers();
-    for target in ["a", "b", "c"] {
-        rig.publish(&workers, rig.request_of("team", target)).unwrap();
-    }
-    let worker = rig.worker();
-    let open = fs::File::open(rig.target("a").join("hello")).unwrap();
-    let busy = rig.unpublish(&workers, "a").unwrap_err().to_string();
-    assert!(busy.contains("in use"), "{busy}");
-    nix::mount::umount2(&rig.target("b"), MntFlags::empty()).unwrap();
-    rig.publish(&workers, rig.request_of("team", "b")).unwrap();
-    assert_eq!(rig.hello("b").unwrap(), "hello, world");
-    rig.unpublish(&workers, "b").unwrap();
-    assert_eq!(rig.hello("c").unwrap(), "hello, world");
-    drop(open);
-    rig.unpublish(&workers, "a").unwrap();
-    assert_eq!(rig.hello("c").unwrap(), "hello, world");
-    assert_eq!(rig.worker(), worker);
-    rig.unpublish(&workers, "c").unwrap();
-    rig.assert_clean(&[worker]);
-}
-
-/// Each target of a mount that died is replaced when it comes again; all of them then share the next one.
-#[test]
-fn the_targets_of_a_killed_worker_share_the_next() {
-    let Some(rig) = Rig::new() else { return };
-    let workers = rig.workers();
-    for target in ["a", "b", "c"] {
-        rig.publish(&workers, rig.request_of("team", target)).unwrap();
-    }
-    let first = rig.worker();
-    let uid = rig.records()[0]["uid"].clone();
-    kill(first, Signal::SIGKILL).unwrap();
-    rig.publish(&workers, rig.request_of("team", "d")).unwrap();
-    for target in ["b", "c"] {
-        assert_eq!(errno(rig.hello(target)), Errno::ENOTCONN);
-        rig.publish(&workers, rig.request_of("team", target)).unwrap();
-        assert_eq!(rig.hello(target).unwrap(), "hello, world");
-    }
-    // The one whose pod ends without being published again.
-    rig.unpublish(&workers, "a").unwrap();
-    let second = rig.worker();
-    assert_eq!((rig.records()[0]["uid"].clone(), rig.mounts().len()), (uid, 4), "{:?}", rig.mounts());
-    for target in ["b", "c", "d"] {
-        rig.unpublish(&workers, target).unwrap();
-    }
-    rig.assert_clean(&[first, second]);
 }
 
 #[test]
@@ -636,8 +525,18 @@ const OTHER_NODE: &str = "MILLRACE_TEST_OTHER_NODE";
 impl OtherNode {
     /// Starts it; `published` is whether it gets so far.
     fn start(rig: &Rig, published: bool) -> OtherNode {
+        let mut node = OtherNode::play(rig, "other_node");
+        if published {
+            let lines = BufReader::new(node.0.stdout.take().unwrap()).lines();
+            assert!(lines.map_while(Result::ok).any(|line| line.ends_with("published")), "it did not publish");
+        }
+        node
+    }
+
+    /// Starts it in the role of this test.
+    fn play(rig: &Rig, role: &str) -> OtherNode {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["other_node", "--exact", "--nocapture"])
+            .args([role, "--exact", "--nocapture"])
             .env(
                 OTHER_NODE,
                 format!("{}\n{}\n{}", rig.server.endpoint(), rig.state().display(), rig.target("a").display()),
@@ -646,12 +545,7 @@ impl OtherNode {
             // Where the worker logs to, too, until this end of it is gone.
             .stderr(Stdio::piped())
             .spawn();
-        let mut node = OtherNode(child.unwrap());
-        if published {
-            let lines = BufReader::new(node.0.stdout.take().unwrap()).lines();
-            assert!(lines.map_while(Result::ok).any(|line| line.ends_with("published")), "it did not publish");
-        }
-        node
+        OtherNode(child.unwrap())
     }
 
     fn signal(&self, signal: Signal) {
@@ -666,16 +560,21 @@ impl Drop for OtherNode {
     }
 }
 
-/// The role of [`OtherNode`]; nothing where it is not asked for.
-#[test]
+/// Endpoint, state directory and target for one of the roles of [`OtherNode`].
 #[expect(clippy::disallowed_methods, reason = "libtest leaves no other way to tell a test anything")]
+fn words_of_other_node() -> Option<[String; 3]> {
+    let words = std::env::var(OTHER_NODE).ok()?;
+    Some(words.split('\n').map(str::to_owned).collect::<Vec<_>>().try_into().unwrap())
+}
+
+/// The first role of [`OtherNode`]; nothing where it is not asked for.
+#[test]
 fn other_node() {
-    let Ok(words) = std::env::var(OTHER_NODE) else { return };
-    let [endpoint, state, target] = words.split('\n').collect::<Vec<_>>()[..] else { panic!("{words}") };
+    let Some([endpoint, state, target]) = words_of_other_node() else { return };
     let runtime = Runtime::new().unwrap();
     runtime.block_on(async {
-        let workers = Workers::start(config(Path::new(state), Duration::from_secs(2))).await.unwrap();
-        workers.publish(request(endpoint, Path::new(target))).await.unwrap();
+        let workers = Workers::start(config(Path::new(&state), Duration::from_secs(2))).await.unwrap();
+        workers.publish(request(&endpoint, Path::new(&target))).await.unwrap();
         println!("published");
         std::future::pending::<()>().await;
     });

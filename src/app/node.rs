@@ -45,7 +45,8 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     });
     let place = Located::at(Place::new(words.topology.iter().cloned())?);
     let here = Here { driver: driver_name.clone(), place };
-    let node = Node::new(&words.node_id, here, stores.clone(), workers.await?)?;
+    let node =
+        Node::new(&words.node_id, here, stores.clone(), workers.await?)?.with_most_volumes(words.max_volumes_per_node);
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
     tracing::info!(
         driver = driver_name,

@@ -310,6 +310,17 @@ pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn
     }
 }
 
+/// Asks without a credential whether the store is there.
+///
+/// # Errors
+/// `Unavailable` where no answer came within `deadline`, `Throttled` where the answer was that the store is in trouble,
+/// `Misconfigured` as [`connect`].
+pub async fn reach(config: &Config, deadline: std::time::Duration) -> Result<()> {
+    match config {
+        Config::S3(config) => s3::reach(config, deadline).await,
+    }
+}
+
 /// What one client may use.
 #[derive(Debug, Clone)]
 pub struct Limits {

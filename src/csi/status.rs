@@ -96,7 +96,8 @@ impl From<mount::Error> for Status {
     fn from(error: mount::Error) -> Status {
         let code = match &error {
             mount::Error::AlreadyPublished(_) => Code::AlreadyExists,
-            mount::Error::SecondWriter(_) => Code::FailedPrecondition,
+            mount::Error::SecondWriter(_) | mount::Error::NotInForce(_) => Code::FailedPrecondition,
+            mount::Error::Unfinished(_) => Code::Aborted,
             mount::Error::NotMounted(_) | mount::Error::NoSuchVolume(_) => Code::NotFound,
             mount::Error::Store { kind, .. } => code_of(*kind),
             mount::Error::Worker(_) => Code::Unavailable,

@@ -4,11 +4,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::shared::Shared;
 use super::sharing::Sharing;
 use super::state::{MountId, MountRecord, TargetRecord};
 use super::{Error, Publish};
+
+/// A target that has not been published again for so long does not count where a credential changes: the kubelet
+/// republishes each running pod's volumes about every minute, and not those of a pod that is being ended.
+pub(super) const SILENCE: Duration = Duration::from_secs(5 * 60);
 
 /// All publications of this node, begun or done, and the mounts behind them.
 #[derive(Debug)]
@@ -27,6 +34,11 @@ struct Claim {
     volume_id: String,
     single_writer: bool,
     mount: MountId,
+    /// The hash of the credential that the last publish brought, and when it came.
+    brought: String,
+    heard: Instant,
+    /// Why the store refused it.
+    refused: Option<String>,
 }
 
 impl Claims {
@@ -60,8 +72,14 @@ impl Claims {
                 mount
             }
         };
-        let claim =
-            Claim { volume_id: volume_id.clone(), single_writer: request.single_writer, mount: mount.id.clone() };
+        let claim = Claim {
+            volume_id: volume_id.clone(),
+            single_writer: request.single_writer,
+            mount: mount.id.clone(),
+            brought: mount.record().sharing.credential.clone(),
+            heard: Instant::now(),
+            refused: None,
+        };
         self.targets.insert(target.to_owned(), claim);
         Ok(mount)
     }
@@ -74,12 +92,15 @@ impl Claims {
         self.mounts.insert(mount.id.clone(), mount.clone());
     }
 
-    /// Takes over a claim that was made before a restart.
-    pub(super) fn adopt_target(&mut self, record: &TargetRecord) {
+    /// Takes over a claim to `mount` that was made before a restart, and with it that its credential is in force.
+    pub(super) fn adopt_target(&mut self, record: &TargetRecord, mount: &Shared) {
         let claim = Claim {
             volume_id: record.volume_id.clone(),
             single_writer: record.single_writer,
             mount: record.mount.clone(),
+            brought: mount.record().sharing.credential.clone(),
+            heard: Instant::now(),
+            refused: None,
         };
         self.targets.insert(record.target.clone(), claim);
     }
@@ -92,6 +113,42 @@ impl Claims {
     /// Lets nobody join `mount` any more.
     pub(super) fn close(&mut self, mount: &Shared) {
         self.open.retain(|_, id| *id != mount.id);
+    }
+
+    /// Notes the credential that a repeated publish of `target` brings.
+    pub(super) fn bring(&mut self, target: &Path, credential: &str) {
+        if let Some(claim) = self.targets.get_mut(target) {
+            if claim.brought != credential {
+                credential.clone_into(&mut claim.brought);
+                claim.refused = None;
+            }
+            claim.heard = Instant::now();
+        }
+    }
+
+    /// Notes that the store refused what `target` brought.
+    pub(super) fn refuse(&mut self, target: &Path, why: &str) {
+        if let Some(claim) = self.targets.get_mut(target) {
+            claim.refused = Some(why.to_owned());
+        }
+    }
+
+    /// How many targets `mount` has, and how many of them have brought another credential than this one and are not
+    /// silent.
+    pub(super) fn count_without(&self, mount: &Shared, credential: &str) -> (usize, usize) {
+        let all = || self.targets.values().filter(|claim| claim.mount == mount.id);
+        let without = all().filter(|claim| claim.brought != credential && claim.heard.elapsed() < SILENCE);
+        (all().count(), without.count())
+    }
+
+    /// The targets of a volume, with what they show and why the credential that each last brought was refused.
+    pub(super) fn of_volume(&self, volume_id: &str) -> Vec<(PathBuf, Option<Arc<Shared>>, Option<String>)> {
+        let claims = self.targets.iter().filter(|(_, claim)| claim.volume_id == volume_id);
+        let mut found: Vec<_> = claims
+            .map(|(target, claim)| (target.clone(), self.mounts.get(&claim.mount).cloned(), claim.refused.clone()))
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
     }
 
     /// Gives the claim of `target` to `mount` back. True where nobody shows the mount any more, and so nobody will.
@@ -195,6 +252,33 @@ mod tests {
         assert_ne!(first.id, second.id);
         claims.open(&first);
         assert_eq!(join(&mut claims, "/3", "a").unwrap().id, second.id);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_credential_waits_for_all_who_are_not_silent() {
+        let mut claims = Claims::new(None);
+        let mount = join(&mut claims, "/1", "a").unwrap();
+        for target in ["/2", "/3"] {
+            join(&mut claims, target, "a").unwrap();
+        }
+        let old = mount.record().sharing.credential.clone();
+        assert_eq!(claims.count_without(&mount, &old), (3, 0));
+        assert_eq!(claims.count_without(&mount, "new"), (3, 3));
+        claims.bring(Path::new("/1"), "new");
+        assert_eq!((claims.count_without(&mount, "new"), claims.count_without(&mount, &old)), ((3, 2), (3, 1)));
+        tokio::time::advance(SILENCE).await;
+        claims.bring(Path::new("/2"), &old);
+        assert_eq!(claims.count_without(&mount, "new"), (3, 1), "one of them is not heard of any more");
+        claims.bring(Path::new("/2"), "new");
+        assert_eq!(claims.count_without(&mount, "new"), (3, 0));
+
+        claims.refuse(Path::new("/2"), "no such key");
+        let refused = |claims: &Claims| claims.of_volume("v")[1].2.clone();
+        assert_eq!(refused(&claims).as_deref(), Some("no such key"));
+        claims.bring(Path::new("/2"), "new");
+        assert!(refused(&claims).is_some());
+        claims.bring(Path::new("/2"), &old);
+        assert_eq!((refused(&claims), claims.of_volume("w").len()), (None, 0));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! The worker inherits its end as standard input, so that neither argv nor environment holds a word of it. A frame is
 //! a length (u32, little endian) and that many bytes of JSON; the `/dev/fuse` descriptor rides on the frame that
-//! announces it (`SCM_RIGHTS`, unix(7)).
+//! announces it (`SCM_RIGHTS`, unix(7)), and on the first one the socket where the worker listens for the next node
+//! plugin ([`super::line`]).
 //!
 //! ```text
-//! node    Begin            Volume                  Device+fd          Ping   Usage
+//! node    Begin+fd         Volume                  Device+fd          Ping   Usage
 //! worker         Ready            Accepted|Refused            Serving   Pong   Usage ...  Ended
 //!
 //! node    Credential                               Reload

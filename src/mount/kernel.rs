@@ -101,16 +101,19 @@ pub(super) fn set_read_ahead(device: &str, kib: u32) -> io::Result<()> {
     fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
 }
 
-/// Ends the connection of our mount of `device`, so that all who wait for it get an error (ENOTCONN, EIO).
-pub(super) fn abort(device: &str) {
+/// Ends the connection of our mount of `device` at its private mount point, so that all who wait for it get an error
+/// (ENOTCONN, EIO). A mount that is gone is left alone: the next one may have the same device.
+pub(super) fn abort(point: &Path, device: &str) {
     let Ok(table) = Table::read() else { return };
-    let Some(mount) = table.of(device).find(|mount| table.top(&mount.point) == Some(mount)) else { return };
+    if !table.top(point).is_some_and(|mount| mount.is_ours() && mount.device == device) {
+        return;
+    }
     // Anonymous devices have major 0; the connection is called by the minor number.
     let Some(minor) = device.strip_prefix("0:") else { return };
     let done = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
     // Where fusectl is not mounted: force aborts before it finds the mount in use.
     if done.is_err() {
-        let _ = nix::mount::umount2(&mount.point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
+        let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
     }
 }
 

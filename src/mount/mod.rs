@@ -7,11 +7,15 @@
 
 mod claims;
 pub mod confine;
+mod conversation;
 pub mod handover;
+mod health;
 mod kernel;
+pub mod line;
 mod live;
 mod process;
 mod recover;
+mod renew;
 mod shared;
 mod sharing;
 mod start;
@@ -36,7 +40,7 @@ use crate::config::VolumeSpec;
 #[async_trait]
 pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
     /// Makes `request.target` show the volume. Once is enough: the same arguments again are `Ok` without a second
-    /// mount.
+    /// mount. Another credential is proved and then in force for the mount that is there.
     async fn publish(&self, request: Publish) -> Result<(), Error>;
 
     /// Makes `target` be nothing again; `Ok` where it already is.
@@ -47,6 +51,32 @@ pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
 
     /// The hash that stands for the principal of `credential` on this node.
     fn identity(&self, credential: &Credential) -> String;
+
+    /// Makes what the volume's own file says now count at once. Returns what `usage` then does.
+    async fn reload(&self, volume_id: &str, target: &Path) -> Result<Usage, Error>;
+
+    /// What ails the volume on this node, at one target or at all: what is known and what its workers say, without
+    /// asking a store. Answers within seconds.
+    async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error>;
+}
+
+/// Something that is not as it should be, told for the person who looks after the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ailment {
+    /// The mount's worker ended; programs get ENOTCONN.
+    WorkerGone(String),
+    /// The mount's worker does not answer; programs wait.
+    WorkerSilent(String),
+    /// The last publish failed.
+    PublishFailed(String),
+    /// The store refuses the credential.
+    CredentialRefused(String),
+    /// The store does not answer the worker, or is set up wrongly.
+    StoreFails(String),
+    /// The volume's own file cannot be read or understood.
+    VolumeFileUnreadable(String),
+    /// The volume's files could not be counted.
+    CountFailed(String),
 }
 
 /// One NodePublishVolume, understood.
@@ -56,7 +86,7 @@ pub struct Publish {
     pub target: PathBuf,
     /// The volume and how to show it.
     pub spec: VolumeSpec,
-    /// The identity. Not compared between calls.
+    /// The identity. A repeated call may bring another.
     pub credential: Credential,
     /// A hash of everything that two calls for one target must agree on (capability, context, flags; not secrets and
     /// tokens).
@@ -126,6 +156,12 @@ pub enum Error {
     /// Something else is published at the target.
     #[error("{0}")]
     AlreadyPublished(String),
+    /// The target has brought a credential that is not in force, because others of the mount have not.
+    #[error("{0}")]
+    NotInForce(String),
+    /// A changed credential may or may not be in force by now; the same call again tells.
+    #[error("{0}")]
+    Unfinished(String),
     /// The volume allows one target on a node and has another.
     #[error("{0}")]
     SecondWriter(String),

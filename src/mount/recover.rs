@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Error;
+use super::handover::Channel;
 use super::live::{Live, Place};
 use super::process::Process;
 use super::shared::Shared;
@@ -25,7 +26,7 @@ impl Workers {
         let mut mounts = HashMap::new();
         for (id, record) in self.state.load_mounts()? {
             let Some(record) = record else { continue };
-            let mount = Arc::new(self.adopt(id.clone(), record)?);
+            let mount = Arc::new(self.adopt(id.clone(), record).await?);
             self.claims().adopt_mount(&mount);
             mounts.insert(id, mount);
         }
@@ -38,8 +39,8 @@ impl Workers {
                 (Some(mount), Some(shown)) if Some(&shown.device) == mount.device().as_ref() => {
                     tracing::info!(volume_id, target = %target.display(), serves = mount.worker().is_some(), "taken over");
                     let mut claims = self.claims();
-                    claims.adopt_target(&record);
-                    if mount.worker().is_some() {
+                    claims.adopt_target(&record, &mount);
+                    if mount.worker().is_some() && !mount.record().renewing {
                         claims.open(&mount);
                     }
                     self.slots().insert(target, Arc::new(tokio::sync::Mutex::new(Some(Published { record, mount }))));
@@ -144,14 +145,20 @@ impl Workers {
     }
 
     /// A mount of a record, with its worker if that runs.
-    fn adopt(&self, id: MountId, record: MountRecord) -> Result<Shared, Error> {
-        let point = self.state.mount_point(&id);
+    async fn adopt(&self, id: MountId, record: MountRecord) -> Result<Shared, Error> {
         let worker = match (&record.device, record.worker) {
             (Some(device), Some(identity)) => {
                 let process = Process::open(identity)
                     .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
+                let point = self.state.mount_point(&id);
                 let place = Place { volume_id: record.volume_id.clone(), point, device: device.clone() };
-                process.map(|process| Live::adopt(process, place, self.config.ping_deadline))
+                match process {
+                    Some(process) => {
+                        let channel = self.state.connect(&id).await.and_then(Channel::new);
+                        Some(Live::adopt(process, channel, place, self.config.ping_deadline))
+                    }
+                    None => None,
+                }
             }
             _ => None,
         };

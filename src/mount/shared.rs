@@ -17,12 +17,20 @@ pub(super) struct Shared {
     worker: OnceLock<Live>,
     /// Held by the one who makes it or takes it down. `None` until somebody has tried to make it.
     made: tokio::sync::Mutex<Option<Result<(), Error>>>,
+    /// Held by the one who changes its credential.
+    renewal: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
     /// One that nobody has begun to make.
     pub(super) fn new(id: MountId, record: MountRecord) -> Shared {
-        Shared { id, record: Mutex::new(record), worker: OnceLock::new(), made: tokio::sync::Mutex::new(None) }
+        Shared {
+            id,
+            record: Mutex::new(record),
+            worker: OnceLock::new(),
+            made: tokio::sync::Mutex::new(None),
+            renewal: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// One that an earlier node plugin made.
@@ -71,6 +79,11 @@ impl Shared {
     /// Waits for whoever makes it or takes it down.
     pub(super) async fn made(&self) -> tokio::sync::MutexGuard<'_, Option<Result<(), Error>>> {
         self.made.lock().await
+    }
+
+    /// Waits for whoever changes its credential.
+    pub(super) async fn renewal(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.renewal.lock().await
     }
 
     /// Whether its worker runs and answers within `deadline`.

@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::handover::{self, Begin, Channel, FromWorker, Log, Refusal, ToWorker, Volume};
+use super::handover::{self, Begin, Channel, FromWorker, Log, ToWorker, Volume};
 use super::live::{Live, Place};
 use super::process::{ExitStatus, Process};
+use super::renew::refused;
 use super::shared::Shared;
 use super::state::State;
 use super::table::Table;
 use super::{Config, Error, Publish, kernel, process};
 
 /// How long a worker may take for a step that asks nothing of the store.
-const STEP: Duration = Duration::from_secs(20);
+pub(super) const STEP: Duration = Duration::from_secs(20);
 
 /// Starts the worker of `mount` and mounts, filling its record in step by step.
 pub(super) async fn start(config: &Config, state: &State, mount: &Shared, request: &Publish) -> Result<Live, Error> {
@@ -34,7 +35,10 @@ pub(super) async fn start(config: &Config, state: &State, mount: &Shared, reques
 
     let log = Log { filter: config.log_filter.clone(), json: config.log_json };
     let begin = Begin { version: handover::VERSION.into(), uid, log };
-    starting.send(&ToWorker::Begin(begin)).await?;
+    let listener = state.listen(&mount.id)?;
+    let sent = starting.channel.send_with(&ToWorker::Begin(begin), listener.as_fd()).await;
+    starting.check(sent).await?;
+    drop(listener);
     match starting.receive(STEP).await? {
         FromWorker::Ready { version } => starting.channel.set_peer(&version),
         other => return Err(starting.unexpected(other)),
@@ -159,11 +163,7 @@ impl Starting {
 
     fn unexpected(&self, message: FromWorker) -> Error {
         match message {
-            FromWorker::Refused(Refusal::NoSuchVolume(message)) => Error::NoSuchVolume(message),
-            FromWorker::Refused(Refusal::Store { kind, message }) => Error::Store { kind, message },
-            FromWorker::Refused(Refusal::Worker(message)) => {
-                Error::Worker(format!("the worker of volume {}: {message}", self.volume_id))
-            }
+            FromWorker::Refused(refusal) => refused(refusal, &self.volume_id),
             other => Error::Worker(format!("the worker of volume {} said {other:?} out of turn", self.volume_id)),
         }
     }

@@ -5,6 +5,7 @@
 //! <state>/identity-key         this node's key of the hashes that stand for identities
 //! <state>/mounts/<id>.json     a mount and its worker, written before there is either
 //! <state>/mounts/<id>/         its private mount point
+//! <state>/mounts/<id>.sock     where its worker listens for the next node plugin
 //! <state>/targets/<hash>.json  a target that shows a mount, written before it does
 //! ```
 //!
@@ -13,7 +14,9 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -30,7 +33,7 @@ const FORMAT: u32 = 1;
 const ID_LENGTH: usize = 16;
 
 /// Names a mount of this node.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct MountId(String);
 
@@ -55,6 +58,8 @@ pub(super) struct MountRecord {
     pub(super) volume_id: String,
     /// Which targets may share it.
     pub(super) sharing: Sharing,
+    /// The credential is being changed, and `sharing` may tell of the one before.
+    pub(super) renewing: bool,
     /// The worker's own uid; `None` where workers keep the node plugin's.
     pub(super) uid: Option<u32>,
     /// The worker, from its start on.
@@ -66,7 +71,7 @@ pub(super) struct MountRecord {
 impl MountRecord {
     /// A record of a mount that is to be made.
     pub(super) fn begin(volume_id: String, sharing: Sharing, uid: Option<u32>) -> MountRecord {
-        MountRecord { format: FORMAT, volume_id, sharing, uid, worker: None, device: None }
+        MountRecord { format: FORMAT, volume_id, sharing, renewing: false, uid, worker: None, device: None }
     }
 }
 
@@ -105,6 +110,8 @@ impl TargetRecord {
 pub(super) struct State {
     targets: PathBuf,
     mounts: PathBuf,
+    /// `mounts`, open: a socket is reached below it, however long the path is (sun_path has 108 bytes).
+    mounts_dir: File,
     _lock: File,
 }
 
@@ -129,7 +136,8 @@ impl State {
             }
         }
         // mountinfo knows the mount points below by their real path.
-        Ok(State { targets, mounts: mounts.canonicalize().map_err(fail)?, _lock: lock })
+        let mounts = mounts.canonicalize().map_err(fail)?;
+        Ok(State { targets, mounts_dir: File::open(&mounts).map_err(fail)?, mounts, _lock: lock })
     }
 
     /// Below which the private mount points are.
@@ -157,6 +165,22 @@ impl State {
         }
     }
 
+    /// Listens where the next node plugin finds the worker of `mount`.
+    pub(super) fn listen(&self, mount: &MountId) -> Result<UnixListener, Error> {
+        UnixListener::bind(self.socket(mount)).map_err(|error| {
+            Error::System(format!("the socket {}.sock in {}: {error}", mount.0, self.mounts.display()))
+        })
+    }
+
+    /// Reaches the worker of `mount`; within a tokio runtime.
+    pub(super) async fn connect(&self, mount: &MountId) -> io::Result<UnixStream> {
+        tokio::net::UnixStream::connect(self.socket(mount)).await?.into_std()
+    }
+
+    fn socket(&self, mount: &MountId) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{}.sock", self.mounts_dir.as_raw_fd(), mount.0))
+    }
+
     /// Writes a mount's record, on the disk before it returns.
     pub(super) fn save_mount(&self, mount: &MountId, record: &MountRecord) -> Result<(), Error> {
         save(&self.mount_record(mount), record)
@@ -172,6 +196,7 @@ impl State {
         let point = self.mount_point(mount);
         absent_is_fine(fs::remove_dir(&point))
             .map_err(|error| Error::System(format!("the mount point {}: {error}", point.display())))?;
+        forget(&point.with_extension("sock"))?;
         forget(&self.mount_record(mount))
     }
 
@@ -257,8 +282,7 @@ fn save(path: &Path, record: &impl Serialize) -> Result<(), Error> {
 }
 
 fn forget(path: &Path) -> Result<(), Error> {
-    absent_is_fine(fs::remove_file(path))
-        .map_err(|error| Error::System(format!("the record {}: {error}", path.display())))
+    absent_is_fine(fs::remove_file(path)).map_err(|error| Error::System(format!("{}: {error}", path.display())))
 }
 
 /// `None` where there is no such file.
@@ -363,6 +387,20 @@ mod tests {
         }
         assert_eq!(state.mount_ids().unwrap(), []);
         assert!(dir.path().join("mounts/of somebody else").exists());
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_found_however_long_the_path_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("d".repeat(150))).unwrap();
+        let id = MountId::random();
+        assert!(state.connect(&id).await.is_err());
+        let listener = state.listen(&id).unwrap();
+        state.connect(&id).await.unwrap();
+        listener.accept().unwrap();
+        assert_eq!(state.mount_ids().unwrap(), std::slice::from_ref(&id));
+        state.forget_mount(&id).unwrap();
+        assert_eq!(state.mount_ids().unwrap(), []);
     }
 
     #[test]

@@ -37,8 +37,18 @@ impl<'a> Behind<'a> {
 impl Workers {
     /// Takes a target from its mount, and the mount down where it was the last.
     pub(super) async fn withdraw(&self, there: &Published) -> Result<(), Error> {
+        self.take_off(there).await?;
+        self.let_go(there).await
+    }
+
+    /// Unmounts a target.
+    pub(super) async fn take_off(&self, there: &Published) -> Result<(), Error> {
+        self.unmount_ours(&there.record.target, Behind::of(&there.mount)).await
+    }
+
+    /// Forgets a target that shows its mount no more, and takes the mount down where it was the last.
+    pub(super) async fn let_go(&self, there: &Published) -> Result<(), Error> {
         let Published { record, mount } = there;
-        self.unmount_ours(&record.target, Behind::of(mount)).await?;
         self.state.forget_target(&record.target)?;
         let unused = self.claims().leave(&record.target, mount);
         if unused { self.dismantle(mount).await } else { Ok(()) }

@@ -12,16 +12,22 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use super::claims::Claims;
+use super::health::Failures;
+use super::live::Live;
+use super::renew::refused;
 use super::shared::Shared;
 use super::sharing::Sharing;
 use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
-use super::{Config, Error, Mounter, Publish, Usage, start};
+use super::{Ailment, Config, Error, Mounter, Publish, Usage, start};
 use crate::auth::{Credential, identity};
 
-/// How long `usage` waits for a publish or unpublish of the same target.
+/// How long a question waits for a publish or unpublish of the same target.
 const BUSY: Duration = Duration::from_millis(500);
+
+/// How long a worker may take to read the volume's own file again.
+const RELOAD: Duration = Duration::from_secs(30);
 
 /// How often a publish looks for another mount because the one it was about to show has died.
 const ATTEMPTS: u32 = 3;
@@ -32,8 +38,9 @@ pub struct Workers {
     pub(super) config: Config,
     pub(super) state: State,
     /// Keys the identities' hashes; this node's own.
-    identity_key: [u8; 64],
+    pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
+    failures: Mutex<Failures>,
     slots: Mutex<HashMap<PathBuf, Slot>>,
 }
 
@@ -57,44 +64,14 @@ impl Mounter for Workers {
         let slot = self.slot(&target);
         let mut published = slot.lock().await;
         if let Some(there) = &*published {
-            let record = &there.record;
-            if (&record.volume_id, &record.arguments) != (&request.spec.volume_id, &request.arguments) {
-                return Err(Error::AlreadyPublished(format!(
-                    "volume {} is published at {} already, {}; unpublish it first",
-                    record.volume_id,
-                    target.display(),
-                    if record.volume_id == request.spec.volume_id { "with other arguments" } else { "another volume" },
-                )));
-            }
-            let is_well = there.mount.is_well(self.config.ping_deadline).await;
-            if is_well && is_shown(there)? {
+            if self.repeat(there, &request).await? {
                 return Ok(());
             }
-            if !is_well {
-                tracing::warn!(volume = record.volume_id, target = %target.display(), "replacing a mount that is dead");
-                self.retire(&there.mount).await?;
-            }
-            self.withdraw(there).await?;
             *published = None;
         }
-        self.make_way(&target).await?;
-        let existed = target.is_dir();
-        match self.bring_up(&request, existed).await {
-            Ok(there) => {
-                let worker = there.mount.worker().map(|worker| worker.identity().to_string());
-                tracing::info!(volume = there.record.volume_id, target = %target.display(), worker, "published");
-                *published = Some(there);
-                Ok(())
-            }
-            Err((error, rest)) => {
-                *published = rest;
-                if published.is_none() && !existed {
-                    // Absent where it failed before it was made.
-                    let _ = fs::remove_dir(&target);
-                }
-                Err(error)
-            }
-        }
+        let outcome = self.publish_anew(&request, &mut published).await;
+        self.failures().note(&target, &request.spec.volume_id, &outcome);
+        outcome
     }
 
     async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Error> {
@@ -109,39 +86,43 @@ impl Mounter for Workers {
                     there.record.volume_id
                 )));
             }
-            self.withdraw(there).await?;
+            self.take_off(there).await?;
+            // Before its record, so that the next node plugin goes on where this one dies.
+            let removed = remove_target(&target);
+            self.let_go(there).await?;
             *published = None;
+            removed?;
+        } else {
+            self.clear(&target).await?;
+            remove_target(&target)?;
         }
-        self.clear(&target).await?;
-        absent_is_fine(fs::remove_dir(&target)).map_err(|error| {
-            let mend = match error.kind() {
-                io::ErrorKind::DirectoryNotEmpty => {
-                    "it holds files that are not the volume's and that this driver does not delete; move them away"
-                }
-                _ => "it can only be removed where it is an empty directory that nothing is mounted on",
-            };
-            Error::System(format!("the target directory {}: {error}; {mend}", target.display()))
-        })?;
+        self.failures().forget(&target);
         drop(published);
         self.drop_slot(&target, &slot);
         Ok(())
     }
 
     async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
-        let nothing = || Error::NotMounted(format!("volume {volume_id} is not published at {}", target.display()));
-        let target = resolve(target)?.ok_or_else(nothing)?;
-        let slot = self.slots().get(&target).cloned().ok_or_else(nothing)?;
-        let Ok(published) = timeout(BUSY, slot.lock()).await else {
-            return Err(Error::Worker(format!("volume {volume_id} is being published or unpublished; ask again")));
+        let mount = self.mount_at(volume_id, target).await?;
+        serving(&mount)?.usage().await
+    }
+
+    async fn reload(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
+        let mount = self.mount_at(volume_id, target).await?;
+        let worker = serving(&mount)?;
+        match worker.reload(RELOAD).await {
+            Some(Ok(())) => worker.usage().await,
+            Some(Err(refusal)) => Err(refused(refusal, volume_id)),
+            None => Err(worker.silent()),
+        }
+    }
+
+    async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error> {
+        let target = match target {
+            Some(target) => resolve(target)?.or_else(|| Some(target.to_owned())),
+            None => None,
         };
-        let there = published.as_ref().filter(|there| there.record.volume_id == volume_id).ok_or_else(nothing)?;
-        if !is_shown(there)? {
-            return Err(nothing());
-        }
-        match there.mount.worker() {
-            Some(worker) => worker.usage().await,
-            None => Err(Error::Worker(format!("the worker of volume {volume_id} is gone; restart the pod"))),
-        }
+        self.ailments(volume_id, target.as_deref()).await
     }
 
     fn identity(&self, credential: &Credential) -> String {
@@ -160,10 +141,69 @@ impl Workers {
         let identity_key = state.identity_key()?;
         let claims =
             Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
-        let workers = Arc::new(Workers { config, state, identity_key, claims, slots: Mutex::default() });
+        let failures = Mutex::default();
+        let workers = Arc::new(Workers { config, state, identity_key, claims, failures, slots: Mutex::default() });
         workers.recover().await?;
         tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers)));
         Ok(workers)
+    }
+
+    /// A publish at a target where something is published already. False where that was no good and is gone.
+    async fn repeat(&self, there: &Published, request: &Publish) -> Result<bool, Error> {
+        let (record, target) = (&there.record, request.target.display());
+        if (&record.volume_id, &record.arguments) != (&request.spec.volume_id, &request.arguments) {
+            return Err(Error::AlreadyPublished(format!(
+                "volume {} is published at {target} already, {}; unpublish it first",
+                record.volume_id,
+                if record.volume_id == request.spec.volume_id { "with other arguments" } else { "another volume" },
+            )));
+        }
+        let is_well = there.mount.is_well(self.config.ping_deadline).await;
+        if is_well && is_shown(there)? {
+            self.renew(there, request).await?;
+            return Ok(true);
+        }
+        if !is_well {
+            tracing::warn!(volume = record.volume_id, %target, "replacing a mount that is dead");
+            self.retire(&there.mount).await?;
+        }
+        self.withdraw(there).await?;
+        Ok(false)
+    }
+
+    /// A publish at a target where nothing is published.
+    async fn publish_anew(&self, request: &Publish, published: &mut Option<Published>) -> Result<(), Error> {
+        let target = &request.target;
+        self.make_way(target).await?;
+        let existed = target.is_dir();
+        match self.bring_up(request, existed).await {
+            Ok(there) => {
+                let worker = there.mount.worker().map(|worker| worker.identity().to_string());
+                tracing::info!(volume = there.record.volume_id, target = %target.display(), worker, "published");
+                *published = Some(there);
+                Ok(())
+            }
+            Err((error, rest)) => {
+                *published = rest;
+                if published.is_none() && !existed {
+                    // Absent where it failed before it was made.
+                    let _ = fs::remove_dir(target);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The mount that the volume shows at `target`; does not wait long for a publish or unpublish there.
+    async fn mount_at(&self, volume_id: &str, target: &Path) -> Result<Arc<Shared>, Error> {
+        let nothing = || Error::NotMounted(format!("volume {volume_id} is not published at {}", target.display()));
+        let target = resolve(target)?.ok_or_else(nothing)?;
+        let slot = self.slots().get(&target).cloned().ok_or_else(nothing)?;
+        let Ok(published) = timeout(BUSY, slot.lock()).await else {
+            return Err(Error::Worker(format!("volume {volume_id} is being published or unpublished; ask again")));
+        };
+        let there = published.as_ref().filter(|there| there.record.volume_id == volume_id).ok_or_else(nothing)?;
+        if is_shown(there)? { Ok(there.mount.clone()) } else { Err(nothing()) }
     }
 
     /// Shows a mount at the target: one that it may share, or a new one. With the error comes what could not be undone.
@@ -267,9 +307,31 @@ impl Workers {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Removes the directory of a target at which nothing is mounted.
+fn remove_target(target: &Path) -> Result<(), Error> {
+    absent_is_fine(fs::remove_dir(target)).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => {
+                "it holds files that are not the volume's and that this driver does not delete; move them away"
+            }
+            _ => "it can only be removed where it is an empty directory that nothing is mounted on",
+        };
+        Error::System(format!("the target directory {}: {error}; {mend}", target.display()))
+    })
+}
+
+fn serving(mount: &Shared) -> Result<&Live, Error> {
+    let gone = || Error::Worker(format!("the worker of volume {} is gone; restart the pod", mount.volume_id()));
+    mount.worker().ok_or_else(gone)
 }
 
 /// Whether the publication's own mount is on top at its target.

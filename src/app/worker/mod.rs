@@ -8,7 +8,7 @@ mod served;
 mod talk;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
@@ -22,6 +22,7 @@ use crate::fuse::{self, Session};
 use crate::mount::Health;
 use crate::mount::confine::confine;
 use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
+use crate::mount::line::Line;
 use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
 use crate::vfs::{self, Vfs};
@@ -36,10 +37,10 @@ const THREADS: usize = 2;
 /// What cannot be told over the socket: it is no node plugin's, or this process could not be confined.
 pub(super) fn run() -> anyhow::Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let (socket, volume) = on_one_thread(async {
+    let (socket, listener, volume) = on_one_thread(async {
         let mut channel = Channel::new(UnixStream::from(socket))?;
-        let begin = match channel.receive().await {
-            Ok((ToWorker::Begin(begin), _)) => begin,
+        let (begin, listener) = match channel.receive().await {
+            Ok((ToWorker::Begin(begin), listener)) => (begin, listener),
             Ok(_) => bail!("the first message is not the one that says who to be"),
             Err(error) => bail!("`millrace worker` is started by the node plugin, not by hand ({error})"),
         };
@@ -48,11 +49,11 @@ pub(super) fn run() -> anyhow::Result<()> {
         observability::install(&Log { filter: begin.log.filter, json: begin.log.json })?;
         channel.send(&FromWorker::Ready { version: VERSION.into() }).await?;
         let (ToWorker::Volume(volume), _) = channel.receive().await? else { bail!("no volume was handed over") };
-        Ok((channel.into_std()?, *volume))
+        Ok((channel.into_std()?, listener.map(UnixListener::from), *volume))
     })?;
     observability::name_volume(&volume.spec.volume_id);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let outcome = runtime.block_on(async { serve(Channel::new(socket)?, volume).await });
+    let outcome = runtime.block_on(async { serve(Channel::new(socket)?, listener, volume).await });
     // A read that nobody waits for any more must not hold the process.
     runtime.shutdown_background();
     outcome
@@ -62,7 +63,7 @@ fn on_one_thread<T>(first: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(first)
 }
 
-async fn serve(mut channel: Channel, volume: Volume) -> anyhow::Result<()> {
+async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Volume) -> anyhow::Result<()> {
     let Volume { spec, credential } = volume;
     let credential = auth::Current::new(credential);
     let budget = Budget::new(spec.options.memory);
@@ -93,15 +94,12 @@ async fn serve(mut channel: Channel, volume: Volume) -> anyhow::Result<()> {
     let (words, said) = mpsc::unbounded_channel();
     let health = Mutex::new(Health::default());
     let served = Arc::new(Served { spec, credential, backend, vfs, words, known: Mutex::new(known), health });
+    let mut line = Line::new(channel, listener)?;
     tokio::select! {
         ended = session.ended() => ended?,
-        () = talk::talk(&mut channel, &served, said) => {
-            tracing::warn!("the node plugin is gone; its mounts are served on");
-            session.ended().await?;
-        }
+        never = talk::talk(&mut line, &served, said) => match never {},
     }
-    // The node plugin may be gone by now.
-    let _ = channel.send(&FromWorker::Ended).await;
+    line.send(&FromWorker::Ended).await;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub(super) struct Served {
     pub(super) credential: auth::Current,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) vfs: Arc<Vfs>,
+    #[allow(dead_code, reason = "what a worker says unasked comes with the mutable parameters")]
     pub(super) words: mpsc::UnboundedSender<FromWorker>,
     /// The volume's own file as it was last read.
     pub(super) known: Mutex<Option<Known>>,
@@ -34,6 +35,7 @@ impl Served {
     }
 
     /// Says something to the node plugin, if there is one.
+    #[allow(dead_code, reason = "as `words`")]
     pub(super) fn say(&self, word: FromWorker) {
         let _ = self.words.send(word);
     }

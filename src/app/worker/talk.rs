@@ -1,12 +1,14 @@
 //! What the node plugin asks of a worker that serves. A ping is answered at once, whatever else is under way.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use super::served::Served;
 use crate::auth::Credential;
-use crate::mount::handover::{self, Channel, FromWorker, ToWorker};
+use crate::mount::handover::{FromWorker, ToWorker};
+use crate::mount::line::{Caller, Line};
 
 /// What the worker says of itself, without being asked.
 pub(super) type Words = mpsc::UnboundedReceiver<FromWorker>;
@@ -17,52 +19,54 @@ enum Errand {
     Reload,
 }
 
-/// Answers the node plugin, and passes on `words`, until it is gone.
-pub(super) async fn talk(channel: &mut Channel, served: &Arc<Served>, mut words: Words) {
+/// Answers whichever node plugin there is, and passes on `words`.
+pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, mut words: Words) -> Infallible {
     let (errands, queue) = mpsc::unbounded_channel();
+    let (tell, mut answers) = mpsc::unbounded_channel();
     // What has begun goes on to its end, also when the node plugin is gone.
-    tokio::spawn(run_errands(served.clone(), queue));
-    while let Some(reply) = next(channel, served, &mut words, &errands).await {
-        if let Some(reply) = reply
-            && channel.send(&reply).await.is_err()
-        {
-            break;
-        }
+    tokio::spawn(run_errands(served.clone(), queue, tell));
+    loop {
+        let reply = tokio::select! {
+            Some(word) = words.recv() => word,
+            Some((caller, answer)) = answers.recv() => {
+                // The next node plugin would take it for the answer to a question of its own.
+                if caller == line.caller() {
+                    answer
+                } else {
+                    continue;
+                }
+            }
+            message = line.receive() => {
+                let errand = match message {
+                    ToWorker::Ping => {
+                        line.send(&FromWorker::Pong).await;
+                        continue;
+                    }
+                    ToWorker::Usage => {
+                        line.send(&FromWorker::Usage(served.usage())).await;
+                        continue;
+                    }
+                    ToWorker::Credential { credential, same_principal } => {
+                        Errand::Credential { credential, same_principal }
+                    }
+                    ToWorker::Reload => Errand::Reload,
+                    ToWorker::Begin(_) | ToWorker::Volume(_) | ToWorker::Device => continue,
+                };
+                // Received for as long as this side sends.
+                let _ = errands.send((line.caller(), errand));
+                continue;
+            }
+        };
+        line.send(&reply).await;
     }
 }
 
-/// The next thing to say, which may be nothing; `None` at the end.
-async fn next(
-    channel: &mut Channel,
-    served: &Served,
-    words: &mut Words,
-    errands: &mpsc::UnboundedSender<Errand>,
-) -> Option<Option<FromWorker>> {
-    let message = tokio::select! {
-        Some(word) = words.recv() => return Some(Some(word)),
-        message = channel.receive() => message,
-    };
-    let errand = match message {
-        Ok((ToWorker::Ping, _)) => return Some(Some(FromWorker::Pong)),
-        Ok((ToWorker::Usage, _)) => return Some(Some(FromWorker::Usage(served.usage()))),
-        Ok((ToWorker::Credential { credential, same_principal }, _)) => {
-            Errand::Credential { credential, same_principal }
-        }
-        Ok((ToWorker::Reload, _)) => Errand::Reload,
-        Ok((ToWorker::Begin(_) | ToWorker::Volume(_) | ToWorker::Device, _)) => return Some(None),
-        Err(handover::Error::Closed) => return None,
-        Err(error) => {
-            tracing::error!(%error, "the node plugin's words cannot be understood");
-            return None;
-        }
-    };
-    // Received for as long as this side sends.
-    let _ = errands.send(errand);
-    Some(None)
-}
-
-async fn run_errands(served: Arc<Served>, mut queue: mpsc::UnboundedReceiver<Errand>) {
-    while let Some(errand) = queue.recv().await {
+async fn run_errands(
+    served: Arc<Served>,
+    mut queue: mpsc::UnboundedReceiver<(Caller, Errand)>,
+    tell: mpsc::UnboundedSender<(Caller, FromWorker)>,
+) {
+    while let Some((caller, errand)) = queue.recv().await {
         let answer = match errand {
             Errand::Credential { credential, same_principal } => {
                 match served.take_over(&credential, same_principal).await {
@@ -72,6 +76,7 @@ async fn run_errands(served: Arc<Served>, mut queue: mpsc::UnboundedReceiver<Err
             }
             Errand::Reload => FromWorker::Reloaded(served.reload().await.err()),
         };
-        served.say(answer);
+        // Nobody hears it where the mount is gone.
+        let _ = tell.send((caller, answer));
     }
 }

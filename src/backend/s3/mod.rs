@@ -9,6 +9,7 @@ mod fetch;
 mod keys;
 mod list;
 mod object;
+mod reach;
 mod read;
 mod records;
 mod removal;
@@ -30,6 +31,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::client::Client;
+pub(super) use self::reach::reach;
 pub(super) use self::records::S3Records;
 use crate::auth;
 use crate::backend::{

@@ -3,6 +3,7 @@
 mod answers;
 mod fetching;
 mod gateway;
+mod reaching;
 mod records;
 mod scripted;
 mod stores;

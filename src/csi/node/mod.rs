@@ -4,6 +4,7 @@
 //! [`publish`] without touching anything; the [`Mounter`] then does it. Calls for one target path go one at a time,
 //! calls for one volume at several targets side by side.
 
+mod health;
 mod inline;
 mod pod;
 mod publish;
@@ -19,10 +20,11 @@ use super::status;
 use super::v1::node_service_capability::rpc;
 use super::v1::volume_usage::Unit;
 use super::v1::{
-    NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
-    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
-    NodeServiceCapability, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, Topology, VolumeUsage, node_server,
-    node_service_capability,
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse,
+    NodeGetInfoRequest, NodeGetInfoResponse, NodeGetStorageHealthRequest, NodeGetStorageHealthResponse,
+    NodeGetVolumeHealthRequest, NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeUnpublishVolumeRequest,
+    NodeUnpublishVolumeResponse, Topology, VolumeHealth, VolumeUsage, node_server, node_service_capability,
 };
 use crate::config::stores::{LiveStores, Store};
 use crate::mount::Mounter;
@@ -32,8 +34,14 @@ use crate::topology::Located;
 pub const LONGEST_NODE_ID: usize = 256;
 
 /// What can be asked of this node beyond the calls that every plugin has.
-const CAPABILITIES: [rpc::Type; 3] =
-    [rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter, rpc::Type::VolumeMountGroup];
+const CAPABILITIES: [rpc::Type; 6] = [
+    rpc::Type::GetVolumeStats,
+    rpc::Type::ExpandVolume,
+    rpc::Type::SingleNodeMultiWriter,
+    rpc::Type::VolumeMountGroup,
+    rpc::Type::GetVolumeHealth,
+    rpc::Type::GetStorageHealth,
+];
 
 /// The Node service.
 #[derive(Debug)]
@@ -43,6 +51,9 @@ pub struct Node {
     stores: LiveStores,
     mounter: Arc<dyn Mounter>,
     targets: Inflight,
+    reachability: health::Reachability,
+    /// How many volumes the cluster may put here; 0 for any number.
+    most_volumes: i64,
 }
 
 /// Where this node is, and in whose words it says so.
@@ -68,7 +79,20 @@ impl Node {
         if !(1..=LONGEST_NODE_ID).contains(&id.len()) {
             return Err(BadNodeId(id.to_owned()));
         }
-        Ok(Node { id: id.to_owned(), here, stores, mounter, targets: Inflight::default() })
+        Ok(Node {
+            id: id.to_owned(),
+            here,
+            stores,
+            mounter,
+            targets: Inflight::default(),
+            reachability: health::Reachability::default(),
+            most_volumes: 0,
+        })
+    }
+
+    /// With this many volumes at most (`NodeGetInfoResponse.max_volumes_per_node`).
+    pub fn with_most_volumes(self, most_volumes: u32) -> Node {
+        Node { most_volumes: most_volumes.into(), ..self }
     }
 
     /// Whether the data of `store` may be shown here, by the residency that is in force now.
@@ -142,13 +166,54 @@ impl node_server::Node for Node {
         let usage = self.mounter.usage(volume_id, &path).await?;
         // A volume without a limit has no total, and 0 is how CSI writes a size that is not known. A made-up total
         // would be alarmed about when `used` comes near it.
-        let of = |used: u64, unit: Unit| VolumeUsage {
-            used: i64::try_from(used).unwrap_or(i64::MAX),
+        let of = |used: u64, total: Option<u64>, unit: Unit| VolumeUsage {
+            used: number(used),
+            total: total.map_or(0, number),
+            available: total.map_or(0, |total| number(total.saturating_sub(used))),
             unit: unit.into(),
-            ..Default::default()
         };
-        let usage = vec![of(usage.used_bytes, Unit::Bytes), of(usage.used_inodes, Unit::Inodes)];
+        let bytes = of(usage.used_bytes, usage.limit, Unit::Bytes);
+        let usage = vec![bytes, of(usage.used_inodes, None, Unit::Inodes)];
         Ok(Response::new(NodeGetVolumeStatsResponse { usage }))
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<NodeExpandVolumeRequest>,
+    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
+        let NodeExpandVolumeRequest { volume_id, volume_path, .. } = request.get_ref();
+        Subject::note(&request, volume_id, volume_path);
+        named(volume_id)?;
+        if volume_path.is_empty() {
+            return Err(status::invalid("the request has no volume path"));
+        }
+        let path = target_of(volume_path).map_err(|refused| status::not_found(refused.message()))?;
+        let usage = self.mounter.reload(volume_id, &path).await?;
+        Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: usage.limit.map_or(0, number) }))
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        request: Request<NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
+        let NodeGetVolumeHealthRequest { volume_id, volume_publish_path, .. } = request.get_ref();
+        Subject::note(&request, volume_id, volume_publish_path);
+        named(volume_id)?;
+        let path = match volume_publish_path.as_str() {
+            "" => None,
+            path => Some(target_of(path).map_err(|refused| status::not_found(refused.message()))?),
+        };
+        let health_statuses = health::of_volume(&self.mounter.health(volume_id, path.as_deref()).await?);
+        let volume_health = VolumeHealth { volume_id: volume_id.clone(), health_statuses };
+        Ok(Response::new(NodeGetVolumeHealthResponse { volume_health: Some(volume_health) }))
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _request: Request<NodeGetStorageHealthRequest>,
+    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
+        let backend_health = self.reachability.of(&self.stores.current()).await;
+        Ok(Response::new(NodeGetStorageHealthResponse { backend_health }))
     }
 
     async fn node_get_info(
@@ -159,7 +224,11 @@ impl node_server::Node for Node {
         let place =
             place.map_err(|why| status::unavailable(format!("it is not known yet where this node is: {why}")))?;
         let accessible_topology = Some(Topology { segments: place.segments(&self.here.driver) });
-        Ok(Response::new(NodeGetInfoResponse { node_id: self.id.clone(), accessible_topology, ..Default::default() }))
+        Ok(Response::new(NodeGetInfoResponse {
+            node_id: self.id.clone(),
+            max_volumes_per_node: self.most_volumes,
+            accessible_topology,
+        }))
     }
 
     async fn node_get_capabilities(
@@ -171,6 +240,11 @@ impl node_server::Node for Node {
         };
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: CAPABILITIES.map(capability).to_vec() }))
     }
+}
+
+/// A count as CSI has it.
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A volume's id, at the calls that must succeed for an id that names nothing.

@@ -1,3 +1,6 @@
+mod garbage;
+mod storage;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,9 +14,10 @@ use crate::auth::{Credential, Secret};
 use crate::backend::ErrorKind;
 use crate::csi::capability::tests::mounted;
 use crate::csi::v1::VolumeCapability;
+use crate::csi::v1::VolumeHealthErrorType;
 use crate::csi::v1::volume_capability::access_mode::Mode;
-use crate::csi::v1::volume_capability::{AccessType, BlockVolume};
-use crate::mount::{Error, Publish, Usage};
+use crate::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume};
+use crate::mount::{Ailment, Error, Publish, Usage};
 use crate::topology::{Domain, Place};
 
 const ID: &str = "lake/team-a/pvc-1@abcdefg234";
@@ -24,6 +28,7 @@ struct Recorder {
     published: Mutex<Vec<Publish>>,
     permits: Semaphore,
     answer: Mutex<Result<(), Error>>,
+    limit: Mutex<Option<u64>>,
 }
 
 #[async_trait]
@@ -40,7 +45,19 @@ impl Mounter for Recorder {
 
     async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
         match target == Path::new("/pod") {
-            true => Ok(Usage { used_bytes: 7, used_inodes: 2, ..Usage::default() }),
+            true => Ok(Usage { used_bytes: 7, used_inodes: 2, limit: *self.limit.lock().unwrap(), ..Usage::default() }),
+            false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
+        }
+    }
+
+    async fn reload(&self, volume_id: &str, target: &Path) -> Result<Usage, Error> {
+        *self.limit.lock().unwrap() = Some(100);
+        self.usage(volume_id, target).await
+    }
+
+    async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error> {
+        match target.is_none_or(|target| target == Path::new("/pod")) {
+            true => Ok(vec![Ailment::WorkerGone("it was killed".into())]),
             false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
         }
     }
@@ -67,8 +84,12 @@ stores:
   - {name: walled, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: eu-data, residency: {jurisdiction: [eu]}}
 ";
     std::fs::write(&file, text).unwrap();
-    let mounter =
-        Arc::new(Recorder { published: Mutex::default(), permits: Semaphore::new(1000), answer: Mutex::new(Ok(())) });
+    let mounter = Arc::new(Recorder {
+        published: Mutex::default(),
+        permits: Semaphore::new(1000),
+        answer: Mutex::new(Ok(())),
+        limit: Mutex::default(),
+    });
     let stores = LiveStores::load(&file).unwrap();
     let node = Node::new("node-1", here("jurisdiction", "us"), stores, Arc::clone(&mounter) as Arc<dyn Mounter>);
     Plugin { node: Arc::new(node.unwrap()), mounter, _dir: dir }
@@ -299,6 +320,8 @@ async fn what_the_mounter_says_reaches_the_caller() {
     for (error, code) in [
         (Error::AlreadyPublished("other arguments".into()), Code::AlreadyExists),
         (Error::SecondWriter("one".into()), Code::FailedPrecondition),
+        (Error::NotInForce("two have not".into()), Code::FailedPrecondition),
+        (Error::Unfinished("no answer".into()), Code::Aborted),
         (Error::NoSuchVolume("another generation".into()), Code::NotFound),
         (store(ErrorKind::Denied), Code::PermissionDenied),
         (store(ErrorKind::Unauthenticated), Code::Unauthenticated),
@@ -322,8 +345,15 @@ async fn a_volume_tells_its_use_where_it_is_mounted() {
         plugin.node.node_get_volume_stats(Request::new(request)).await.map(Response::into_inner)
     };
     let usage = stats(ID, "/pod").await.unwrap().usage;
-    let shown: Vec<_> = usage.iter().map(|usage| (usage.unit(), usage.used, usage.total)).collect();
-    assert_eq!(shown, [(Unit::Bytes, 7, 0), (Unit::Inodes, 2, 0)]);
+    let shown = |usage: &[VolumeUsage]| -> Vec<_> {
+        usage.iter().map(|usage| (usage.unit(), usage.used, usage.total, usage.available)).collect()
+    };
+    assert_eq!(shown(&usage), [(Unit::Bytes, 7, 0, 0), (Unit::Inodes, 2, 0, 0)]);
+    for (limit, available) in [(100, 93), (5, 0)] {
+        *plugin.mounter.limit.lock().unwrap() = Some(limit);
+        let usage = stats(ID, "/pod").await.unwrap().usage;
+        assert_eq!(shown(&usage)[0], (Unit::Bytes, 7, limit as i64, available));
+    }
     for (id, path, code) in [
         ("", "/pod", Code::InvalidArgument),
         (ID, "", Code::InvalidArgument),
@@ -332,6 +362,57 @@ async fn a_volume_tells_its_use_where_it_is_mounted() {
     ] {
         assert_eq!(stats(id, path).await.unwrap_err().code(), code);
     }
+}
+
+#[tokio::test]
+async fn an_expanded_volume_has_its_new_limit_at_once() {
+    let plugin = plugin();
+    let expand = async |volume_id: &str, volume_path: &str| {
+        let (volume_id, volume_path) = (volume_id.to_owned(), volume_path.to_owned());
+        let request = NodeExpandVolumeRequest { volume_id, volume_path, ..Default::default() };
+        plugin.node.node_expand_volume(Request::new(request)).await.map(|response| response.into_inner().capacity_bytes)
+    };
+    assert_eq!(expand(ID, "/pod").await.unwrap(), 100);
+    for (id, path, code) in [
+        ("", "/pod", Code::InvalidArgument),
+        (ID, "", Code::InvalidArgument),
+        (ID, "some/path", Code::NotFound),
+        ("fake", "/elsewhere", Code::NotFound),
+    ] {
+        assert_eq!(expand(id, path).await.unwrap_err().code(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_volumes_health_is_told_for_a_target_or_for_all() {
+    let plugin = plugin();
+    let health = async |volume_id: &str, volume_publish_path: &str| {
+        let (volume_id, volume_publish_path) = (volume_id.to_owned(), volume_publish_path.to_owned());
+        let request = NodeGetVolumeHealthRequest { volume_id, volume_publish_path, ..Default::default() };
+        plugin.node.node_get_volume_health(Request::new(request)).await.map(|response| response.into_inner())
+    };
+    for path in ["", "/pod", "//pod/"] {
+        let told = health(ID, path).await.unwrap().volume_health.unwrap();
+        let entries: Vec<_> =
+            told.health_statuses.iter().map(|entry| (entry.status(), entry.reason.as_str())).collect();
+        assert_eq!((told.volume_id.as_str(), entries), (ID, vec![(VolumeHealthErrorType::Inaccessible, "WorkerGone")]));
+    }
+    for (id, path, code) in
+        [("", "", Code::InvalidArgument), (ID, "some/path", Code::NotFound), (ID, "/elsewhere", Code::NotFound)]
+    {
+        assert_eq!(health(id, path).await.unwrap_err().code(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_node_tells_how_many_volumes_it_takes() {
+    let plugin = plugin();
+    let node = Arc::try_unwrap(plugin.node).unwrap();
+    let most = async |node: &Node| {
+        node.node_get_info(Request::new(NodeGetInfoRequest {})).await.unwrap().into_inner().max_volumes_per_node
+    };
+    assert_eq!(most(&node).await, 0);
+    assert_eq!(most(&node.with_most_volumes(30)).await, 30);
 }
 
 #[tokio::test]

@@ -1,0 +1,154 @@
+//! What a node plugin and a worker that serves say to each other, until one of them is gone.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::handover::{self, Channel, FromWorker, Refusal, ToWorker};
+use super::live::Place;
+use super::{Usage, kernel};
+use crate::auth::Credential;
+
+/// A worker is pinged this often within the deadline. Pings are counted, not seconds, so that a machine that slept
+/// ends no worker.
+pub(super) const PINGS: u32 = 5;
+
+/// Something to ask a worker. Questions of one kind are answered in turn, those of different kinds in any order.
+#[derive(Debug)]
+pub(super) enum Question {
+    Ping(oneshot::Sender<()>),
+    Usage(oneshot::Sender<Usage>),
+    Credential { credential: Credential, same_principal: bool, tell: oneshot::Sender<Result<(), Refusal>> },
+    Reload(oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub(super) enum Parting {
+    /// The worker's mount is gone, and it has nothing to do any more.
+    Finished,
+    /// Without a word.
+    Closed,
+    /// The worker must be ended, and why.
+    Wrong(String),
+}
+
+/// Who waits for an answer. One who has given up keeps the place.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// `None` for a ping of the watch's own.
+    pings: VecDeque<Option<oneshot::Sender<()>>>,
+    usages: VecDeque<oneshot::Sender<Usage>>,
+    credentials: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    reloads: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    /// Pings since the last answer to one.
+    unanswered: u32,
+    finished: bool,
+}
+
+/// Talks with the worker of the mount at `place` until it is gone, pinging it once a `pulse`.
+pub(super) async fn converse(
+    mut channel: Channel,
+    mut asked: mpsc::Receiver<Question>,
+    pulse: Duration,
+    place: &Place,
+) -> Parting {
+    let mut ticks = tokio::time::interval(pulse);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut waiting = Waiting::default();
+    loop {
+        let step = tokio::select! {
+            biased;
+            message = channel.receive::<FromWorker>() => match message {
+                // What it says to a node plugin that has found it.
+                Ok((FromWorker::Ready { version }, _)) => {
+                    channel.set_peer(&version);
+                    Ok(())
+                }
+                Ok((message, _)) => match waiting.hear(message, place) {
+                    Ok(()) => Ok(()),
+                    Err(why) => return Parting::Wrong(why),
+                },
+                Err(error) => Err(error),
+            },
+            Some(question) = asked.recv() => channel.send(&waiting.put(question)).await,
+            _ = ticks.tick() => {
+                if waiting.unanswered == PINGS {
+                    return Parting::Wrong(format!("it did not answer for {:?}", pulse * PINGS));
+                }
+                waiting.unanswered += 1;
+                waiting.pings.push_back(None);
+                channel.send(&ToWorker::Ping).await
+            }
+        };
+        match step {
+            Ok(()) => {}
+            Err(handover::Error::Closed) if waiting.finished => return Parting::Finished,
+            Err(handover::Error::Closed) => return Parting::Closed,
+            Err(error) => return Parting::Wrong(error.to_string()),
+        }
+    }
+}
+
+impl Waiting {
+    /// The question as it is sent.
+    fn put(&mut self, question: Question) -> ToWorker {
+        match question {
+            Question::Ping(tell) => {
+                self.pings.push_back(Some(tell));
+                ToWorker::Ping
+            }
+            Question::Usage(tell) => {
+                self.usages.push_back(tell);
+                ToWorker::Usage
+            }
+            Question::Credential { credential, same_principal, tell } => {
+                self.credentials.push_back(tell);
+                ToWorker::Credential { credential, same_principal }
+            }
+            Question::Reload(tell) => {
+                self.reloads.push_back(tell);
+                ToWorker::Reload
+            }
+        }
+    }
+
+    /// Passes on what the worker said. An error is what it must not say.
+    fn hear(&mut self, message: FromWorker, place: &Place) -> Result<(), String> {
+        match message {
+            FromWorker::Pong => {
+                self.unanswered = 0;
+                if let Some(Some(tell)) = self.pings.pop_front() {
+                    let _ = tell.send(());
+                }
+            }
+            FromWorker::Usage(usage) => tell(&mut self.usages, usage),
+            FromWorker::CredentialAccepted => tell(&mut self.credentials, Ok(())),
+            FromWorker::CredentialRefused(refusal) => tell(&mut self.credentials, Err(refusal)),
+            FromWorker::Reloaded(refusal) => tell(&mut self.reloads, refusal.map_or(Ok(()), Err)),
+            FromWorker::ReadAhead { kib } => drop(tokio::spawn(set_read_ahead(place.clone(), kib))),
+            FromWorker::Memory { .. } => {}
+            FromWorker::Ended => self.finished = true,
+            other => return Err(format!("it said {other:?} out of turn")),
+        }
+        Ok(())
+    }
+}
+
+fn tell<T>(waiting: &mut VecDeque<oneshot::Sender<T>>, answer: T) {
+    if let Some(tell) = waiting.pop_front() {
+        let _ = tell.send(answer);
+    }
+}
+
+async fn set_read_ahead(place: Place, kib: u32) {
+    let Place { volume_id, device, .. } = place;
+    match kernel::within(kernel::PROMPT, move || kernel::set_read_ahead(&device, kib)).await {
+        Ok(Some(Ok(()))) => tracing::info!(volume = volume_id, kib, "the kernel's read-ahead was changed"),
+        Ok(Some(Err(error))) => tracing::warn!(volume = volume_id, "the kernel's read-ahead stays as it was: {error}"),
+        Ok(None) => tracing::warn!(volume = volume_id, "the kernel's read-ahead could not be changed in time"),
+        Err(error) => tracing::warn!(volume = volume_id, "no thread to change the kernel's read-ahead on: {error}"),
+    }
+}

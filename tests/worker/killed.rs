@@ -1,0 +1,103 @@
+//! A node plugin that is killed at every step of publishing and unpublishing.
+
+use super::*;
+
+const UIDS: u32 = 1_950_000_000;
+
+fn killable(state: &Path) -> Config {
+    Config { worker_uid_base: UIDS, ..config(state, SOON) }
+}
+
+/// The role of the one that is killed: two targets of one mount and one of another come and go.
+#[test]
+fn a_short_life() {
+    let Some([endpoint, state, target]) = words_of_other_node() else { return };
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        let workers = Workers::start(killable(Path::new(&state))).await.unwrap();
+        let targets = ["a", "b", "c"].map(|name| Path::new(&target).with_file_name(name));
+        for at in &targets {
+            workers.publish(of_namespace(&endpoint, at)).await.unwrap();
+        }
+        for at in &targets {
+            workers.unpublish(VOLUME, at).await.unwrap();
+        }
+    });
+}
+
+fn of_namespace(endpoint: &str, target: &Path) -> Publish {
+    let namespace = if target.ends_with("c") { "other" } else { "team" };
+    Publish { namespace: Some(namespace.into()), ..request(endpoint, target) }
+}
+
+/// All that a step of a publish or unpublish changes. Asks nothing of a mount.
+fn traces(rig: &Rig) -> Vec<String> {
+    let mut seen = rig.mounts();
+    for dir in ["state/mounts", "state/targets", "targets"] {
+        let Ok(entries) = fs::read_dir(rig.dir.join(dir)) else { continue };
+        for path in entries.map_while(Result::ok).map(|entry| entry.path()) {
+            let length = if path.extension().is_some() { fs::read(&path).map_or(0, |text| text.len()) } else { 0 };
+            seen.push(format!("{} {length}", path.display()));
+        }
+    }
+    seen.sort();
+    seen
+}
+
+/// Kills the node plugin when it has changed something for the `step`th time. False where it was done before.
+fn kill_at(rig: &Rig, node: &mut OtherNode, step: usize) -> bool {
+    let (mut before, mut changes) = (traces(rig), 0);
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = node.0.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            return false;
+        }
+        let now = traces(rig);
+        changes += usize::from(now != before);
+        if changes == step {
+            node.0.kill().unwrap();
+            node.0.wait().unwrap();
+            return true;
+        }
+        before = now;
+        assert!(begun.elapsed() < 2 * SOON, "it hangs: {before:?}");
+    }
+}
+
+#[test]
+fn a_node_plugin_killed_at_any_step_leaves_nothing() {
+    let Some(rig) = Rig::new() else { return };
+    let mut step = 1;
+    loop {
+        let mut node = OtherNode::play(&rig, "killed::a_short_life");
+        let was_killed = kill_at(&rig, &mut node, step);
+        drop(node);
+        let workers = rig.runtime.block_on(Workers::start(killable(&rig.state()))).unwrap();
+        let served: Vec<_> = rig.records().iter().filter_map(|record| record["worker"]["pid"].as_i64()).collect();
+        eventually("workers without a mount are gone", || workers_of(UIDS).len() == served.len());
+        // What it had begun, the kubelet asks for again, and then for its end.
+        for name in ["a", "b", "c"] {
+            let target = rig.target(name);
+            let shown = rig.mounts().iter().any(|line| line.contains(&format!("/targets/{name} ")));
+            if shown {
+                assert_eq!(rig.hello(name).unwrap(), "hello, world", "step {step}");
+            } else {
+                assert!(!target.exists(), "step {step}");
+            }
+            rig.publish(&workers, of_namespace(&rig.server.endpoint(), &target)).unwrap();
+            assert_eq!(rig.hello(name).unwrap(), "hello, world", "step {step}");
+        }
+        assert_eq!((rig.records().len(), rig.mounts().len()), (2, 5), "step {step}: {:?}", rig.mounts());
+        for name in ["a", "b", "c"] {
+            rig.unpublish(&workers, name).unwrap();
+        }
+        rig.assert_clean(&[]);
+        eventually("no worker is left", || workers_of(UIDS).is_empty());
+        if !was_killed {
+            break;
+        }
+        step += 1;
+    }
+    assert!(step > 15, "only {step} steps were seen");
+}

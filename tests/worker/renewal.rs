@@ -1,0 +1,165 @@
+//! A publish that comes again, with the same credential or another.
+
+use super::*;
+
+impl Rig {
+    /// Changes the user's secret in the store.
+    fn rotate(&self, secret: &str) {
+        self.server.users().add(User::new(KEY, secret));
+    }
+
+    fn with(&self, secret: &str, target: &str) -> Publish {
+        Publish { credential: keys(secret), ..self.request_of("team", target) }
+    }
+
+    fn health(&self, workers: &Workers, target: Option<&str>) -> Result<Vec<Ailment>, Error> {
+        let target = target.map(|target| self.target(target));
+        self.runtime.block_on(workers.health(VOLUME, target.as_deref()))
+    }
+}
+
+#[test]
+fn a_repeated_publish_asks_nothing_of_the_store() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b"] {
+        rig.publish(&workers, rig.with(SECRET, target)).unwrap();
+    }
+    let (worker, mounts) = (rig.worker(), rig.mounts());
+    rig.server.reset_counters();
+    for _ in 0..20 {
+        for target in ["a", "b"] {
+            rig.publish(&workers, rig.with(SECRET, target)).unwrap();
+        }
+    }
+    assert_eq!(rig.server.counters().total(), 0);
+    assert_eq!((rig.worker(), rig.mounts()), (worker, mounts));
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn a_renewed_secret_is_proved_and_goes_to_the_live_worker() {
+    let Some(rig) = Rig::new() else { return };
+    rig.server.put("bucket", "data/large", vec![7; 8 << 20]);
+    let workers = rig.workers();
+    rig.publish(&workers, rig.with(SECRET, "a")).unwrap();
+    let worker = rig.worker();
+    let mut open = fs::File::open(rig.target("a").join("large")).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    std::io::Read::read_exact(&mut open, &mut bytes).unwrap();
+
+    let refused = rig.publish(&workers, rig.with("wrong", "a"));
+    assert!(matches!(&refused, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{refused:?}");
+    let ailing = rig.health(&workers, Some("a")).unwrap();
+    assert!(
+        matches!(&ailing[..], [Ailment::CredentialRefused(why)] if why.contains("the one before is in force")),
+        "{ailing:?}"
+    );
+    fs::write(rig.target("a").join("old"), "by the old one").unwrap();
+
+    rig.rotate("rotated");
+    rig.publish(&workers, rig.with("rotated", "a")).unwrap();
+    assert_eq!(rig.health(&workers, None).unwrap(), []);
+    fs::write(rig.target("a").join("new"), "by the new one").unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut open, &mut rest).unwrap();
+    assert!(rest.len() == 7 << 20 && rest.iter().all(|byte| *byte == 7));
+    assert_eq!((rig.worker(), rig.mounts().len()), (worker, 2));
+    for entry in walk(&rig.state()) {
+        let text = fs::read(&entry).unwrap();
+        assert!(!["canary", "rotated"].iter().any(|word| text.windows(word.len()).any(|w| w == word.as_bytes())));
+    }
+    drop(open);
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn a_shared_worker_goes_over_when_all_have_brought_it() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b"] {
+        rig.publish(&workers, rig.with(SECRET, target)).unwrap();
+    }
+    let worker = rig.worker();
+    rig.rotate("rotated");
+    for _ in 0..2 {
+        let early = rig.publish(&workers, rig.with("rotated", "a"));
+        assert!(matches!(&early, Err(Error::NotInForce(why)) if why.contains("1 of them")), "{early:?}");
+    }
+    rig.publish(&workers, rig.with("rotated", "b")).unwrap();
+    rig.publish(&workers, rig.with("rotated", "a")).unwrap();
+    let late = rig.publish(&workers, rig.with(SECRET, "b"));
+    assert!(matches!(&late, Err(Error::NotInForce(_))), "{late:?}");
+    rig.publish(&workers, rig.with("rotated", "b")).unwrap();
+    // Another pod has the new one, too, and shares; one with the old one does not.
+    rig.publish(&workers, rig.with("rotated", "c")).unwrap();
+    assert_eq!(rig.worker(), worker);
+    let old = rig.publish(&workers, rig.with(SECRET, "d"));
+    assert!(matches!(&old, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{old:?}");
+    for target in ["a", "b", "c"] {
+        fs::write(rig.target(target).join(target), "by the new one").unwrap();
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn a_worker_that_was_found_takes_a_renewed_secret() {
+    let Some(rig) = Rig::new() else { return };
+    let node = OtherNode::start(&rig, true);
+    let worker = rig.worker();
+    drop(node);
+    rig.rotate("rotated");
+    let workers = rig.workers_with(Duration::from_secs(2));
+    let renewed = Publish { credential: keys("rotated"), ..rig.request("a") };
+    rig.publish(&workers, renewed.clone()).unwrap();
+    fs::write(rig.target("a").join("new"), "by the new one").unwrap();
+    drop(workers);
+    // A third one, which knows what is in force.
+    let workers = rig.workers_with(Duration::from_secs(2));
+    rig.server.reset_counters();
+    rig.publish(&workers, renewed).unwrap();
+    assert_eq!(rig.server.counters().total(), 0);
+    assert_eq!(rig.worker(), worker);
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn health_tells_a_dead_worker_from_a_frozen_one_and_a_failed_publish() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    assert!(matches!(rig.health(&workers, None), Err(Error::NotMounted(_))));
+    for target in ["a", "b", "c"] {
+        let namespace = if target == "c" { "other" } else { "team" };
+        rig.publish(&workers, rig.request_of(namespace, target)).unwrap();
+    }
+    assert_eq!(rig.health(&workers, None).unwrap(), []);
+    let of = |namespace: &str, target: &str| Publish { credential: keys("wrong"), ..rig.request_of(namespace, target) };
+    rig.publish(&workers, of("third", "d")).unwrap_err();
+    let ailing = rig.health(&workers, None).unwrap();
+    assert!(matches!(&ailing[..], [Ailment::PublishFailed(why)] if why.contains("targets/d")), "{ailing:?}");
+    rig.unpublish(&workers, "d").unwrap();
+    assert_eq!(rig.health(&workers, None).unwrap(), []);
+
+    let pids: Vec<_> = rig.records().iter().map(|record| record["worker"]["pid"].as_i64().unwrap() as i32).collect();
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(pids[1]), Signal::SIGSTOP).unwrap();
+    eventually("the worker is gone", || !is_running(Pid::from_raw(pids[0])));
+    let asked = Instant::now();
+    let ailing = rig.health(&workers, None).unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let is = |kind: fn(&Ailment) -> bool| ailing.iter().filter(|ailment| kind(ailment)).count();
+    assert_eq!(ailing.len(), 2, "{ailing:?}");
+    assert_eq!(is(|ailment| matches!(ailment, Ailment::WorkerGone(_))), 1, "{ailing:?}");
+    assert_eq!(is(|ailment| matches!(ailment, Ailment::WorkerSilent(_))), 1, "{ailing:?}");
+    kill(Pid::from_raw(pids[1]), Signal::SIGCONT).unwrap();
+    for target in ["a", "b", "c"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[]);
+}

@@ -1,0 +1,152 @@
+//! Which targets share a worker, and that one's end is not the others'.
+
+use super::*;
+
+/// Pods of one job start together: one worker, and it lives as long as one of them shows it.
+#[test]
+fn fifty_publishes_at_once_make_one_worker() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    let names: Vec<_> = (0..50).map(|number| format!("pod-{number}")).collect();
+    let at_once = async |requests: Vec<Publish>| {
+        futures::future::join_all(requests.into_iter().map(|request| workers.publish(request))).await
+    };
+    let requests = || names.iter().map(|name| rig.request_of("team", name)).collect::<Vec<_>>();
+    for outcome in rig.runtime.block_on(at_once(requests())) {
+        outcome.unwrap();
+    }
+    let worker = rig.worker();
+    assert_eq!(rig.mounts().len(), 51, "one private and fifty targets");
+    assert!(names.iter().all(|name| rig.hello(name).unwrap() == "hello, world"));
+    let leave = async |names: &[String]| {
+        let targets: Vec<_> = names.iter().map(|name| rig.target(name)).collect();
+        futures::future::join_all(targets.iter().map(|target| workers.unpublish(VOLUME, target))).await
+    };
+    for outcome in rig.runtime.block_on(leave(&names[1..])) {
+        outcome.unwrap();
+    }
+    assert_eq!(rig.hello(&names[0]).unwrap(), "hello, world");
+    assert_eq!((rig.worker(), rig.mounts().len()), (worker, 2));
+    rig.unpublish(&workers, &names[0]).unwrap();
+    rig.assert_clean(&[worker]);
+
+    // Where it fails, it fails once, and everybody is told.
+    rig.server.reset_counters();
+    let wrong = requests().into_iter().map(|request| Publish { credential: keys("wrong"), ..request });
+    for outcome in rig.runtime.block_on(at_once(wrong.collect())) {
+        assert!(matches!(&outcome, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{outcome:?}");
+    }
+    assert_eq!(rig.server.counters().of(Kind::ListObjectsV2), 1);
+    rig.assert_clean(&[]);
+}
+
+#[test]
+fn what_differs_shares_no_worker() {
+    let Some(rig) = Rig::new() else { return };
+    rig.server.users().add(User::new("other-key-id", SECRET));
+    let workers = rig.workers();
+    let read_only = |mut request: Publish| {
+        request.spec.read_only = true;
+        request
+    };
+    let other =
+        Credential::S3 { key_id: "other-key-id".into(), secret_key: Secret::new(SECRET.into()), session_token: None };
+    let requests = [
+        rig.request_of("team", "a"),
+        rig.request_of("other-team", "b"),
+        read_only(rig.request_of("team", "c")),
+        Publish { fs_group: Some(0), ..rig.request_of("team", "d") },
+        Publish { credential: other, ..rig.request_of("team", "e") },
+        rig.request("f"),
+        rig.request("g"),
+    ];
+    let count = requests.len();
+    for request in requests {
+        rig.publish(&workers, request).unwrap();
+    }
+    let field = |field: fn(&serde_json::Value) -> &serde_json::Value| {
+        rig.records().iter().map(|record| field(record).to_string()).collect::<std::collections::HashSet<_>>().len()
+    };
+    assert_eq!(field(|record| &record["worker"]["pid"]), count);
+    assert_eq!(field(|record| &record["uid"]), count);
+    rig.publish(&workers, rig.request_of("team", "z")).unwrap();
+    assert_eq!(rig.records().len(), count, "and what does not, does");
+    for target in ["a", "b", "c", "d", "e", "f", "g", "z"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[]);
+}
+
+/// One target of a shared mount in use, unpublished, gone by hand: the others read on.
+#[test]
+fn a_targets_end_is_not_the_others() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b", "c"] {
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+    }
+    let worker = rig.worker();
+    let open = fs::File::open(rig.target("a").join("hello")).unwrap();
+    let busy = rig.unpublish(&workers, "a").unwrap_err().to_string();
+    assert!(busy.contains("in use"), "{busy}");
+    nix::mount::umount2(&rig.target("b"), MntFlags::empty()).unwrap();
+    rig.publish(&workers, rig.request_of("team", "b")).unwrap();
+    assert_eq!(rig.hello("b").unwrap(), "hello, world");
+    rig.unpublish(&workers, "b").unwrap();
+    assert_eq!(rig.hello("c").unwrap(), "hello, world");
+    drop(open);
+    rig.unpublish(&workers, "a").unwrap();
+    assert_eq!(rig.hello("c").unwrap(), "hello, world");
+    assert_eq!(rig.worker(), worker);
+    rig.unpublish(&workers, "c").unwrap();
+    rig.assert_clean(&[worker]);
+}
+
+/// Each target of a mount that died is replaced when it comes again; all of them then share the next one.
+#[test]
+fn the_targets_of_a_killed_worker_share_the_next() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b", "c"] {
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+    }
+    let first = rig.worker();
+    let uid = rig.records()[0]["uid"].clone();
+    kill(first, Signal::SIGKILL).unwrap();
+    rig.publish(&workers, rig.request_of("team", "d")).unwrap();
+    for target in ["b", "c"] {
+        assert_eq!(errno(rig.hello(target)), Errno::ENOTCONN);
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+        assert_eq!(rig.hello(target).unwrap(), "hello, world");
+    }
+    // The one whose pod ends without being published again.
+    rig.unpublish(&workers, "a").unwrap();
+    let second = rig.worker();
+    assert_eq!((rig.records()[0]["uid"].clone(), rig.mounts().len()), (uid, 4), "{:?}", rig.mounts());
+    for target in ["b", "c", "d"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[first, second]);
+}
+
+/// Targets of two namespaces come and go at once, each again and again.
+#[test]
+fn two_hundred_publishes_and_unpublishes_at_once_leave_nothing() {
+    let Some(rig) = Rig::new() else { return };
+    let uids = 1_960_000_000;
+    let config = Config { worker_uid_base: uids, ..config(&rig.state(), SOON) };
+    let workers = rig.runtime.block_on(Workers::start(config)).unwrap();
+    let pod = async |number: usize| {
+        let (namespace, target) = (["team", "other"][number % 2], format!("pod-{number}"));
+        for _ in 0..10 {
+            workers.publish(rig.request_of(namespace, &target)).await.unwrap();
+            let file = rig.target(&target).join("hello");
+            let read = tokio::task::spawn_blocking(move || fs::read_to_string(file)).await.unwrap();
+            assert_eq!(read.unwrap(), "hello, world");
+            workers.unpublish(VOLUME, &rig.target(&target)).await.unwrap();
+        }
+    };
+    rig.runtime.block_on(futures::future::join_all((0..20).map(pod)));
+    rig.assert_clean(&[]);
+    eventually("no worker is left", || workers_of(uids).is_empty());
+}
