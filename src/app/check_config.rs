@@ -99,6 +99,8 @@ fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     row(out, "connections", &max_connections.to_string())?;
     row(out, "requests a second", &rate)?;
     row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
+    let capacity = store.capacity.map(|bytes| format!("{} MiB for the limits of its volumes together", bytes >> 20));
+    row(out, "capacity", &or(&capacity, "no bound"))?;
     let residency = store.residency.as_ref().map(ToString::to_string);
     row(out, "residency", &or(&residency, "none: shown on every node"))?;
     let inline = store.inline.as_ref().map(ToString::to_string);

@@ -15,54 +15,69 @@ use crate::backend::{self, ErrorKind};
 use crate::config::parameters::BadWord;
 use crate::mount;
 
+/// The longest message in bytes. It repeats what callers wrote, and travels as a header, of which clients take so much.
+const LONGEST: usize = 2048;
+
+fn status(code: Code, message: impl Into<String>) -> Status {
+    let mut message = message.into();
+    message.truncate(clipped(&message, LONGEST).len());
+    Status::new(code, message)
+}
+
+/// The beginning of `text`, of at most `most` bytes.
+pub(super) fn clipped(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 /// A request that no retry mends: what is wrong and what would be right.
 pub fn invalid(message: impl Into<String>) -> Status {
-    Status::new(Code::InvalidArgument, message)
+    status(Code::InvalidArgument, message)
 }
 
 /// What was named is not there.
 pub fn not_found(message: impl Into<String>) -> Status {
-    Status::new(Code::NotFound, message)
+    status(Code::NotFound, message)
 }
 
 /// The request is right, and the driver, the store or the volume is not in a state for it.
 pub fn failed_precondition(message: impl Into<String>) -> Status {
-    Status::new(Code::FailedPrecondition, message)
+    status(Code::FailedPrecondition, message)
 }
 
 /// The same name or target, with other arguments.
 pub fn already_exists(message: impl Into<String>) -> Status {
-    Status::new(Code::AlreadyExists, message)
+    status(Code::AlreadyExists, message)
 }
 
 /// Something else is at work there; the same call may succeed later.
 pub fn aborted(message: impl Into<String>) -> Status {
-    Status::new(Code::Aborted, message)
+    status(Code::Aborted, message)
 }
 
 /// A size that the driver or the store cannot give.
 pub fn out_of_range(message: impl Into<String>) -> Status {
-    Status::new(Code::OutOfRange, message)
+    status(Code::OutOfRange, message)
 }
 
 /// What was asked for is not to be had here, and may be elsewhere.
 pub fn resource_exhausted(message: impl Into<String>) -> Status {
-    Status::new(Code::ResourceExhausted, message)
+    status(Code::ResourceExhausted, message)
 }
 
 /// Whoever asks may not.
 pub fn permission_denied(message: impl Into<String>) -> Status {
-    Status::new(Code::PermissionDenied, message)
+    status(Code::PermissionDenied, message)
 }
 
 /// Something is not there yet; the same call may succeed later.
 pub fn unavailable(message: impl Into<String>) -> Status {
-    Status::new(Code::Unavailable, message)
+    status(Code::Unavailable, message)
 }
 
 /// A fault of the driver's own.
 pub fn internal(message: impl Into<String>) -> Status {
-    Status::new(Code::Internal, message)
+    status(Code::Internal, message)
 }
 
 /// What a store's error is to the orchestrator.
@@ -88,7 +103,7 @@ pub fn code_of(kind: ErrorKind) -> Code {
 
 impl From<backend::Error> for Status {
     fn from(error: backend::Error) -> Status {
-        Status::new(code_of(error.kind), error.to_string())
+        status(code_of(error.kind), error.to_string())
     }
 }
 
@@ -103,7 +118,7 @@ impl From<mount::Error> for Status {
             mount::Error::Worker(_) => Code::Unavailable,
             mount::Error::System(_) => Code::Internal,
         };
-        Status::new(code, error.to_string())
+        status(code, error.to_string())
     }
 }
 
@@ -119,7 +134,7 @@ impl From<volumes::Error> for Status {
             volumes::Error::Unreadable { .. } | volumes::Error::Internal(_) => Code::Internal,
             volumes::Error::Store(error) => code_of(error.kind),
         };
-        Status::new(code, error.to_string())
+        status(code, error.to_string())
     }
 }
 
@@ -164,5 +179,20 @@ impl From<BadId> for Status {
                 not_found(format!("no volume of this driver has this id: {error}"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_as_long_as_a_header_may_be() {
+        for long in ["x".repeat(LONGEST + 1), "\u{1F30A}".repeat(LONGEST)] {
+            let status = invalid(format!("{long:?}"));
+            assert!((LONGEST - 4..=LONGEST).contains(&status.message().len()));
+        }
+        assert_eq!(invalid("short").message(), "short");
+        assert_eq!((clipped("a\u{e9}", 2), clipped("a\u{e9}", 3), clipped("", 0)), ("a", "a\u{e9}", ""));
     }
 }

@@ -15,12 +15,12 @@ use super::super::v1::{
 };
 use super::super::volumes::{Error, Page, Record, Severity, Trouble, Volumes, late, record};
 use super::list::{Token, most, stores_from};
-use super::single::{clipped, known};
+use super::single::known;
 use super::{Controller, create};
 use crate::config::stores::Store;
 
 /// How long one call goes on looking at further volumes; the rest is for the next call, by its token.
-const LOOK: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_secs(3);
 /// Volumes that are looked at side by side.
 const AT_ONCE: usize = 16;
 /// How long a store may take to list them.
@@ -145,7 +145,7 @@ fn health(volume_id: String, troubles: Vec<Trouble>) -> VolumeHealth {
         }
         .into(),
         reason: trouble.reason.to_owned(),
-        message: clipped(&trouble.message, LONGEST).to_owned(),
+        message: status::clipped(&trouble.message, LONGEST).to_owned(),
     };
     VolumeHealth { volume_id, health_statuses: troubles.into_iter().map(entry).collect() }
 }

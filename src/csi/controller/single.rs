@@ -23,8 +23,8 @@ pub(super) fn known(text: &str) -> Result<VolumeId, Status> {
     if text.is_empty() {
         return Err(status::invalid("the request has no volume id"));
     }
-    VolumeId::parse(text)
-        .map_err(|why| status::not_found(format!("CreateVolume made no volume {:?}: {why}", clipped(text, 256))))
+    let shown = status::clipped(text, 256);
+    VolumeId::parse(text).map_err(|why| status::not_found(format!("CreateVolume made no volume {shown:?}: {why}")))
 }
 
 /// Tells the audit trail where a volume lies.
@@ -40,12 +40,6 @@ pub(super) fn tell_claim(subject: &Subject, record: &Record) {
     if let Some(claim) = record.claim.clone() {
         subject.tell(|entry| (entry.namespace, entry.claim) = (Some(claim.namespace), Some(claim.name)));
     }
-}
-
-/// The beginning of a text that may be long.
-pub(super) fn clipped(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or_default()]
 }
 
 impl Controller {

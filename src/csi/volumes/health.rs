@@ -1,9 +1,11 @@
-//! What is wrong with a volume, as far as its store tells within [`PROBE`].
+//! What is wrong with a volume, as far as its store tells within [`PROBE`], and what it holds, as far as [`COUNT`] lets
+//! count.
 
 use std::future::Future;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::copy::Copied;
 use super::record::{Record, State};
@@ -11,7 +13,7 @@ use super::{Error, Volumes, path_of};
 use crate::backend::records::Measured;
 use crate::backend::{ErrorKind, Path};
 
-/// How long a volume's store may take to say how it is.
+/// How long a volume's store may take to say how it is, in all.
 const PROBE: Duration = Duration::from_secs(5);
 /// How long a volume may be counted for one answer, and how many pages of 1,000 files.
 const COUNT: Duration = Duration::from_secs(2);
@@ -78,27 +80,32 @@ impl Volumes {
     /// What is wrong with the volume of this path and generation; `None` where there is no such volume of this cluster.
     /// A copy that lags behind its record is mended on the way.
     pub async fn health(&self, path: &Path, generation: &str) -> Option<Vec<Trouble>> {
-        match probed(path, self.find(path, generation)).await {
+        let end = Instant::now() + PROBE;
+        match probed(path, end, self.find(path, generation)).await {
             Err(error) => Some(vec![Trouble::of(&error)]),
             Ok(found) => {
                 let ours = |record: &Record| record.state == State::Ready && record.cluster == self.cluster;
-                Some(self.health_of(&found.filter(ours)?).await)
+                Some(self.looked_at(&found.filter(ours)?, end).await)
             }
         }
     }
 
     /// What is wrong with the volume of `record`, which was given out.
     pub async fn health_of(&self, record: &Record) -> Vec<Trouble> {
+        self.looked_at(record, Instant::now() + PROBE).await
+    }
+
+    async fn looked_at(&self, record: &Record, end: Instant) -> Vec<Trouble> {
         let path = match path_of(record) {
             Ok(path) => path,
             Err(error) => return vec![Trouble::of(&error)],
         };
         let gone = "the volume's directory";
-        match probed(&path, self.copy(&path, &record.generation)).await {
+        match probed(&path, end, self.copy(&path, &record.generation)).await {
             Ok(Copied::NoVolume) | Err(Error::Busy(_)) => return Vec::new(),
             Ok(Copied::Same) => {}
             Ok(Copied::Gone) => {
-                let vacant = probed(&path, async { Ok(self.records.is_vacant(&path).await?) }).await;
+                let vacant = probed(&path, end, async { Ok(self.records.is_vacant(&path).await?) }).await;
                 return vec![match vacant {
                     Ok(true) => {
                         let why = format!("{gone} {:?} is empty: it was removed without the driver", record.path);
@@ -139,7 +146,7 @@ impl Volumes {
     async fn count(&self, record: &Record, path: &Path) -> Count {
         let now = Instant::now();
         let known = {
-            let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             counts.retain(|_, count| now.duration_since(count.begun) < COUNTED);
             counts.get(&record.generation).copied()
         };
@@ -158,15 +165,18 @@ impl Volumes {
                 break;
             }
         }
-        let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        counts.insert(record.generation.clone(), count);
+        // Where nothing could be counted, the next call tries again.
+        if count.whole || count.bytes > 0 {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.insert(record.generation.clone(), count);
+        }
         count
     }
 }
 
-/// `probe` within [`PROBE`].
-async fn probed<T>(at: &Path, probe: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match timeout(PROBE, probe).await {
+/// `probe` until `end`.
+async fn probed<T>(at: &Path, end: Instant, probe: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match timeout_at(end, probe).await {
         Ok(result) => result,
         Err(_) => Err(super::late(at, PROBE)),
     }

@@ -115,7 +115,7 @@ async fn every_probe_of_a_silent_store_has_a_deadline() {
         let volumes = Volumes::new(Arc::new(View::disturbed(&store, silent_from, futures::future::pending())), "one");
         let begun = Instant::now();
         let found = volumes.health(&path("a/b"), &made.generation).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(15), "{silent_from}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(8), "{silent_from}: {:?}", begun.elapsed());
         assert!(found.is_empty() || found[0].reason == "StoreUnreachable", "{silent_from}: {found:?}");
         assert!(silent_from > 4 || !found.is_empty(), "{silent_from}");
     }
