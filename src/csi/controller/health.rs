@@ -17,6 +17,7 @@ use super::super::volumes::{Error, Page, Record, Severity, Trouble, Volumes, lat
 use super::list::{Token, most, stores_from};
 use super::single::known;
 use super::{Controller, create};
+use crate::backend;
 use crate::config::stores::Store;
 
 /// How long one call goes on looking at further volumes; the rest is for the next call, by its token.
@@ -25,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(3);
 const AT_ONCE: usize = 16;
 /// How long a store may take to list them.
 const LIST: Duration = Duration::from_secs(5);
+/// How long a store may take to answer anybody at all.
+const REACH: Duration = Duration::from_secs(5);
 /// The longest message in bytes: what Kubernetes takes.
 const LONGEST: usize = 1024;
 
@@ -46,8 +49,11 @@ impl Controller {
         let store = self.store_of(&id)?;
         let troubles = match self.volumes(&store) {
             Ok(volumes) => volumes.health(id.path(), id.generation().as_str()).await,
-            // Whether there is such a volume cannot be known, and nothing of it is.
-            Err(error) => Some(vec![Trouble { severity: Severity::Unknown, ..Trouble::of(&error) }]),
+            // Whether there is such a volume cannot be known; that it could not be used can.
+            Err(error) => Some(vec![match backend::reach(&store.backend, REACH).await {
+                Err(silent) => Trouble::of(&silent.into()),
+                Ok(()) => Trouble { severity: Severity::Unknown, ..Trouble::of(&error) },
+            }]),
         };
         let troubles = troubles.ok_or_else(|| status::not_found(format!("there is no volume {text:?} (any more)")))?;
         Ok(health(text.to_owned(), troubles))

@@ -144,11 +144,12 @@ async fn a_store_whose_credential_is_missing_fails_the_list_and_nothing_else() {
     let plugin = plugin();
     assert_eq!(list(&plugin.controller, 0, "").await.unwrap_err(), Code::FailedPrecondition);
     assert_eq!(list_health(&plugin.controller, 0, "").await.unwrap_err(), Code::FailedPrecondition);
+    // Nothing listens where these stores are said to be.
     for store in ["static-only", "unmounted"] {
         let health = plugin.health(&format!("{store}/pvc-1@aaaaaaaaaa")).await.unwrap();
         let [entry] = health.health_statuses.as_slice() else { panic!("{health:?}") };
-        assert_eq!(entry.status(), VolumeHealthErrorType::UnknownVolumeHealthType);
-        assert_eq!(entry.reason, "ControllerCredentialMissing");
+        assert_eq!(entry.status(), VolumeHealthErrorType::Inaccessible);
+        assert_eq!(entry.reason, "StoreUnreachable");
     }
     assert_eq!(plugin.health("sea/pvc-1@aaaaaaaaaa").await.unwrap_err(), Code::FailedPrecondition);
 }

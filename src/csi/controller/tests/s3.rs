@@ -193,4 +193,8 @@ async fn what_is_wrong_with_a_volume_is_told_apart() {
     cluster.server.remove("data", "base/pvc-1/x");
     assert_eq!(trouble(&controller, &id).await, is(DataLoss, "DirectoryGone"));
     assert_eq!(troubles(&controller).await, Ok(vec!["DirectoryGone".to_owned()]));
+
+    std::fs::remove_file(cluster.dir.path().join("key.yaml")).unwrap();
+    let unknown = is(VolumeHealthErrorType::UnknownVolumeHealthType, "ControllerCredentialMissing");
+    assert_eq!(trouble(&controller, &id).await, unknown);
 }
