@@ -79,10 +79,26 @@ pub(super) fn mount(device: &File, point: &Path, options: &Options) -> Result<()
         .map_err(|errno| Error::System(format!("mounting FUSE at {}: {errno}", point.display())))
 }
 
-/// Shows the mount at `from` at `to` too.
-pub(super) fn bind(from: &Path, to: &Path) -> Result<(), Error> {
-    nix::mount::mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|errno| Error::System(format!("bind mount at {}: {errno}", to.display())))
+/// Shows our mount of `device` at `from` at `to` too. False where it is not there any more: what lies under it, a
+/// directory of this machine, must never be shown in its place.
+pub(super) fn bind(from: &Path, device: &str, to: &Path) -> Result<bool, Error> {
+    use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+    let fail = |error: rustix::io::Errno| Error::System(format!("the mount point {}: {error}", from.display()));
+    let root =
+        rustix::fs::open(from, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+    // Nothing is asked of the worker: neither by the flag nor for no field.
+    let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(&root, "", how, StatxFlags::empty()).map_err(fail)?;
+    if format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) != device {
+        return Ok(false);
+    }
+    let root = format!("/proc/self/fd/{}", root.as_raw_fd());
+    match nix::mount::mount(Some(root.as_str()), to, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+        Ok(()) => Ok(true),
+        // It was unmounted just now: it is in no namespace any more.
+        Err(Errno::EINVAL) => Ok(false),
+        Err(errno) => Err(Error::System(format!("bind mount at {}: {errno}", to.display()))),
+    }
 }
 
 /// Takes the topmost mount at `point` away. `force` also where it is in use or does not answer: its connection ends.

@@ -70,8 +70,11 @@ impl Workers {
     }
 
     /// Withdraws targets that are gone with their pod's directory, though nobody unpublished them, then mounts that
-    /// no target is left of.
-    async fn tidy(&self) -> Result<(), Error> {
+    /// no target is left of. Done about once a minute.
+    ///
+    /// # Errors
+    /// A state directory or table of mounts that cannot be read, a target that cannot be withdrawn.
+    pub async fn tidy(&self) -> Result<(), Error> {
         let slots: Vec<_> = self.slots().iter().map(|(target, slot)| (target.clone(), slot.clone())).collect();
         let table = Table::read()?;
         for (target, slot) in slots {

@@ -80,16 +80,16 @@ pub(super) async fn start(config: &Config, state: &State, mount: &Shared, reques
 }
 
 /// The device of our mount at `point`, where there is one.
-pub(super) fn device_at(point: &Path) -> Option<String> {
+fn device_at(point: &Path) -> Option<String> {
     Table::read().ok()?.top(point).filter(|mount| mount.is_ours()).map(|mount| mount.device.clone())
 }
 
-/// Shows the mount at `point` at the target too.
-pub(super) async fn show(point: &Path, target: &Path) -> Result<(), Error> {
-    let (from, to) = (point.to_owned(), target.to_owned());
+/// Shows our mount of `device` at `point` at the target too. False where it is not there any more.
+pub(super) async fn show(point: &Path, device: &str, target: &Path) -> Result<bool, Error> {
+    let (from, device, to) = (point.to_owned(), device.to_owned(), target.to_owned());
     kernel::promptly("showing the mount at its target", move || {
         make_target(&to)?;
-        kernel::bind(&from, &to)
+        kernel::bind(&from, &device, &to)
     })
     .await
 }

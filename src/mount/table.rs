@@ -4,12 +4,13 @@
 //! never looked at in any other way here.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use procfs::process::MountInfo;
 
-use super::Error;
+use super::{Error, kernel};
 
 /// The type of our mounts, as mountinfo shows it.
 pub(super) const FILE_SYSTEM: &str = "fuse.millrace";
@@ -95,9 +96,15 @@ fn unescape(text: &OsStr) -> PathBuf {
     std::ffi::OsString::from_vec(bytes).into()
 }
 
+/// [`resolve_now`], for a file system that may not answer.
+pub(super) async fn resolve(target: &Path) -> Result<Option<PathBuf>, Error> {
+    let target = target.to_owned();
+    kernel::promptly("looking at the parent of the target path", move || resolve_now(&target)).await
+}
+
 /// The path under which mountinfo knows `target`: its parent without symbolic links. `None` where the parent is not
 /// there, so that nothing can be mounted either. The target itself is not touched.
-pub(super) fn resolve(target: &Path) -> Result<Option<PathBuf>, Error> {
+fn resolve_now(target: &Path) -> Result<Option<PathBuf>, Error> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(Error::System(format!("the target path {target:?} names no directory below another")));
     };
@@ -105,8 +112,8 @@ pub(super) fn resolve(target: &Path) -> Result<Option<PathBuf>, Error> {
         return Err(Error::System(format!("the target path {target:?} is not absolute")));
     }
     match parent.canonicalize() {
-        Ok(parent) => Ok(Some(parent.join(name))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(parent) => Ok(parent.is_dir().then(|| parent.join(name))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(Error::System(format!("the parent of the target path, {parent:?}: {error}"))),
     }
 }
@@ -140,9 +147,11 @@ mod tests {
         let real = dir.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("real")).unwrap();
         std::os::unix::fs::symlink(real.join("real"), real.join("link")).unwrap();
-        assert_eq!(resolve(&real.join("link/target")).unwrap(), Some(real.join("real/target")));
-        assert_eq!(resolve(&real.join("none/target")).unwrap(), None);
-        assert!(resolve(Path::new("relative/target")).is_err());
-        assert!(resolve(Path::new("/")).is_err());
+        std::fs::write(real.join("file"), "").unwrap();
+        assert_eq!(resolve_now(&real.join("link/target")).unwrap(), Some(real.join("real/target")));
+        assert_eq!(resolve_now(&real.join("none/target")).unwrap(), None);
+        assert_eq!(resolve_now(&real.join("file/target")).unwrap(), None);
+        assert!(resolve_now(Path::new("relative/target")).is_err());
+        assert!(resolve_now(Path::new("/")).is_err());
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Published {
 #[async_trait]
 impl Mounter for Workers {
     async fn publish(&self, request: Publish) -> Result<(), Error> {
-        let Some(target) = resolve(&request.target)? else {
+        let Some(target) = resolve(&request.target).await? else {
             return Err(Error::System(format!("the parent directory of {} is missing", request.target.display())));
         };
         let request = Publish { target: target.clone(), ..request };
@@ -75,7 +75,7 @@ impl Mounter for Workers {
     }
 
     async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Error> {
-        let Some(target) = resolve(target)? else { return Ok(()) };
+        let Some(target) = resolve(target).await? else { return Ok(()) };
         let slot = self.slot(&target);
         let mut published = slot.lock().await;
         if let Some(there) = &*published {
@@ -119,7 +119,7 @@ impl Mounter for Workers {
 
     async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error> {
         let target = match target {
-            Some(target) => resolve(target)?.or_else(|| Some(target.to_owned())),
+            Some(target) => resolve(target).await?.or_else(|| Some(target.to_owned())),
             None => None,
         };
         self.ailments(volume_id, target.as_deref()).await
@@ -197,7 +197,7 @@ impl Workers {
     /// The mount that the volume shows at `target`; does not wait long for a publish or unpublish there.
     async fn mount_at(&self, volume_id: &str, target: &Path) -> Result<Arc<Shared>, Error> {
         let nothing = || Error::NotMounted(format!("volume {volume_id} is not published at {}", target.display()));
-        let target = resolve(target)?.ok_or_else(nothing)?;
+        let target = resolve(target).await?.ok_or_else(nothing)?;
         let slot = self.slots().get(&target).cloned().ok_or_else(nothing)?;
         let Ok(published) = timeout(BUSY, slot.lock()).await else {
             return Err(Error::Worker(format!("volume {volume_id} is being published or unpublished; ask again")));
@@ -243,15 +243,14 @@ impl Workers {
             self.retire(mount).await?;
             return Ok(false);
         }
-        let point = self.state.mount_point(&mount.id);
-        if start::device_at(&point) != mount.device() {
-            // Unmounted by hand, and served on where it is shown.
-            self.claims().close(mount);
-            return Ok(false);
-        }
+        let (point, device) = (self.state.mount_point(&mount.id), mount.device().unwrap_or_default());
         self.state.save_target(&there.record)?;
-        start::show(&point, &request.target).await?;
-        Ok(true)
+        let is_shown = start::show(&point, &device, &request.target).await?;
+        if !is_shown {
+            // Its worker died just now, or it was unmounted by hand and is served on where it is shown.
+            self.claims().close(mount);
+        }
+        Ok(is_shown)
     }
 
     /// Makes the mount where nobody has begun to, or waits for who did: whoever asks for one mount has one outcome.

@@ -101,3 +101,44 @@ fn a_node_plugin_killed_at_any_step_leaves_nothing() {
     }
     assert!(step > 15, "only {step} steps were seen");
 }
+
+/// Workers die at any moment of a publish, a repeated one and an unpublish: each call ends, and what is left is right.
+#[test]
+fn workers_killed_at_random_leave_nothing() {
+    const THESE: u32 = 1_970_000_000;
+    let Some(rig) = Rig::new() else { return };
+    let config = Config { worker_uid_base: THESE, ..config(&rig.state(), Duration::from_secs(5)) };
+    let workers = rig.runtime.block_on(Workers::start(config)).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    let pod = async |number: usize| {
+        let (namespace, name) = (["team", "other"][number % 2], format!("pod-{number}"));
+        let mut served = 0;
+        while !stopped() {
+            for _ in 0..2 {
+                match workers.publish(rig.request_of(namespace, &name)).await {
+                    Ok(()) => served += 1,
+                    Err(Error::Worker(_) | Error::System(_)) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            workers.unpublish(VOLUME, &rig.target(&name)).await.unwrap();
+        }
+        served
+    };
+    let served: usize = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..40 {
+                std::thread::sleep(Duration::from_millis(40 + round % 7 * 20));
+                if let Some(pid) = workers_of(THESE).first() {
+                    let _ = kill(*pid, Signal::SIGKILL);
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        rig.runtime.block_on(futures::future::join_all((0..8).map(pod))).into_iter().sum()
+    });
+    assert!(served > 0);
+    rig.assert_clean(&[]);
+    eventually("no worker is left", || workers_of(THESE).is_empty());
+}

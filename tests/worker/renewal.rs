@@ -163,3 +163,34 @@ fn health_tells_a_dead_worker_from_a_frozen_one_and_a_failed_publish() {
     }
     rig.assert_clean(&[]);
 }
+
+#[test]
+fn a_silent_store_holds_up_no_call() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b"] {
+        rig.publish(&workers, rig.with(SECRET, target)).unwrap();
+    }
+    let worker = rig.worker();
+    let open = fs::File::open(rig.target("a").join("hello")).unwrap();
+    rig.server.faults().set_conditions(Conditions { silent: true, ..Conditions::default() });
+    let missing = rig.target("a").join("missing");
+    let caller = std::thread::spawn(move || fs::metadata(missing).map(drop));
+    std::thread::sleep(Duration::from_millis(200));
+
+    let begun = Instant::now();
+    rig.usage(&workers, "a").unwrap();
+    assert_eq!(rig.health(&workers, None).unwrap(), []);
+    rig.publish(&workers, rig.with(SECRET, "a")).unwrap();
+    let busy = rig.unpublish(&workers, "a").unwrap_err().to_string();
+    assert!(busy.contains("in use"), "{busy}");
+    rig.unpublish(&workers, "b").unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+
+    rig.server.faults().set_conditions(Conditions::default());
+    assert_eq!(errno(caller.join().unwrap()), Errno::ENOENT);
+    drop(open);
+    assert_eq!(rig.hello("a").unwrap(), "hello, world");
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[worker]);
+}

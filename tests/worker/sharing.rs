@@ -150,3 +150,74 @@ fn two_hundred_publishes_and_unpublishes_at_once_leave_nothing() {
     rig.assert_clean(&[]);
     eventually("no worker is left", || workers_of(uids).is_empty());
 }
+
+/// A target whose pod is gone without an unpublish, with all that belonged to it.
+#[test]
+fn what_nobody_unpublished_is_collected() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    fs::create_dir(rig.target("pod")).unwrap();
+    for target in ["pod/mount", "stays"] {
+        rig.publish(&workers, rig.request_of(target.split('/').next().unwrap(), target)).unwrap();
+    }
+    let gone = rig.target("pod/mount");
+    rig.runtime.block_on(workers.tidy()).unwrap();
+    assert_eq!((rig.records().len(), rig.mounts().len()), (2, 4));
+    nix::mount::umount2(&gone, MntFlags::empty()).unwrap();
+    fs::remove_dir(&gone).unwrap();
+    fs::remove_dir(rig.target("pod")).unwrap();
+    // As a worker's mount that is made but never recorded would be left.
+    fs::create_dir(rig.state().join("mounts/0123456789abcdef")).unwrap();
+    rig.runtime.block_on(workers.tidy()).unwrap();
+    assert_eq!((rig.records().len(), rig.mounts().len()), (1, 2), "{:?}", rig.mounts());
+    assert_eq!(rig.hello("stays").unwrap(), "hello, world");
+    rig.unpublish(&workers, "stays").unwrap();
+    rig.assert_clean(&[]);
+}
+
+/// The records are lost, and with them who shares what: the table of mounts tells which target is the last.
+#[test]
+fn a_shared_mount_without_its_records_goes_with_its_last_target() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    for target in ["a", "b"] {
+        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+    }
+    let worker = rig.worker();
+    drop(workers);
+    for entry in walk(&rig.state()).into_iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
+        fs::remove_file(entry).unwrap();
+    }
+    let workers = rig.workers();
+    rig.unpublish(&workers, "a").unwrap();
+    assert_eq!(rig.hello("b").unwrap(), "hello, world");
+    rig.unpublish(&workers, "b").unwrap();
+    rig.assert_clean(&[worker]);
+}
+
+/// With a pod's fsGroup, as the node service puts it into the options: whoever is in the group writes.
+#[test]
+fn the_pods_group_writes_and_hands_the_group_on() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    let mut request = Publish { fs_group: Some(2000), ..rig.request_of("team", "a") };
+    let options = &mut request.spec.options;
+    (options.gid, options.file_mode, options.dir_mode) = (2000, 0o660, 0o2770);
+    rig.publish(&workers, request).unwrap();
+    for dir in [&rig.dir, &rig.dir.join("targets")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    let run = |gid: u32, line: &str| {
+        let mut shell = Command::new("sh");
+        std::os::unix::process::CommandExt::uid(&mut shell, 12_345);
+        std::os::unix::process::CommandExt::gid(&mut shell, gid);
+        shell.args(["-c", line]).current_dir("/").env("T", rig.target("a")).output().unwrap()
+    };
+    let wrote = run(2000, "cd $T && cat hello && mkdir d && echo x >d/f && stat -c '%g %a' d d/f");
+    let text = String::from_utf8_lossy(&wrote.stdout).into_owned();
+    assert_eq!(text, "hello, world2000 2770\n2000 660\n", "{}", String::from_utf8_lossy(&wrote.stderr));
+    assert!(!run(2001, "cat $T/hello").status.success());
+    assert_eq!(rig.server.get("bucket", "data/d/f").unwrap().bytes, "x\n");
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
+}

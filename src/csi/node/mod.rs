@@ -252,15 +252,29 @@ fn named(volume_id: &str) -> Result<(), Status> {
     if volume_id.is_empty() { Err(status::invalid("the request has no volume id")) } else { Ok(()) }
 }
 
+/// The longest path and name in bytes that the kernel takes (PATH_MAX without its NUL, NAME_MAX).
+const LONGEST_TARGET: usize = 4095;
+const LONGEST_NAME: usize = 255;
+
 /// A target path: absolute and without `..`, which a lexical look at mounts would get wrong. Written in one way,
 /// without doubled or trailing slashes, since calls are kept apart by it.
 fn target_of(path: &str) -> Result<PathBuf, Status> {
     let target = Path::new(path);
     let plain = !path.contains('\0') && !target.components().any(|part| part == Component::ParentDir);
+    let fits = path.len() <= LONGEST_TARGET && target.iter().all(|name| name.len() <= LONGEST_NAME);
     match path {
         "" => Err(status::invalid("the request has no target path")),
-        _ if target.is_absolute() && plain => Ok(target.components().collect()),
-        _ => Err(status::invalid(format!("target path {path:?} is not an absolute path without '..'"))),
+        _ if !fits => Err(status::invalid(format!(
+            "the target path of {} bytes is longer than {LONGEST_TARGET}, or a name in it than {LONGEST_NAME}",
+            path.len()
+        ))),
+        _ if !target.is_absolute() || !plain => {
+            Err(status::invalid(format!("target path {path:?} is not an absolute path without '..'")))
+        }
+        _ if target.file_name().is_none() => {
+            Err(status::invalid(format!("target path {path:?} names no directory below another")))
+        }
+        _ => Ok(target.components().collect()),
     }
 }
 

@@ -136,7 +136,9 @@ proptest! {
         let (volume_id, target_path) = (id.clone(), path.clone());
         let unpublish = NodeUnpublishVolumeRequest { volume_id, target_path };
         let unpublished = code(run(node.node_unpublish_volume(Request::new(unpublish))).map(drop));
-        let means = !id.is_empty() && Path::new(&path).is_absolute() && is_inside(Path::new(&path)) && !path.contains('\0');
+        let at = Path::new(&path);
+        let fits = path.len() < 4096 && at.iter().all(|name| name.len() < 256) && at.file_name().is_some();
+        let means = !id.is_empty() && is_inside(at) && fits && !path.contains('\0');
         prop_assert_eq!(unpublished, if means { Code::Ok } else { Code::InvalidArgument });
 
         let (volume_id, volume_path) = (id.clone(), path.clone());
