@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,29 +31,91 @@ pub trait Spare: Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Budget {
     units: Arc<Semaphore>,
-    total: u32,
+    size: Arc<Size>,
     spares: Arc<Mutex<Vec<Weak<dyn Spare>>>>,
+}
+
+#[derive(Debug)]
+struct Size {
+    total: AtomicU32,
+    /// Units that are held beyond the total since it shrank: they are not given back to anybody.
+    owed: Mutex<u32>,
+}
+
+impl Size {
+    /// Takes `permit` back, and pays what is owed out of it.
+    fn take_back(&self, mut permit: OwnedSemaphorePermit) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid = (*owed).min(u32::try_from(permit.num_permits()).unwrap_or(u32::MAX));
+        if let Some(paying) = permit.split(paid as usize).filter(|_| paid > 0) {
+            paying.forget();
+            *owed -= paid;
+        }
+        // Free before anybody else looks at what is owed.
+        drop(permit);
+        drop(owed);
+    }
 }
 
 impl Budget {
     /// A budget of `bytes`, rounded up to a KiB; at most 4 TiB.
     pub fn new(bytes: u64) -> Budget {
-        let total = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
-        Budget { units: Arc::new(Semaphore::new(total as usize)), total, spares: Arc::default() }
+        let total = whole(bytes);
+        let size = Size { total: AtomicU32::new(total), owed: Mutex::new(0) };
+        Budget { units: Arc::new(Semaphore::new(total as usize)), size: Arc::new(size), spares: Arc::default() }
+    }
+
+    /// From now on of `bytes`. What is held beyond that stays with its holders, and is gone when they give it back.
+    pub fn resize(&self, bytes: u64) {
+        let mut owed = self.size.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, total) = (self.size.total.load(Ordering::Relaxed), whole(bytes));
+        self.size.total.store(total, Ordering::Relaxed);
+        if total >= before {
+            let more = total - before;
+            let settled = more.min(*owed);
+            *owed -= settled;
+            self.units.add_permits((more - settled) as usize);
+        } else {
+            let fewer = before - total;
+            let gone = self.units.forget_permits(fewer as usize);
+            *owed += fewer - u32::try_from(gone).unwrap_or(fewer);
+        }
     }
 
     /// Waits, in turn, until `bytes` are free; asks every [`Spare`] to give way meanwhile.
     pub async fn acquire(&self, bytes: u64) -> Lease {
-        let mut turn = pin!(self.units.clone().acquire_many_owned(self.units_of(bytes)));
-        let mut patience = Duration::ZERO;
         loop {
+            if let Some(lease) = self.wait_for(self.units_of(bytes)).await {
+                return lease;
+            }
+            self.settle();
+        }
+    }
+
+    /// `None` where `units` are more than all there is since the budget shrank: they would never come.
+    async fn wait_for(&self, units: u32) -> Option<Lease> {
+        let mut turn = pin!(self.units.clone().acquire_many_owned(units));
+        let mut patience = Duration::ZERO;
+        while units <= self.size.total.load(Ordering::Relaxed) {
             match timeout(patience, turn.as_mut()).await {
                 // The semaphore is never closed, so there is a permit.
-                Ok(permit) => return Lease { permit: permit.ok() },
+                Ok(permit) => return Some(self.lease(permit.ok())),
                 Err(_) => self.ask_spares(),
             }
             patience = ASK_AGAIN;
         }
+        None
+    }
+
+    /// Pays what is owed out of what is free: who gave up waiting had some of it.
+    fn settle(&self) {
+        let mut owed = self.size.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = self.units.forget_permits(*owed as usize);
+        *owed -= u32::try_from(gone).unwrap_or(*owed);
+    }
+
+    fn lease(&self, permit: Option<OwnedSemaphorePermit>) -> Lease {
+        Lease { permit, size: self.size.clone() }
     }
 
     /// From now on `spare` is asked to give way whenever somebody waits for bytes.
@@ -73,12 +136,12 @@ impl Budget {
     /// Takes `bytes` if they are free now and nobody waits for more.
     pub fn try_acquire(&self, bytes: u64) -> Option<Lease> {
         let permit = self.units.clone().try_acquire_many_owned(self.units_of(bytes)).ok()?;
-        Some(Lease { permit: Some(permit) })
+        Some(self.lease(Some(permit)))
     }
 
     /// The whole budget in bytes.
     pub fn total(&self) -> u64 {
-        u64::from(self.total) * UNIT
+        u64::from(self.size.total.load(Ordering::Relaxed)) * UNIT
     }
 
     /// Bytes not held by anybody.
@@ -87,14 +150,27 @@ impl Budget {
     }
 
     fn units_of(&self, bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total)
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.size.total.load(Ordering::Relaxed))
     }
+}
+
+fn whole(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Bytes held from a [`Budget`]; given back when dropped.
 #[derive(Debug)]
 pub struct Lease {
     permit: Option<OwnedSemaphorePermit>,
+    size: Arc<Size>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.size.take_back(permit);
+        }
+    }
 }
 
 impl Lease {
@@ -102,7 +178,7 @@ impl Lease {
     pub fn split(&mut self, bytes: u64) -> Lease {
         let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
         let permit = self.permit.as_mut().and_then(|permit| permit.split(units.min(permit.num_permits())));
-        Lease { permit }
+        Lease { permit, size: self.size.clone() }
     }
 
     /// Gives back all but `bytes`.
@@ -111,7 +187,7 @@ impl Lease {
         let keep = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
         if keep < permit.num_permits() {
             let surplus = permit.num_permits() - keep;
-            drop(permit.split(surplus));
+            drop(Lease { permit: permit.split(surplus), size: self.size.clone() });
         }
     }
 }
@@ -150,6 +226,40 @@ mod tests {
         assert!(budget.try_acquire(UNIT).is_none() && hoard.0.lock().unwrap().is_some());
         let _lease = budget.acquire(3 * UNIT).await;
         assert_eq!(budget.free(), UNIT);
+    }
+
+    #[tokio::test]
+    async fn a_budget_grows_and_shrinks_under_its_holders() {
+        let budget = Budget::new(8 * UNIT);
+        let (first, mut second) = (budget.acquire(4 * UNIT).await, budget.acquire(3 * UNIT).await);
+        budget.resize(2 * UNIT);
+        assert_eq!((budget.total(), budget.free()), (2 * UNIT, 0));
+        // Five units are held too many: those are gone when they are given back.
+        drop(first);
+        assert_eq!(budget.free(), 0);
+        second.shrink(2 * UNIT);
+        assert_eq!(budget.free(), 0);
+        budget.resize(3 * UNIT);
+        assert_eq!(budget.free(), UNIT);
+        drop(second);
+        assert_eq!((budget.free(), budget.total()), (3 * UNIT, 3 * UNIT));
+        budget.resize(8 * UNIT);
+        assert_eq!(budget.free(), 8 * UNIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_more_than_is_left_is_granted_all_of_it() {
+        let budget = Budget::new(8 * UNIT);
+        let held = budget.acquire(UNIT).await;
+        let (waiting, other) = (budget.clone(), budget.clone());
+        let waiting = tokio::spawn(async move { waiting.acquire(8 * UNIT).await });
+        tokio::time::sleep(ASK_AGAIN * 2).await;
+        budget.resize(4 * UNIT);
+        drop(held);
+        let lease = waiting.await.unwrap();
+        assert_eq!(other.free(), 0);
+        drop(lease);
+        assert_eq!(other.free(), 4 * UNIT);
     }
 
     #[tokio::test]

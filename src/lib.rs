@@ -38,6 +38,7 @@
 //!  topology       where nodes are, and where a store's data may be shown: one rule, asked by csi
 //!  config         the operator's words -> each module's own Config, and VolumeSpec
 //!  budget         the worker's one byte budget        observability   logs and metric names: leaves
+//!  tunable        what may be changed while a mount is served: a leaf
 //!  sandbox        the embedded S3 server of `try` and of the tests; starters of real servers
 //! ```
 //!
@@ -67,4 +68,5 @@ pub mod prefetch;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod topology;
+pub mod tunable;
 pub mod vfs;

@@ -32,6 +32,7 @@ const BUDGET: u64 = 64 << 20;
 struct Mount {
     store: Memory,
     dir: PathBuf,
+    vfs: Arc<Vfs>,
     session: Session,
     runtime: Runtime,
     _parent: tempfile::TempDir,
@@ -65,8 +66,8 @@ impl Mount {
         let budget = Budget::new(BUDGET);
         let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(BUDGET));
         let vfs = Arc::new(Vfs::new(backend, ahead, budget, config));
-        let session = Session::start(device.into(), vfs, serve, runtime.handle()).unwrap();
-        Some(Mount { store, dir, session, runtime, _parent: parent })
+        let session = Session::start(device.into(), vfs.clone(), serve, runtime.handle()).unwrap();
+        Some(Mount { store, dir, vfs, session, runtime, _parent: parent })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -293,7 +294,7 @@ fn a_shared_writable_mapping_is_refused() {
 
 #[test]
 fn a_replaced_file_is_another_inode() {
-    let Some(mount) = Mount::with(vfs::Config { ttl: Duration::ZERO, ..vfs::Config::default() }) else { return };
+    let Some(mount) = Mount::with(vfs::Config { ttl: Duration::ZERO.into(), ..vfs::Config::default() }) else { return };
     let old = vec![b'o'; 20 << 20];
     mount.put("f", old.clone());
     let held = File::open(mount.path("f")).unwrap();
@@ -325,7 +326,8 @@ fn a_replaced_file_is_another_inode() {
 
 #[test]
 fn a_version_that_went_is_found_anew_at_the_next_open() {
-    let Some(mount) = Mount::with(vfs::Config { ttl: Duration::from_secs(600), ..vfs::Config::default() }) else {
+    let Some(mount) = Mount::with(vfs::Config { ttl: Duration::from_secs(600).into(), ..vfs::Config::default() })
+    else {
         return;
     };
     mount.put("f", "old");
@@ -682,7 +684,7 @@ impl Backend for Stuck {
 #[test]
 fn a_store_that_hangs_fails_its_callers_and_nobody_else() {
     let store = Memory::new();
-    let serve = fuse::Config { timeout: Duration::from_secs(3), threads: 2, ..fuse::Config::default() };
+    let serve = fuse::Config { timeout: Duration::from_secs(3).into(), threads: 2, ..fuse::Config::default() };
     let backend = Arc::new(Stuck(store.clone()));
     let Some(mount) = Mount::over(backend, store, vfs::Config::default(), &serve) else { return };
     mount.put("f", "content");
@@ -741,4 +743,88 @@ fn an_aborted_connection_ends_the_session() {
     drop(file);
     // Half a file is not a file.
     assert_eq!(mount.stored("f"), None);
+}
+
+#[test]
+fn a_limit_is_kept_at_write_and_shown_by_df() {
+    let Some(mount) = Mount::new() else { return };
+    mount.put("old", vec![0; 6 << 20]);
+    mount.runtime.block_on(mount.vfs.count()).unwrap();
+    mount.vfs.set_limit(Some(8 << 20));
+    let stat = nix::sys::statvfs::statvfs(&mount.dir).unwrap();
+    let (block, used) = (stat.fragment_size(), stat.blocks() - stat.blocks_free());
+    assert_eq!((stat.blocks() * block, used * block, stat.blocks_available() * block), (8 << 20, 6 << 20, 2 << 20));
+
+    let mut file = File::create(mount.path("f")).unwrap();
+    file.write_all(&vec![1; 2 << 20]).unwrap();
+    assert_eq!(errno(file.write_all(&[1])), Errno::ENOSPC);
+    // What was written before is a file all the same, and reported as one.
+    file.sync_all().unwrap();
+    drop(file);
+    assert_eq!(mount.stored("f").unwrap().len(), 2 << 20);
+    assert_eq!(errno(fs::write(mount.path("g"), "x")), Errno::ENOSPC);
+    fs::remove_file(mount.path("old")).unwrap();
+    fs::write(mount.path("g"), vec![2; 6 << 20]).unwrap();
+    mount.vfs.set_limit(Some(9 << 20));
+    fs::write(mount.path("h"), vec![2; 1 << 20]).unwrap();
+    assert_eq!(errno(fs::write(mount.path("i"), "x")), Errno::ENOSPC);
+}
+
+/// Reads a mapping of the file named on its command line, and says its first byte whenever it is asked.
+const MAPPED: &str = "import mmap,os,sys\n\
+    f=os.open(sys.argv[1],os.O_RDONLY)\n\
+    m=mmap.mmap(f,0,prot=mmap.PROT_READ)\n\
+    print(chr(m[0]),flush=True)\n\
+    for _ in sys.stdin:\n print(chr(m[0]),flush=True)";
+
+#[test]
+fn another_principals_bytes_come_under_open_files_and_mappings() {
+    let trees = [Memory::new(), Memory::new()];
+    for (store, byte) in trees.iter().zip(*b"on") {
+        store.put(&backend::Path::parse("f").unwrap(), vec![byte; 3 << 20]);
+    }
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: no python3");
+        return;
+    }
+    let [old, new] = trees;
+    let swappable = backend::Swappable::new(Arc::new(old.clone()));
+    let serve = fuse::Config::default();
+    let Some(mount) = Mount::over(Arc::new(swappable.clone()), old, vfs::Config::default(), &serve) else { return };
+    let file = File::open(mount.path("f")).unwrap();
+    let byte_at = |at: u64| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        byte[0]
+    };
+    // Pages in the kernel, and more that was read ahead.
+    assert!((0..1 << 20).step_by(64 << 10).all(|at| byte_at(at) == b'o'));
+    let mapped = Command::new("python3")
+        .args(["-c", MAPPED, "f"])
+        .current_dir(&mount.dir)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut mapped = mapped.unwrap();
+    let mut ask = mapped.stdin.take().unwrap();
+    let mut answers = io::BufRead::lines(io::BufReader::new(mapped.stdout.take().unwrap()));
+    assert_eq!(answers.next().unwrap().unwrap(), "o");
+
+    mount.runtime.block_on(mount.vfs.succeed(|| swappable.swap(Arc::new(new))));
+    assert!((0..3 << 20).step_by(64 << 10).all(|at| byte_at(at) == b'n'));
+    writeln!(ask).unwrap();
+    assert_eq!(answers.next().unwrap().unwrap(), "n");
+    drop(ask);
+    mapped.wait().unwrap();
+}
+
+#[test]
+fn what_is_made_in_a_setgid_directory_is_its_groups() {
+    let config = vfs::Config { gid: 5678, dir_mode: 0o2775, file_mode: 0o664, ..vfs::Config::default() };
+    let Some(mount) = Mount::with(config) else { return };
+    mount.sh_ok("mkdir d && : > d/f");
+    for (name, mode) in [("d", 0o42775), ("d/f", 0o100_664)] {
+        let meta = fs::metadata(mount.path(name)).unwrap();
+        assert_eq!((meta.gid(), meta.mode()), (5678, mode), "{name}");
+    }
 }

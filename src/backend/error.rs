@@ -59,6 +59,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The name cannot be one of this store's.
     InvalidName,
+    /// The name, or the path to it, is longer than this store's may be.
+    NameTooLong,
     /// The file would pass the store's largest.
     TooLarge,
     /// No space, or over quota.

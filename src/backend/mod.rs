@@ -15,6 +15,7 @@ pub mod memory;
 mod name;
 pub mod records;
 pub mod s3;
+mod swappable;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -30,6 +31,7 @@ use crate::auth;
 
 pub use error::{Error, ErrorKind, Op, Result};
 pub use name::{BadName, Name, Path, RESERVED};
+pub use swappable::Swappable;
 
 /// A store seen as a tree of files and directories.
 ///
@@ -327,5 +329,5 @@ pub struct Limits {
     /// Pays for upload parts and whatever else a backend holds in memory.
     pub budget: crate::budget::Budget,
     /// Deadline of a request, and of progress in one that moves bytes.
-    pub timeout: std::time::Duration,
+    pub timeout: crate::tunable::Span,
 }

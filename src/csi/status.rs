@@ -88,7 +88,7 @@ pub fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::Denied => Code::PermissionDenied,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Stale => Code::Aborted,
-        ErrorKind::InvalidName => Code::InvalidArgument,
+        ErrorKind::InvalidName | ErrorKind::NameTooLong => Code::InvalidArgument,
         ErrorKind::TooLarge => Code::OutOfRange,
         ErrorKind::NoSpace => Code::ResourceExhausted,
         ErrorKind::Throttled | ErrorKind::Unavailable => Code::Unavailable,

@@ -42,15 +42,18 @@ const GENERATION: Generation = Generation(0);
 #[derive(Debug)]
 pub(super) struct Adapter {
     answers: Answers,
-    ttl: Duration,
     max_background: u16,
 }
 
 impl Adapter {
     pub(super) fn new(answers: Answers, max_background: u16) -> Adapter {
-        let config = answers.vfs.config();
-        let ttl = if config.immutable { FOR_EVER } else { config.ttl };
-        Adapter { answers, ttl, max_background }
+        Adapter { answers, max_background }
+    }
+
+    /// How long the kernel may believe what it is told now.
+    fn ttl(&self) -> Duration {
+        let config = self.answers.vfs.config();
+        if config.immutable { FOR_EVER } else { config.ttl.get() }
     }
 
     fn vfs(&self) -> Arc<Vfs> {
@@ -59,7 +62,7 @@ impl Adapter {
 
     /// Replies with a name and its attributes, or with its absence, which the kernel may believe as long.
     fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<Attr, Error>) + Send + 'static {
-        let ttl = self.ttl;
+        let ttl = self.ttl();
         move |outcome| match outcome {
             Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
             Err(Error::NotFound) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing(), GENERATION),
@@ -114,7 +117,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.answers.vfs.getattr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&self.ttl, &shown(&attr)),
+            Ok(attr) => reply.attr(&self.ttl(), &shown(&attr)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -138,7 +141,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
-        let (vfs, ino, ttl) = (self.vfs(), Ino(ino.0), self.ttl);
+        let (vfs, ino, ttl) = (self.vfs(), Ino(ino.0), self.ttl());
         let handle = fh.map(|fh| Handle(fh.0));
         self.answers.change(async move { vfs.setattr(ino, handle, set).await }, move |outcome| match outcome {
             Ok(attr) => reply.attr(&ttl, &shown(&attr)),
@@ -165,7 +168,7 @@ impl Filesystem for Adapter {
     }
 
     fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl);
+        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
         self.answers.change(async move { vfs.mkdir(parent, &name).await }, move |outcome| match outcome {
             Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
             Err(error) => reply.error(errno(error)),
@@ -239,8 +242,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.ask(async move { vfs.read(handle, offset, size).await }, move |outcome| match outcome {
-            Ok(bytes) => reply.data(&bytes),
+        self.answers.ask(async move { vfs.answer(handle, offset, size).await }, move |outcome| match outcome {
+            // Told while it is held.
+            Ok(answer) => reply.data(&answer.bytes),
             Err(error) => reply.error(errno(error)),
         });
     }
@@ -320,7 +324,7 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let (vfs, dir, handle, ttl) = (self.vfs(), Ino(ino.0), Handle(fh.0), self.ttl);
+        let (vfs, dir, handle, ttl) = (self.vfs(), Ino(ino.0), Handle(fh.0), self.ttl());
         let call = {
             let vfs = vfs.clone();
             async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await }
@@ -358,7 +362,7 @@ impl Filesystem for Adapter {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let usage = self.answers.vfs.usage();
         let used = usage.bytes.div_ceil(u64::from(BLOCK));
-        let blocks = (CAPACITY / u64::from(BLOCK)).max(used);
+        let blocks = (usage.limit.unwrap_or(CAPACITY) / u64::from(BLOCK)).max(used);
         let (files, free) = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
         reply.statfs(blocks, blocks - used, blocks - used, files, free, BLOCK, 255, BLOCK);
     }
@@ -406,7 +410,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl);
+        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
         self.answers.change(async move { vfs.create(parent, &name, how(flags)).await }, move |outcome| match outcome {
             Ok((attr, opened)) => {
                 reply.created(&ttl, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));

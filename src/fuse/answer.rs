@@ -12,6 +12,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use crate::tunable::Span;
 use crate::vfs::{Error, Result, Vfs};
 
 /// Deadlines without progress that a call may pass whose steps the store bounds by itself. Only a store that fails to
@@ -25,7 +26,7 @@ type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 pub(super) struct Answers {
     pub(super) vfs: Arc<Vfs>,
     pub(super) runtime: Handle,
-    pub(super) timeout: Duration,
+    pub(super) timeout: Span,
     pub(super) tasks: TaskTracker,
 }
 
@@ -36,7 +37,7 @@ impl Answers {
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let timeout = self.timeout;
+        let timeout = self.timeout.get();
         self.begin(Box::pin(call), reply, move |call, reply| async move {
             reply(tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(late(timeout))));
         });
@@ -48,7 +49,7 @@ impl Answers {
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let timeout = self.timeout;
+        let timeout = self.timeout.get();
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
             match tokio::time::timeout(timeout, &mut call).await {
                 Ok(outcome) => reply(outcome),
@@ -67,7 +68,7 @@ impl Answers {
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let (vfs, timeout) = (self.vfs.clone(), self.timeout * PATIENCE);
+        let (vfs, timeout) = (self.vfs.clone(), self.timeout.get() * PATIENCE);
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
             let mut before = vfs.progress();
             loop {

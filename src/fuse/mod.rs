@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::tunable::Span;
 use crate::vfs::{Invalidation, Vfs};
 use adapter::Adapter;
 use answer::Answers;
@@ -31,7 +32,7 @@ use answer::Answers;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Deadline of a request, after which it is EIO; where bytes are moved, of progress.
-    pub timeout: Duration,
+    pub timeout: Span,
     /// Threads that read requests.
     pub threads: usize,
     /// Requests that the kernel sends ahead of anybody waiting, read-ahead above all.
@@ -40,7 +41,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { timeout: Duration::from_secs(60), threads: 4, max_background: 64 }
+        Config { timeout: Duration::from_secs(60).into(), threads: 4, max_background: 64 }
     }
 }
 
@@ -58,16 +59,20 @@ impl Session {
     /// Where the kernel's side went away during the handshake, or speaks a FUSE older than 7.6.
     pub fn start(device: OwnedFd, vfs: Arc<Vfs>, config: &Config, runtime: &Handle) -> io::Result<Session> {
         let tasks = TaskTracker::new();
-        let answers =
-            Answers { vfs: vfs.clone(), runtime: runtime.clone(), timeout: config.timeout, tasks: tasks.clone() };
+        let answers = Answers {
+            vfs: vfs.clone(),
+            runtime: runtime.clone(),
+            timeout: config.timeout.clone(),
+            tasks: tasks.clone(),
+        };
         let mut options = fuser::Config::default();
         options.n_threads = Some(config.threads.max(1));
         // Who may do what is decided by the kernel (`default_permissions`) or by the store.
         let adapter = Adapter::new(answers, config.max_background);
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
-        let (notifier, invalidations) = (session.notifier(), vfs.invalidations());
+        let (notifier, invalidations, told) = (session.notifier(), vfs.invalidations(), vfs.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());
-        named("fuse-invalidate").spawn(move || invalidate(&notifier, &invalidations))?;
+        named("fuse-invalidate").spawn(move || invalidate(&notifier, &invalidations, &told))?;
         let (end, ended) = watch::channel(None);
         let runtime = runtime.clone();
         named("fuse-session").spawn(move || {
@@ -97,13 +102,17 @@ impl Session {
 }
 
 /// Tells the kernel what to forget. May wait long for one: nobody waits for this.
-fn invalidate(notifier: &Notifier, invalidations: &mpsc::Receiver<Invalidation>) {
+fn invalidate(notifier: &Notifier, invalidations: &mpsc::Receiver<Invalidation>, vfs: &Vfs) {
     for what in invalidations {
         let told = match &what {
             Invalidation::Entry { parent, name } => {
                 notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
             }
             Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            Invalidation::Fence(number) => {
+                vfs.passed(*number);
+                continue;
+            }
         };
         if let Err(error) = told {
             tracing::debug!(%error, ?what, "the kernel did not take an invalidation");

@@ -21,6 +21,15 @@ pub const WORKER_DEATHS: &str = "millrace_worker_deaths_total";
 /// Counter: audit lines that the audit log did not take, and that went to the process's log instead.
 pub const AUDIT_WRITE_FAILURES: &str = "millrace_audit_write_failures_total";
 
+/// Gauge, bytes: what a volume's files take, as its worker knows.
+pub const VOLUME_USED_BYTES: &str = "millrace_volume_used_bytes";
+
+/// Gauge, bytes: what they may take; 0 where the volume has no limit.
+pub const VOLUME_LIMIT_BYTES: &str = "millrace_volume_limit_bytes";
+
+/// Gauge, seconds: since the count began that the worker's knowledge rests on.
+pub const VOLUME_COUNT_AGE_SECONDS: &str = "millrace_volume_count_age_seconds";
+
 /// Tells the process's recorder what the names mean.
 pub fn describe() {
     describe_histogram!(CSI_CALL_SECONDS, Unit::Seconds, "How long CSI calls took, by method and gRPC code");
@@ -31,6 +40,13 @@ pub fn describe() {
     );
     describe_counter!(STORE_REQUESTS, Unit::Count, "Requests to stores, by backend and outcome");
     describe_counter!(STORE_READ_BYTES, Unit::Bytes, "Content read from stores, by backend");
+    describe_gauge!(VOLUME_USED_BYTES, Unit::Bytes, "What the volume's files take, as its worker knows");
+    describe_gauge!(VOLUME_LIMIT_BYTES, Unit::Bytes, "What the volume's files may take; 0 without a limit");
+    describe_gauge!(
+        VOLUME_COUNT_AGE_SECONDS,
+        Unit::Seconds,
+        "Since the count of the volume's files began on which its worker's knowledge rests"
+    );
     describe_counter!(WORKER_DEATHS, Unit::Count, "Workers that ended before their mounts did");
     describe_counter!(
         AUDIT_WRITE_FAILURES,

@@ -15,7 +15,7 @@ mod reader;
 mod window;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -59,11 +59,13 @@ pub struct ReadAhead {
     reserve: Budget,
     /// What the reserve is made of. None where the budget was used up at the start.
     _reserved: Option<Lease>,
-    config: Config,
+    config: Mutex<Config>,
     /// Locked after a reader's state, never before.
     readers: Mutex<Readers>,
     /// Somebody could not be run ahead of for want of memory.
     short: AtomicBool,
+    /// What was fetched before this became another number is nobody's.
+    era: AtomicU64,
 }
 
 /// The files that may hold bytes nobody waits for.
@@ -86,14 +88,31 @@ impl ReadAhead {
             reserve: Budget::new(reserve),
             _reserved: budget.try_acquire(reserve),
             budget,
-            config,
+            config: Mutex::new(config),
             readers: Mutex::new(readers),
             short: AtomicBool::new(false),
+            era: AtomicU64::new(0),
         });
         let spare: Arc<dyn Spare> = ahead.clone();
         ahead.budget.lends_to(Arc::downgrade(&spare));
         ahead.reserve.lends_to(Arc::downgrade(&spare));
         ahead
+    }
+
+    /// Reads ahead as `config` says from now on: where the budget has another size. The reserve stays.
+    pub fn resize(&self, config: Config) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Gives out nothing more of what was fetched so far, from when this returns. A read that is under way may.
+    pub fn forget(&self) {
+        self.era.fetch_add(1, Ordering::AcqRel);
+        let known: Vec<_> = self.readers().known.values().filter_map(Weak::upgrade).collect();
+        known.iter().for_each(|reader| reader.forget());
+    }
+
+    fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
     /// A reader of exactly this version. Asks nothing of the store yet. Dropping it cancels what it has in flight.
@@ -140,7 +159,8 @@ impl ReadAhead {
             // A quarter is left to files being written and to random reads.
             self.readers().share = self.budget.total() / 4 * 3 / count.max(1);
         }
-        Config { window: self.config.window.min(self.readers().share), ..self.config }
+        let config = *self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        Config { window: config.window.min(self.readers().share), ..config }
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {

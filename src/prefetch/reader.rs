@@ -34,6 +34,8 @@ struct State {
     last_read: Instant,
     /// Others know that there may be something to give up here.
     known: bool,
+    /// When all that is in `parts` was fetched.
+    era: u64,
 }
 
 /// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
@@ -47,7 +49,8 @@ struct Claims<'a> {
 impl FileReader {
     pub(super) fn new(ahead: Arc<ReadAhead>, version: Version, id: u64, itself: Weak<FileReader>) -> FileReader {
         let (cursors, parts) = (Cursors::default(), BTreeMap::new());
-        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false });
+        let era = ahead.era();
+        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false, era });
         FileReader { ahead, version, id, itself, state }
     }
 
@@ -124,6 +127,7 @@ impl FileReader {
         paid: Option<Lease>,
     ) -> std::result::Result<Claims<'_>, u64> {
         let mut state = self.lock();
+        state.keep_up(self.ahead.era());
         let mut gaps = state.gaps(range);
         // What the reserve may have paid leaves with the read: nobody may wait for it in vain.
         let stays = paid.is_none();
@@ -211,6 +215,11 @@ impl FileReader {
         0
     }
 
+    /// Gives up what is of an earlier era.
+    pub(super) fn forget(&self) {
+        self.lock().keep_up(self.ahead.era());
+    }
+
     /// Gives up what was fetched ahead, if the readers went quiet.
     pub(super) fn give_way(&self) {
         let mut state = self.lock();
@@ -261,6 +270,15 @@ impl State {
             gaps.push(at..range.end);
         }
         gaps
+    }
+
+    /// Drops what is of another era. Who claims some of it already keeps that.
+    fn keep_up(&mut self, era: u64) {
+        if self.era != era {
+            self.parts.clear();
+            self.cursors.restart();
+            self.era = era;
+        }
     }
 
     fn is_quiet(&self) -> bool {

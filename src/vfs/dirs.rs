@@ -75,6 +75,8 @@ struct Listing {
     window: VecDeque<Listed>,
     source: Option<Source>,
     started: bool,
+    /// Whose listing it is.
+    reign: u64,
     /// What the store failed with behind the last entry.
     failed: Option<Error>,
 }
@@ -183,7 +185,14 @@ impl Vfs {
             *listing = self.begin_listing(directory.ino)?;
         }
         loop {
-            self.fetch(&mut listing, offset, limit).await?;
+            if listing.reign != self.reign.number() {
+                self.go_on_listing(&mut listing, directory.ino, offset)?;
+            }
+            let fetched = self.fetch(&mut listing, offset, limit).await;
+            if listing.reign != self.reign.number() {
+                continue;
+            }
+            fetched?;
             let fetched = listing.take(offset, limit);
             let Some(last) = fetched.last() else { return Ok(fetched) };
             offset = last.next;
@@ -261,6 +270,7 @@ impl Vfs {
     }
 
     fn begin_listing(&self, ino: Ino) -> Result<Listing> {
+        let reign = self.reign.number();
         // Before the files written here are looked through: one that is finished after that counts as changed.
         let asked = self.changes.ask();
         let inodes = self.inodes();
@@ -268,7 +278,7 @@ impl Vfs {
         let parent = path.split_last().and_then(|(parent, _)| inodes.at(&parent)).unwrap_or(Ino::ROOT);
         let here = inodes.written_in(&path);
         drop(inodes);
-        let mut listing = Listing { started: true, ..Listing::default() };
+        let mut listing = Listing { started: true, reign, ..Listing::default() };
         listing.push(b".", ino, Kind::Directory, Known::Above);
         listing.push(b"..", parent, Kind::Directory, Known::Above);
         for (name, ino) in &here {
@@ -281,6 +291,27 @@ impl Vfs {
             here: here.into_iter().map(|(name, _)| name).collect(),
         });
         Ok(listing)
+    }
+
+    /// Another principal came to be in force: what was fetched and not given out is fetched anew, without what was.
+    fn go_on_listing(&self, listing: &mut Listing, ino: Ino, offset: u64) -> Result<()> {
+        listing.pass(offset);
+        let Listing { passed, window, .. } = std::mem::take(listing);
+        drop(window);
+        let told: HashSet<Name> =
+            (0..passed.len()).filter_map(|index| Name::new(&passed.get(index)?.name).ok()).collect();
+        *listing = self.begin_listing(ino)?;
+        listing.passed = passed;
+        listing.window.clear();
+        if let Some(path) = listing.source.as_ref().map(|source| source.path.clone()) {
+            for (name, ino) in self.inodes().written_in(&path).into_iter().filter(|(name, _)| !told.contains(name)) {
+                listing.push(name.as_bytes(), ino, Kind::File, Known::Here);
+            }
+        }
+        if let Some(source) = &mut listing.source {
+            source.here.extend(told);
+        }
+        Ok(())
     }
 
     /// What of a store's entry is shown; `None` where it is not.

@@ -79,6 +79,7 @@ impl From<backend::Error> for Error {
             ErrorKind::Stale => (Error::Stale, true),
             ErrorKind::Unsupported => (Error::Unsupported, true),
             ErrorKind::InvalidName => (Error::Invalid, true),
+            ErrorKind::NameTooLong => (Error::NameTooLong, true),
             ErrorKind::Denied | ErrorKind::Unauthenticated => (Error::Denied, false),
             ErrorKind::TooLarge => (Error::TooLarge, false),
             ErrorKind::NoSpace => (Error::NoSpace, false),

@@ -3,8 +3,8 @@
 //! One inode is one version of one file: where the store shows another file under a name, the name gets another inode,
 //! and the old one lives on for those who hold it. What this mount itself changes or renames keeps its inode.
 //!
-//! Lock order: a name's lock ([`super::locks`]), an inode's [`Gate`], this table, then the log of changes. The table
-//! is never held over an await.
+//! Lock order: a name's lock ([`super::locks`]), an inode's [`Gate`], this table, then the log of changes or the ledger.
+//! The table is never held over an await.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -129,6 +129,11 @@ impl File {
         self.stored.is_none() && self.written.is_none()
     }
 
+    /// The size of what a publish of it replaces in the store, or a removal of its name removes there.
+    pub(super) fn in_store(&self) -> Option<u64> {
+        self.stored.as_ref().or(self.beneath.as_ref()).map(|version| version.size)
+    }
+
     /// The store has `version` of it now.
     pub(super) fn store(&mut self, version: Version) {
         if self.stored.as_ref() != Some(&version) {
@@ -198,6 +203,11 @@ impl Inodes {
     /// What is known to lie at `path`.
     pub(super) fn at(&self, path: &Path) -> Option<Ino> {
         self.names.get(path).copied()
+    }
+
+    /// The size of the file that the store is known to have at `path`.
+    pub(super) fn stored_at(&self, path: &Path) -> Option<u64> {
+        self.inodes.get(&self.at(path)?)?.file().ok()?.in_store()
     }
 
     /// The file being written at `path`.
@@ -390,6 +400,16 @@ impl Inodes {
                 self.names.insert(new, ino);
             }
         }
+    }
+
+    /// Every number that is known. The kernel's pages of none of them may be used again.
+    pub(super) fn suspect_all(&mut self) -> Vec<Ino> {
+        for inode in self.inodes.values_mut() {
+            if let Content::File(file) = &mut inode.content {
+                file.pages_suspect = true;
+            }
+        }
+        self.inodes.keys().copied().collect()
     }
 
     /// Bytes of the files known here, and how many inodes.

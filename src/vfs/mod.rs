@@ -5,16 +5,20 @@
 
 mod attributes;
 mod changes;
+mod count;
 mod dirs;
 mod error;
 mod handles;
 mod inodes;
+mod ledger;
 mod locks;
 #[cfg(test)]
 mod model;
 mod names;
 mod publish;
 mod read;
+mod reign;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -23,22 +27,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
+
 pub use attributes::SetAttr;
 pub use dirs::{Listed, Taken};
 pub use error::{Error, Result};
 pub use handles::Handle;
 pub use inodes::Ino;
-pub use read::{OpenOptions, Opened, Pages};
+pub use read::{Answer, OpenOptions, Opened, Pages};
 pub use write::Owner;
 
 use crate::backend::Backend;
 pub use crate::backend::{Kind, Name};
 use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
+use crate::tunable::Span;
 use changes::Changes;
 use handles::Handles;
 use inodes::{Content, File, Inode, Inodes};
+use ledger::Ledger;
 use locks::Locks;
+use reign::Reign;
 
 /// How a volume is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +61,7 @@ pub struct Config {
     /// Permission bits of directories, where the store keeps none.
     pub dir_mode: u32,
     /// How long the kernel may believe attributes, entries and absences.
-    pub ttl: Duration,
+    pub ttl: Span,
     /// The data never changes: the kernel may believe all of it for ever.
     pub immutable: bool,
     /// Every change is refused.
@@ -70,7 +79,7 @@ impl Default for Config {
             gid: 0,
             file_mode: 0o644,
             dir_mode: 0o755,
-            ttl: Duration::from_secs(1),
+            ttl: Duration::from_secs(1).into(),
             immutable: false,
             read_only: false,
             accept_attributes: true,
@@ -102,13 +111,18 @@ pub struct Attr {
     pub block: u32,
 }
 
-/// What a mount knows of its use; nothing is listed for it.
+/// What a mount knows of its use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the files known here.
+    /// Bytes of the volume's files: as of the last count, with what this mount changed since; before the first count,
+    /// of the files known here.
     pub bytes: u64,
-    /// Files and directories known here.
+    /// Files and directories, known in the same way.
     pub inodes: u64,
+    /// The size that the files may have, in bytes.
+    pub limit: Option<u64>,
+    /// Since when the count is that this rests on; `None` before the first.
+    pub counted: Option<Duration>,
 }
 
 /// Something that the kernel keeps and should no longer.
@@ -123,6 +137,8 @@ pub enum Invalidation {
     },
     /// An inode's attributes and pages.
     Inode(Ino),
+    /// Nothing; [`Vfs::passed`] is to be told that all before it is done.
+    Fence(u64),
 }
 
 /// What lseek(2) looks for.
@@ -147,6 +163,10 @@ pub struct Vfs {
     inodes: Mutex<Inodes>,
     handles: Handles,
     changes: Changes,
+    ledger: Mutex<Ledger>,
+    reign: Reign,
+    fences: watch::Sender<u64>,
+    last_fence: Mutex<u64>,
     locks: Locks,
     progress: AtomicU64,
     invalidations: Mutex<Option<mpsc::Sender<Invalidation>>>,
@@ -163,6 +183,10 @@ impl Vfs {
             inodes: Mutex::new(Inodes::new()),
             handles: Handles::default(),
             changes: Changes::default(),
+            ledger: Mutex::default(),
+            reign: Reign::default(),
+            fences: watch::Sender::new(0),
+            last_fence: Mutex::new(0),
             locks: Locks::default(),
             progress: AtomicU64::new(0),
             invalidations: Mutex::default(),
@@ -203,12 +227,6 @@ impl Vfs {
     /// The kernel gives back lookups of an inode.
     pub fn forget(&self, ino: Ino, lookups: u64) {
         self.inodes().forget(ino, lookups);
-    }
-
-    /// What is known of the volume's use.
-    pub fn usage(&self) -> Usage {
-        let (bytes, inodes) = self.inodes().usage();
-        Usage { bytes, inodes }
     }
 
     /// Where the next data, or the next hole, begins from `offset` on. Files have no holes.
@@ -260,14 +278,18 @@ impl Vfs {
         self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last lock that anybody takes.
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn progressed(&self) {
         self.progress.fetch_add(1 << 42, Ordering::Relaxed);
     }
 
-    fn invalidate(&self, what: Invalidation) {
-        if let Some(sender) = &*self.invalidations.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Nobody listens after the session's end.
-            let _ = sender.send(what);
-        }
+    /// False where nobody listens: before the session's start, and after its end.
+    fn invalidate(&self, what: Invalidation) -> bool {
+        let sender = self.invalidations.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_some_and(|sender| sender.send(what).is_ok())
     }
 }

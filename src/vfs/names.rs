@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use super::changes::{Outcome, Ticket};
 use super::handles::Open;
 use super::inodes::Ino;
+use super::ledger::Amount;
 use super::read::{OpenOptions, Opened, Pages};
 use super::write::Writer;
 use super::{Attr, Error, Result, Vfs};
@@ -134,6 +135,7 @@ impl Vfs {
         let made = self.backend.make_dir(&path).await;
         self.changes.record(&path, Outcome::Uncertain);
         let meta = made?;
+        self.counts(&path, Amount::directory(1));
         let mut inodes = self.inodes();
         let ino = inodes.enter(&path, &meta);
         Ok(self.attr(ino, inodes.get(ino)?))
@@ -148,10 +150,14 @@ impl Vfs {
         let path = self.known_name(parent, name)?;
         let _locked = self.locks.lock(&path).await;
         if self.is_in_store(&path) {
-            let being_written = self.inodes().written_at(&path).is_some();
+            let (being_written, size) = {
+                let inodes = self.inodes();
+                (inodes.written_at(&path).is_some(), inodes.stored_at(&path))
+            };
             match self.remove(&path, Kind::File).await {
+                Ok(()) => self.counts(&path, Amount::file(size.unwrap_or_default(), -1)),
                 Err(Error::NotFound) if being_written => {}
-                outcome => outcome?,
+                Err(error) => return Err(error),
             }
         }
         self.inodes().detach(&path);
@@ -177,6 +183,7 @@ impl Vfs {
             return Err(Error::NotEmpty);
         }
         self.remove(path, Kind::Directory).await?;
+        self.counts(path, Amount::directory(-1));
         self.inodes().detach(path);
         Ok(())
     }
@@ -186,6 +193,13 @@ impl Vfs {
         self.progressed();
         self.left(path, &removed);
         Ok(removed?)
+    }
+
+    /// The store has more at `path` by `amount`, or less.
+    fn counts(&self, path: &Path, amount: Amount) {
+        if let Some((dir, _)) = path.split_last() {
+            self.ledger().change(&dir, amount);
+        }
     }
 
     /// Records that something left `path`, or may have.
@@ -240,12 +254,16 @@ impl Vfs {
         }
         let stored = self.inodes().get(ino)?.file()?.stored.clone();
         let lies_there = if stored.is_some() {
+            let size = stored.as_ref().map_or(0, |version| version.size);
+            let replaced = self.inodes().stored_at(new);
             let how = RenameOptions { kind: Kind::File, version: stored, replace: !keep };
             let moved = self.backend.rename(old, new, how).await;
             self.progressed();
             self.changes.record(new, Outcome::Uncertain);
             self.left(old, &moved);
             let moved = moved?;
+            self.counts(old, Amount::file(size, -1));
+            self.counts(new, Amount::published(size, replaced));
             let mut inodes = self.inodes();
             let inode = inodes.get_mut(ino)?;
             if let Some(version) = moved.version() {
@@ -305,6 +323,8 @@ impl Vfs {
             Err(error) if error.kind == ErrorKind::Unsupported => return Err(Error::CrossDevice),
             Err(error) => return Err(error.into()),
         }
+        self.counts(old, Amount::directory(-1));
+        self.counts(new, Amount::directory(1));
         let mut inodes = self.inodes();
         inodes.rename(old, new);
         for (ino, gate) in &mut written {

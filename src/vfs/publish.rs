@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use super::changes::Outcome;
 use super::handles::{Handle, Open};
 use super::inodes::Ino;
+use super::ledger::Amount;
 use super::write::Owner;
 use super::{Error, Invalidation, Result, Vfs};
 use crate::backend::ErrorKind;
@@ -122,6 +123,7 @@ impl Vfs {
             inodes.set_written(ino, None);
             writer
         };
+        self.ledger().give_back(writer.taken);
         writer.upload.abort().await;
     }
 
@@ -159,6 +161,11 @@ impl Vfs {
         inode.file_mut()?.pages_suspect = true;
         match outcome {
             Ok(meta) => {
+                if let Some((dir, _)) = path.split_last() {
+                    let mut ledger = self.ledger();
+                    ledger.change(&dir, Amount::published(meta.size(), inode.file()?.in_store()));
+                    ledger.give_back(std::mem::take(&mut writer.taken));
+                }
                 writer.dirty = false;
                 writer.failed = false;
                 writer.owners.clear();

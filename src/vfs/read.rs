@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::handles::{Handle, Open};
 use super::inodes::{File, Ino};
+use super::reign::Held;
 use super::write::Gate;
 use super::{Error, Invalidation, Result, Vfs};
 use crate::backend::{ErrorKind, Version};
@@ -44,6 +45,14 @@ pub struct Opened {
     pub handle: Handle,
     /// What the kernel may keep.
     pub pages: Pages,
+}
+
+/// What was read, while it may be told: nobody else comes to be in force before this is dropped. Not to be kept.
+#[derive(Debug)]
+pub struct Answer {
+    /// The bytes.
+    pub bytes: Bytes,
+    _held: Held,
 }
 
 enum Source {
@@ -99,12 +108,31 @@ impl Vfs {
         Ok(Opened { handle, pages })
     }
 
+    /// As [`Vfs::read`], for who tells the kernel.
+    ///
+    /// # Errors
+    /// As [`Vfs::read`].
+    pub async fn answer(&self, handle: Handle, offset: u64, size: u32) -> Result<Answer> {
+        loop {
+            let reign = self.reign.number();
+            let outcome = self.read_in_one_reign(handle, offset, size).await;
+            // Else it is another principal's, failure or not.
+            if let Some(held) = self.reign.hold(reign).await {
+                return outcome.map(|bytes| Answer { bytes, _held: held });
+            }
+        }
+    }
+
     /// Bytes of a file from `offset` on: `size` of them, or fewer at its end.
     ///
     /// # Errors
     /// `Stale` where the store no longer has this version, `Busy` for written bytes that are no longer in memory,
     /// `Io`, `Denied`.
     pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
+        Ok(self.answer(handle, offset, size).await?.bytes)
+    }
+
+    async fn read_in_one_reign(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
         let (ino, cached) = match self.handles.get(handle)? {
             Open::Reading { ino, cached } => (ino, cached),
             Open::Writing { ino } => (ino, false),

@@ -328,7 +328,7 @@ async fn what_is_forgotten_comes_back_under_its_number() {
     assert_eq!(vfs.usage().inodes, 3);
     vfs.forget(file, 1);
     vfs.forget(dir, 1);
-    assert_eq!(vfs.usage(), Usage { bytes: 0, inodes: 1 });
+    assert_eq!(vfs.usage(), Usage { bytes: 0, inodes: 1, limit: None, counted: None });
     assert_eq!(vfs.getattr(file), Err(Error::Stale));
     let again = vfs.lookup(Ino::ROOT, b"d").await.unwrap().ino;
     assert_eq!((again, vfs.lookup(again, b"f").await.unwrap().ino), (dir, file));

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::handles::Handle;
 use super::inodes::{File, Ino};
+use super::ledger::Full;
 use super::locks::Locked;
 use super::{Error, Result, Vfs};
 use crate::backend::{Attributes, Base, CreateOptions, Path, Upload};
@@ -35,6 +36,8 @@ pub(super) struct Writer {
     pub(super) attributes: Attributes,
     /// Why this content can never be published.
     pub(super) broken: Option<Error>,
+    /// Bytes of the volume's limit that are taken for what is not in the store yet.
+    pub(super) taken: u64,
     /// The last publish failed and was reported; RELEASE does not try again behind the writer's back.
     pub(super) failed: bool,
 }
@@ -48,6 +51,7 @@ impl Writer {
             flushed: false,
             attributes: Attributes::default(),
             broken: None,
+            taken: 0,
             failed: false,
         }
     }
@@ -72,7 +76,8 @@ impl Vfs {
     ///
     /// # Errors
     /// `Unsupported` for an offset other than the file's end, or where the file holds bytes that were not truncated;
-    /// `TooLarge`, `NoSpace`, `Io`, `Denied`: the content is lost then, and every later publish of it fails.
+    /// `NoSpace` where the volume's limit would be passed: nothing is written, and what was before stays. `TooLarge`,
+    /// `Io`, `Denied`, and `NoSpace` of the store's own: the content is lost then, and every later publish of it fails.
     pub async fn write(&self, handle: Handle, offset: u64, data: Bytes, owner: Option<Owner>) -> Result<u32> {
         let ino = self.handles.writing(handle)?;
         let length = u32::try_from(data.len()).map_err(|_| Error::Invalid)?;
@@ -91,6 +96,7 @@ impl Vfs {
         if offset != writer.upload.written() {
             return Err(Error::Unsupported);
         }
+        self.take_room(ino, writer, length)?;
         writer.dirty = true;
         writer.flushed = false;
         writer.owners.extend(owner);
@@ -104,6 +110,16 @@ impl Vfs {
         let size = writer.upload.written();
         self.inodes().set_written(ino, Some(size));
         Ok(length)
+    }
+
+    /// Takes of the volume's limit what `more` bytes need. What they replace in the store is taken already.
+    fn take_room(&self, ino: Ino, writer: &mut Writer, more: u32) -> Result<()> {
+        let replaced = self.inodes().get(ino)?.file()?.in_store().unwrap_or_default();
+        let needed = (writer.upload.written() + u64::from(more)).saturating_sub(replaced);
+        let missing = needed.saturating_sub(writer.taken);
+        self.ledger().take(missing).map_err(|Full| Error::NoSpace)?;
+        writer.taken += missing;
+        Ok(())
     }
 
     /// Begins anew with an empty file, in place of what is stored or being written; an open with O_TRUNC, or a
@@ -145,6 +161,7 @@ impl Vfs {
             }
         }
         if let Some(old) = old {
+            self.ledger().give_back(old.taken);
             old.upload.abort().await;
         }
         Ok(())

@@ -6,16 +6,17 @@
 mod entry;
 mod served;
 mod talk;
+mod upkeep;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::auth;
-use crate::backend::Limits;
+use crate::backend::{Backend, Limits, Swappable};
 use crate::budget::Budget;
 use crate::config::{AttributeChanges, Overwrite, VolumeSpec};
 use crate::fuse::{self, Session};
@@ -25,8 +26,9 @@ use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Vo
 use crate::mount::line::Line;
 use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
+use crate::tunable::Span;
 use crate::vfs::{self, Vfs};
-use served::Served;
+use served::{Served, State};
 
 /// Threads of the runtime: the work is moving bytes between sockets, which more of them would not speed up.
 const THREADS: usize = 2;
@@ -66,10 +68,10 @@ fn on_one_thread<T>(first: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Volume) -> anyhow::Result<()> {
     let Volume { spec, credential } = volume;
     let credential = auth::Current::new(credential);
-    let budget = Budget::new(spec.options.memory);
-    let limits = Limits { budget: budget.clone(), timeout: spec.options.timeout };
+    let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
+    let limits = Limits { budget: budget.clone(), timeout: timeout.clone() };
     let entered = match entry::client(&spec, &credential, limits) {
-        Ok(backend) => entry::enter(&*backend, &spec).await.map(|known| (backend, known)),
+        Ok(backend) => entry::enter(&*backend, &spec).await.map(|known| (Swappable::new(backend), known)),
         Err(refusal) => Err(refusal),
     };
     let (backend, known) = match entered {
@@ -81,9 +83,30 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     };
     channel.send(&FromWorker::Accepted { own_permissions: backend.traits().own_permissions }).await?;
     let (ToWorker::Device, Some(device)) = channel.receive().await? else { bail!("no device was handed over") };
-    let read_ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));
-    let vfs = Arc::new(Vfs::new(backend.clone(), read_ahead, budget, shown(&spec)));
-    let session = match start(device, vfs.clone(), &spec).await {
+    let seen: Arc<dyn Backend> = Arc::new(backend.clone());
+    let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));
+    let ttl = Span::new(spec.options.ttl);
+    let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), shown(&spec, &ttl)));
+    let (words, said) = mpsc::unbounded_channel();
+    let state = State { known: None, options: spec.options.clone(), health: Health::default() };
+    let served = Arc::new(Served {
+        spec,
+        credential: Mutex::new(credential),
+        backend,
+        read_ahead,
+        budget,
+        timeout,
+        ttl,
+        vfs,
+        words,
+        limited: watch::Sender::new(false),
+        state: Mutex::new(state),
+        looking: tokio::sync::Mutex::default(),
+    });
+    if let Some(known) = known {
+        served.learn(known);
+    }
+    let session = match start(device, &served).await {
         Ok(session) => session,
         Err(error) => {
             channel.send(&FromWorker::Refused(Refusal::Worker(format!("FUSE: {error:#}")))).await?;
@@ -91,10 +114,11 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
         }
     };
     channel.send(&FromWorker::Serving).await?;
-    let (words, said) = mpsc::unbounded_channel();
-    let health = Mutex::new(Health::default());
-    let served = Arc::new(Served { spec, credential, backend, vfs, words, known: Mutex::new(known), health });
     let mut line = Line::new(channel, listener)?;
+    tokio::spawn(upkeep::count(served.clone()));
+    if served.spec.generation.is_some() {
+        tokio::spawn(upkeep::look(served.clone()));
+    }
     tokio::select! {
         ended = session.ended() => ended?,
         never = talk::talk(&mut line, &served, said) => match never {},
@@ -103,20 +127,21 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     Ok(())
 }
 
-async fn start(device: OwnedFd, vfs: Arc<Vfs>, spec: &VolumeSpec) -> anyhow::Result<Session> {
-    let config = fuse::Config { timeout: spec.options.timeout, ..fuse::Config::default() };
+async fn start(device: OwnedFd, served: &Served) -> anyhow::Result<Session> {
+    let config = fuse::Config { timeout: served.timeout.clone(), ..fuse::Config::default() };
+    let vfs = served.vfs.clone();
     let runtime = tokio::runtime::Handle::current();
     Ok(tokio::task::spawn_blocking(move || Session::start(device, vfs, &config, &runtime)).await??)
 }
 
-fn shown(spec: &VolumeSpec) -> vfs::Config {
+fn shown(spec: &VolumeSpec, ttl: &Span) -> vfs::Config {
     let options = &spec.options;
     vfs::Config {
         uid: options.uid,
         gid: options.gid,
         file_mode: options.file_mode,
         dir_mode: options.dir_mode,
-        ttl: options.ttl,
+        ttl: ttl.clone(),
         immutable: options.immutable,
         read_only: spec.read_only,
         accept_attributes: options.attributes == AttributeChanges::Accepted,

@@ -1,37 +1,62 @@
 //! A volume that is served: what of it can change meanwhile, and how it is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::entry::{self, Known, Look};
 use crate::auth::{self, Credential};
-use crate::backend::{Backend, Limits};
+use crate::backend::{self, ErrorKind, Limits, Swappable};
 use crate::budget::Budget;
-use crate::config::VolumeSpec;
+use crate::config::parameters::modify;
+use crate::config::{VolumeOptions, VolumeSpec};
+use crate::csi::volumes::VolumeFile;
 use crate::mount::handover::{FromWorker, Refusal};
 use crate::mount::{Health, Usage};
+use crate::prefetch::{self, ReadAhead};
+use crate::tunable::Span;
 use crate::vfs::Vfs;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) spec: VolumeSpec,
-    pub(super) credential: auth::Current,
-    pub(super) backend: Arc<dyn Backend>,
+    pub(super) credential: Mutex<auth::Current>,
+    pub(super) backend: Swappable,
+    pub(super) read_ahead: Arc<ReadAhead>,
+    pub(super) budget: Budget,
+    pub(super) timeout: Span,
+    pub(super) ttl: Span,
     pub(super) vfs: Arc<Vfs>,
     #[allow(dead_code, reason = "what a worker says unasked comes with the mutable parameters")]
     pub(super) words: mpsc::UnboundedSender<FromWorker>,
-    /// The volume's own file as it was last read.
-    pub(super) known: Mutex<Option<Known>>,
-    pub(super) health: Mutex<Health>,
+    /// Whether the volume has a limit.
+    pub(super) limited: watch::Sender<bool>,
+    pub(super) state: Mutex<State>,
+    /// One look at a time at the volume's own file.
+    pub(super) looking: tokio::sync::Mutex<()>,
+}
+
+/// What was last learned.
+#[derive(Debug)]
+pub(super) struct State {
+    /// The volume's own file.
+    pub(super) known: Option<Known>,
+    /// The options in force.
+    pub(super) options: VolumeOptions,
+    pub(super) health: Health,
 }
 
 impl Served {
     pub(super) fn usage(&self) -> Usage {
         let usage = self.vfs.usage();
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Usage { used_bytes: usage.bytes, used_inodes: usage.inodes, health, ..Usage::default() }
+        Usage {
+            used_bytes: usage.bytes,
+            used_inodes: usage.inodes,
+            limit: usage.limit,
+            counted_s: usage.counted.map(|age| age.as_secs()),
+            health: self.state().health.clone(),
+        }
     }
 
     /// Says something to the node plugin, if there is one.
@@ -40,35 +65,179 @@ impl Served {
         let _ = self.words.send(word);
     }
 
-    /// Serves on with `credential`, once the store has accepted it.
+    /// Serves on with `credential`, once the store has accepted it. With another principal's from when this returns
+    /// nothing is left of what the one before had read, but for names and attributes that are believed for their time.
     pub(super) async fn take_over(&self, credential: &Credential, same_principal: bool) -> Result<(), Refusal> {
-        if !same_principal {
-            return Err(Refusal::Worker("another principal needs a mount of its own: restart the pod".to_owned()));
+        let candidate = auth::Current::from(credential);
+        let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
+        let limits = Limits { budget, timeout: self.timeout.clone() };
+        let client = entry::client(&self.spec, &candidate, limits)?;
+        let known = self.state().known.as_ref().map(|known| known.version.clone());
+        entry::prove(&*client, &self.spec, known.as_ref()).await?;
+        if same_principal {
+            self.credential().renew(credential);
+            tracing::info!("the credential was renewed");
+        } else {
+            self.vfs
+                .succeed(|| {
+                    self.backend.swap(client);
+                    *self.credential() = candidate;
+                })
+                .await;
+            tracing::info!("another principal is in force");
         }
-        let limits = Limits { budget: Budget::new(0), timeout: self.spec.options.timeout };
-        let candidate = entry::client(&self.spec, &auth::Current::from(credential), limits)?;
-        let known = self.known().map(|known| known.version);
-        entry::prove(&*candidate, &self.spec, known.as_ref()).await?;
-        self.credential.renew(credential);
-        tracing::info!("the credential was renewed");
+        self.state().health.credential = None;
         Ok(())
     }
 
-    /// Looks at the volume's own file.
+    fn credential(&self) -> MutexGuard<'_, auth::Current> {
+        self.credential.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the volume's own file, and puts in force what it says now.
+    ///
+    /// # Errors
+    /// Where it cannot be read: what it said before stays in force.
     pub(super) async fn reload(&self) -> Result<(), Refusal> {
         if self.spec.generation.is_none() {
             return Ok(());
         }
-        let known = self.known().map(|known| known.version);
-        match entry::look(&*self.backend, known.as_ref()).await? {
-            Look::Same => {}
-            Look::New(known) => *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known),
-            Look::None(why) => return Err(Refusal::NoSuchVolume(why)),
+        let _alone = self.looking.lock().await;
+        let known = self.state().known.as_ref().map(|known| known.version.clone());
+        let looked = entry::look(&self.backend, known.as_ref()).await;
+        {
+            let mut state = self.state();
+            (state.health.credential, state.health.store) = (None, None);
         }
-        Ok(())
+        match looked {
+            Ok(Look::Same) => Ok(()),
+            Ok(Look::New(known)) => {
+                self.learn(known);
+                Ok(())
+            }
+            Ok(Look::None(why)) => {
+                self.state().health.volume_file = Some(why.clone());
+                Err(Refusal::NoSuchVolume(why))
+            }
+            Err(error) => {
+                self.note(&error);
+                Err(error.into())
+            }
+        }
     }
 
-    fn known(&self) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn note(&self, error: &backend::Error) {
+        let mut state = self.state();
+        let health = &mut state.health;
+        let why = Some(error.to_string());
+        match error.kind {
+            ErrorKind::Denied | ErrorKind::Unauthenticated => health.credential = why,
+            ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Misconfigured => health.store = why,
+            _ => health.volume_file = why,
+        }
+    }
+
+    /// Puts in force what the volume's own file says. It is advice: whoever may write the volume may have written it.
+    pub(super) fn learn(&self, known: Known) {
+        let (options, problem) = advised(&self.spec, &known.file);
+        if let Some(problem) = &problem {
+            tracing::warn!("volume.json: {problem}");
+        }
+        let before = {
+            let mut state = self.state();
+            state.health.volume_file = problem;
+            self.vfs.set_limit(known.file.limit);
+            self.limited.send_replace(known.file.limit.is_some());
+            state.known = Some(known);
+            std::mem::replace(&mut state.options, options.clone())
+        };
+        self.timeout.set(options.timeout);
+        self.ttl.set(options.ttl);
+        if options.memory != before.memory {
+            self.say(FromWorker::Memory { bytes: options.memory });
+            self.budget.resize(options.memory);
+            self.read_ahead.resize(prefetch::Config::for_budget(options.memory));
+        }
+        if options.read_ahead_kb != before.read_ahead_kb {
+            self.say(FromWorker::ReadAhead { kib: options.read_ahead_kb });
+        }
+        if options != before {
+            tracing::info!("the volume's mutable parameters were changed");
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The volume's options with what its own file says, and what of that cannot be taken.
+fn advised(spec: &VolumeSpec, file: &VolumeFile) -> (VolumeOptions, Option<String>) {
+    let mut options = spec.options.clone();
+    let mut problem = None;
+    // Word by word: one that is wrong keeps no other from being right.
+    for word in &file.parameters {
+        if let Err(bad) = modify(&mut options, [word]) {
+            problem = Some(bad.to_string());
+        }
+    }
+    if options.memory > spec.most_memory {
+        let (wanted, most) = (options.memory, spec.most_memory);
+        problem =
+            Some(format!("memory of {wanted} bytes is more than the {most} that the store allows (limits.memory)"));
+        options.memory = most.max(spec.options.memory);
+    }
+    (options, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::s3;
+
+    fn spec() -> VolumeSpec {
+        VolumeSpec {
+            volume_id: "lake/v@abcdefghij".into(),
+            store: "lake".into(),
+            backend: backend::Config::S3(s3::Config::at("http://127.0.0.1:1", "bucket")),
+            path: "v".into(),
+            generation: Some("abcdefghij".into()),
+            read_only: false,
+            most_memory: 1 << 30,
+            options: VolumeOptions { uid: 7, ..VolumeOptions::default() },
+        }
+    }
+
+    fn file(parameters: &str) -> VolumeFile {
+        serde_json::from_str(&format!(r#"{{"format":1,"generation":"abcdefghij","parameters":{parameters}}}"#)).unwrap()
+    }
+
+    #[test]
+    fn the_volumes_own_file_is_advice_within_bounds() {
+        let (options, problem) = advised(&spec(), &file(r#"{"timeout":"5s","ttl":"9s","memory":"64Mi"}"#));
+        let expected = VolumeOptions {
+            timeout: Duration::from_secs(5),
+            ttl: Duration::from_secs(9),
+            memory: 64 << 20,
+            ..spec().options
+        };
+        assert_eq!((options, problem), (expected, None));
+        for (parameters, why) in [
+            (r#"{"uid":"0"}"#, "fixed"),
+            (r#"{"path":"../other"}"#, "unknown"),
+            (r#"{"immutable":"true"}"#, "fixed"),
+            (r#"{"timeout":"never"}"#, "unit"),
+            (r#"{"memory":"1Ki"}"#, "32Mi"),
+        ] {
+            let (options, problem) = advised(&spec(), &file(parameters));
+            assert_eq!(options, spec().options, "{parameters}");
+            assert!(problem.unwrap().contains(why), "{parameters}");
+        }
+        let (options, problem) = advised(&spec(), &file(r#"{"memory":"2Gi"}"#));
+        assert!(options.memory == 1 << 30 && problem.unwrap().contains("limits.memory"));
+        // Gone from the file: what the volume was made with.
+        assert_eq!(advised(&spec(), &file("{}")), (spec().options, None));
     }
 }

@@ -27,6 +27,8 @@ pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, mut words: Words
     tokio::spawn(run_errands(served.clone(), queue, tell));
     loop {
         let reply = tokio::select! {
+            // What a change brings along is said before that it is done.
+            biased;
             Some(word) = words.recv() => word,
             Some((caller, answer)) = answers.recv() => {
                 // The next node plugin would take it for the answer to a question of its own.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -47,7 +47,7 @@ pub(super) struct Client {
     pub(super) keys: Keys,
     pub(super) limits: Limits,
     pub(super) credential: auth::Current,
-    pub(super) schedule: Schedule,
+    pub(super) schedule: Mutex<Schedule>,
     pub(super) checksums: Checksums,
     pub(super) payer: Option<RequestPayer>,
     pub(super) kms_key: Option<String>,
@@ -78,18 +78,14 @@ impl Client {
             )));
         }
         let keys = Keys::new(&config.prefix, root).ok_or_else(|| wrong("names in S3 are UTF-8".into()))?;
-        let patience = Patience {
-            connect: (limits.timeout / 3).min(Duration::from_secs(5)),
-            silence: (limits.timeout / 3).min(Duration::from_secs(20)),
-        };
-        let connector = Connector::new(config, patience).map_err(wrong)?;
+        let connector = Connector::new(config, Patience::of(&limits.timeout)).map_err(wrong)?;
         let sdk = aws_sdk_s3::Client::from_conf(settings(config, &credential, connector).build());
         let connections = config.max_connections.max(1) as usize;
         Ok(Client {
             sdk,
             bucket: config.bucket.clone(),
             keys,
-            schedule: Schedule::new(limits.budget.total()),
+            schedule: Mutex::new(Schedule::new(limits.budget.total())),
             limits,
             credential,
             checksums: config.checksums,
@@ -100,13 +96,23 @@ impl Client {
         })
     }
 
+    /// The parts that the budget allows now.
+    pub(super) fn schedule(&self) -> Schedule {
+        let mut schedule = self.schedule.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = self.limits.budget.total();
+        if !schedule.is_for(memory) {
+            *schedule = Schedule::new(memory);
+        }
+        *schedule
+    }
+
     /// Asks until it is answered, refused for good, or the volume's timeout has passed.
     pub(super) async fn ask<T, A, F>(&self, ask: A) -> std::result::Result<T, Failure>
     where
         A: FnMut() -> F,
         F: Future<Output = std::result::Result<T, Failure>>,
     {
-        self.ask_for(self.limits.timeout, ask).await
+        self.ask_for(self.limits.timeout.get(), ask).await
     }
 
     /// [`Client::ask`] with a budget of its own.
@@ -141,12 +147,12 @@ impl Client {
 
     /// The deadline of one request that carries `bytes` to the store.
     pub(super) fn sending_budget(&self, bytes: usize) -> Duration {
-        self.limits.timeout + Duration::from_secs(bytes as u64 / SLOWEST_SENDING)
+        self.limits.timeout.get() + Duration::from_secs(bytes as u64 / SLOWEST_SENDING)
     }
 
     /// The deadline of one server-side copy or completion of `bytes`.
     pub(super) fn copy_budget(&self, bytes: u64) -> Duration {
-        self.limits.timeout + Duration::from_secs(bytes / SLOWEST_COPY)
+        self.limits.timeout.get() + Duration::from_secs(bytes / SLOWEST_COPY)
     }
 }
 

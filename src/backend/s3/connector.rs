@@ -29,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Config;
 use super::dial::Dial;
+use crate::tunable::Span;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -38,13 +39,28 @@ const PIECE: usize = 128 << 10;
 /// Idle connections are closed after this: below the 20 s after which S3 and common proxies close theirs.
 const IDLE: Duration = Duration::from_secs(15);
 
-/// How long nothing may happen to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long nothing may happen to a request: shares of the volume's timeout.
+#[derive(Debug, Clone)]
 pub(super) struct Patience {
+    timeout: Span,
+    /// A copy or a completion is answered when it is done.
+    silence: Option<Duration>,
+}
+
+impl Patience {
+    pub(super) fn of(timeout: &Span) -> Patience {
+        Patience { timeout: timeout.clone(), silence: None }
+    }
+
     /// Until a connection stands.
-    pub(super) connect: Duration,
+    fn connect(&self) -> Duration {
+        (self.timeout.get() / 3).min(Duration::from_secs(5))
+    }
+
     /// Between two signs of life: a piece of the request's body, the answer's head, a piece of its body.
-    pub(super) silence: Duration,
+    fn silence(&self) -> Duration {
+        self.silence.unwrap_or_else(|| (self.timeout.get() / 3).min(Duration::from_secs(20)))
+    }
 }
 
 /// Why a request got no (whole) answer.
@@ -79,7 +95,7 @@ pub(super) struct Connector {
     http: Client<Dial, Sending>,
     slots: Arc<Semaphore>,
     pace: Option<Arc<Pace>>,
-    silence: Duration,
+    patience: Patience,
 }
 
 impl Connector {
@@ -90,17 +106,17 @@ impl Connector {
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(config.max_connections as usize)
-            .build(Dial::new(config, patience.connect)?);
+            .build(Dial::new(config, patience.connect())?);
         Ok(Connector {
             http,
             slots: Arc::new(Semaphore::new(config.max_connections.max(1) as usize)),
             pace: config.requests_per_second.map(|rate| Arc::new(Pace::new(rate))),
-            silence: patience.silence,
+            patience,
         })
     }
 
     async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let silence = self.silence;
+        let silence = self.patience.silence();
         let slot = self.slots.acquire_owned().await.map_err(|closed| ConnectorError::other(closed.into(), None))?;
         if let Some(pace) = &self.pace {
             pace.turn().await;
@@ -128,8 +144,8 @@ impl HttpConnector for Connector {
 impl HttpClient for Connector {
     /// A request's own read timeout stands in for the usual silence: stores answer copies and completions when done.
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        let silence = settings.read_timeout().unwrap_or(self.silence);
-        SharedHttpConnector::new(Connector { silence, ..self.clone() })
+        let patience = Patience { silence: settings.read_timeout(), ..self.patience.clone() };
+        SharedHttpConnector::new(Connector { patience, ..self.clone() })
     }
 }
 

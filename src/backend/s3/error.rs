@@ -169,7 +169,7 @@ fn judge(status: u16, code: &str, hint: &Hint<'_>) -> (ErrorKind, bool, String) 
             (Corrupt, true, "the bytes were changed on their way to the store")
         }
         ("EntityTooLarge", _) => (TooLarge, false, "the object is too large for this store"),
-        ("KeyTooLongError" | "KeyTooLong", _) => (InvalidName, false, "the name is too long for this store"),
+        ("KeyTooLongError" | "KeyTooLong", _) => (NameTooLong, false, "the name is too long for this store"),
         ("InvalidURI" | "InvalidObjectName" | "XMinioInvalidObjectName", _) => {
             (InvalidName, false, "the name is not allowed in this store")
         }

@@ -40,7 +40,7 @@ impl Keys {
     /// The key of the file at `path`.
     ///
     /// # Errors
-    /// `InvalidName` where no key can be that path.
+    /// `InvalidName`, `NameTooLong` where no key can be that path.
     pub(super) fn file(&self, path: &Path) -> Result<String, Failure> {
         let text = path.as_str().ok_or_else(|| Failure::new(ErrorKind::InvalidName, "names in S3 are UTF-8"))?;
         if !is_listable(text) {
@@ -49,7 +49,7 @@ impl Keys {
         }
         // A byte is left for the `/` of a directory, so that whatever can be named can be either.
         if self.root.len() + text.len() >= LONGEST {
-            return Err(Failure::new(ErrorKind::InvalidName, format!("a key in S3 has at most {LONGEST} bytes")));
+            return Err(Failure::new(ErrorKind::NameTooLong, format!("a key in S3 has at most {LONGEST} bytes")));
         }
         Ok(format!("{}{text}", self.root))
     }
@@ -110,7 +110,7 @@ mod tests {
         assert!(keys.file(&path("a\n\x7f")).is_ok());
         let long = vec!["x".repeat(250); 4].join("/") + "/" + &"y".repeat(20);
         assert!(keys.file(&path(&long[..1023])).is_ok());
-        assert_eq!(keys.file(&path(&long[..1024])).unwrap_err().kind, ErrorKind::InvalidName);
+        assert_eq!(keys.file(&path(&long[..1024])).unwrap_err().kind, ErrorKind::NameTooLong);
     }
 
     #[test]

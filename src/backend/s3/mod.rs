@@ -125,7 +125,7 @@ impl Backend for S3 {
             real_directories: false,
             exact_versions: true,
             own_permissions: false,
-            largest_file: self.client.schedule.largest(),
+            largest_file: self.client.schedule().largest(),
         }
     }
 

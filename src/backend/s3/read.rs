@@ -82,7 +82,7 @@ struct Trouble {
 impl Reading {
     async fn open(&mut self) -> std::result::Result<(), Failure> {
         let this = &*self;
-        let patience = this.client.limits.timeout;
+        let patience = this.client.limits.timeout.get();
         let budget = this
             .trouble
             .as_ref()
@@ -162,7 +162,7 @@ impl Reading {
     /// Waits before the rest is asked for, as long as the volume's timeout has not passed without a byte.
     async fn pause(&mut self) -> std::result::Result<(), Failure> {
         self.body = None;
-        let patience = self.client.limits.timeout;
+        let patience = self.client.limits.timeout.get();
         let trouble =
             self.trouble.get_or_insert_with(|| Trouble { until: Instant::now() + patience, pauses: backoff().build() });
         let pause = trouble.pauses.next().unwrap_or_default();

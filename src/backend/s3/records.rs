@@ -39,7 +39,7 @@ pub(in crate::backend) struct S3Records {
 impl S3Records {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &Credential) -> Result<S3Records> {
-        let limits = Limits { budget: Budget::new(LARGEST_RECORD as u64), timeout: TIMEOUT };
+        let limits = Limits { budget: Budget::new(LARGEST_RECORD as u64), timeout: TIMEOUT.into() };
         let client = Client::new(config, credential.into(), &Path::root(), limits)?;
         // A record in an archive class could not be read again.
         let client = Arc::new(Client { storage_class: None, ..client });

@@ -30,15 +30,21 @@ pub(super) struct Schedule {
     first: u64,
     cap: u64,
     largest: u64,
+    memory: u64,
 }
 
 impl Schedule {
     /// For a budget of `memory` bytes.
     pub(super) fn new(memory: u64) -> Schedule {
         let cap = (memory / 2).clamp(SMALLEST, LARGEST);
-        let mut schedule = Schedule { first: USUAL.min(cap), cap, largest: 0 };
+        let mut schedule = Schedule { first: USUAL.min(cap), cap, largest: 0, memory };
         schedule.largest = (1..=MOST_PARTS).map(|number| schedule.part(number)).sum();
         schedule
+    }
+
+    /// Whether it is the one for a budget of `memory` bytes.
+    pub(super) fn is_for(&self, memory: u64) -> bool {
+        self.memory == memory
     }
 
     /// The size of the part with this number, from 1.

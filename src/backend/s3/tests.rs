@@ -28,7 +28,7 @@ fn path(text: &str) -> Path {
 }
 
 fn limits() -> Limits {
-    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(20) }
+    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(20).into() }
 }
 
 fn config(endpoint: &str) -> Config {

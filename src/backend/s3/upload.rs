@@ -43,7 +43,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// # Errors
-    /// `InvalidName`.
+    /// `InvalidName`, `NameTooLong`.
     pub(super) fn new(client: Arc<Client>, path: &Path, how: &CreateOptions) -> Result<Writer> {
         client.keys.file(path).map_err(|failure| failure.at(Op::Write, path))?;
         Ok(Writer {
@@ -61,7 +61,7 @@ impl Writer {
     }
 
     fn expect_room(&self, more: usize) -> std::result::Result<(), Failure> {
-        let largest = self.client.schedule.largest();
+        let largest = self.client.schedule().largest();
         if self.written + more as u64 <= largest {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Writer {
     async fn append(&mut self, mut data: Bytes) -> std::result::Result<(), Failure> {
         while !data.is_empty() {
             let number = self.assembly.as_ref().map_or(1, Assembly::next);
-            let room = self.client.schedule.part(number).saturating_sub(self.tail.len() as u64);
+            let room = self.client.schedule().part(number).saturating_sub(self.tail.len() as u64);
             if room == 0 {
                 self.send_tail().await?;
                 continue;
@@ -105,7 +105,7 @@ impl Writer {
                     self.send_tail().await?;
                     continue;
                 }
-                None => match tokio::time::timeout(self.client.limits.timeout, budget.acquire(missing)).await {
+                None => match tokio::time::timeout(self.client.limits.timeout.get(), budget.acquire(missing)).await {
                     Ok(lease) => lease,
                     // Parts on their way have deadlines of their own, and give back what they hold.
                     Err(_) if self.assembly.as_ref().is_some_and(Assembly::is_busy) => continue,

@@ -39,7 +39,7 @@ fn sound(asked: &Asked) -> http::Response<Bytes> {
 }
 
 fn store_of(endpoint: &str, timeout: Duration) -> Arc<dyn Backend> {
-    let limits = Limits { timeout, ..limits() };
+    let limits = Limits { timeout: timeout.into(), ..limits() };
     connect(&crate::backend::Config::S3(config(endpoint)), &keys("id", "secret"), &Path::root(), limits).unwrap()
 }
 

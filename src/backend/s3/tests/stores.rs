@@ -154,7 +154,7 @@ async fn a_file_moves_in_the_middle_of_its_upload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_share_little_memory_and_give_it_back() {
     let Some(gateway) = Gateway::start().await else { return };
-    let limits = Limits { budget: Budget::new(24 << 20), timeout: Duration::from_secs(20) };
+    let limits = Limits { budget: Budget::new(24 << 20), timeout: Duration::from_secs(20).into() };
     let store = gateway.store("volume", limits.clone());
     let data = noise(20 * MIB);
     let writers = (0..3).map(|number| {

@@ -35,7 +35,7 @@ async fn secure(answer: impl Fn() -> Answer + Send + Sync + 'static) -> (Scripte
 }
 
 fn connected(config: Config) -> Arc<dyn Backend> {
-    let limits = Limits { timeout: Duration::from_secs(10), ..limits() };
+    let limits = Limits { timeout: Duration::from_secs(10).into(), ..limits() };
     connect(&crate::backend::Config::S3(config), &keys("id", "secret"), &Path::root(), limits).unwrap()
 }
 

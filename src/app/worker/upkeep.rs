@@ -1,0 +1,159 @@
+//! What a worker does by itself while it serves: it looks at the volume's own file, and counts the volume's files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::served::Served;
+use crate::observability::metrics::{VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES, VOLUME_USED_BYTES};
+
+/// Between two looks at the volume's own file.
+const LOOK: Duration = Duration::from_secs(30);
+/// Between two counts.
+const COUNT: Duration = Duration::from_secs(3600);
+/// Before a count that failed is begun anew the first time; twice as long each time after that, up to [`COUNT`].
+const RETRY: Duration = Duration::from_secs(300);
+
+/// Looks at the volume's own file for as long as it is polled, and tells the metrics.
+pub(super) async fn look(served: Arc<Served>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Err(refusal) = served.reload().await {
+            tracing::warn!(?refusal, "the volume's own file cannot be read: what it said before stays in force");
+        }
+        let usage = served.usage();
+        metrics::gauge!(VOLUME_USED_BYTES).set(usage.used_bytes as f64);
+        metrics::gauge!(VOLUME_LIMIT_BYTES).set(usage.limit.unwrap_or_default() as f64);
+        if let Some(age) = usage.counted_s {
+            metrics::gauge!(VOLUME_COUNT_AGE_SECONDS).set(age as f64);
+        }
+    }
+}
+
+/// Counts the volume's files, while it has a limit, for as long as it is polled.
+pub(super) async fn count(served: Arc<Served>) {
+    let mut limited = served.limited.subscribe();
+    let mut retry = RETRY;
+    // The sender lives as long as what is served.
+    while limited.wait_for(|limited| *limited).await.is_ok() {
+        let counted = served.vfs.count().await;
+        served.state().health.count = counted.as_ref().err().map(ToString::to_string);
+        let pause = match counted {
+            Ok(()) => {
+                retry = RETRY;
+                COUNT
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the volume's files cannot be counted: an earlier count stands");
+                retry = (retry * 2).min(COUNT);
+                retry / 2
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::super::served::State;
+    use super::*;
+    use crate::auth::{Credential, Current};
+    use crate::backend::faulty::{Fault, Faulty};
+    use crate::backend::memory::Memory;
+    use crate::backend::{self, Backend, ErrorKind, Op, Path, Swappable, s3};
+    use crate::budget::Budget;
+    use crate::config::{VolumeOptions, VolumeSpec};
+    use crate::mount::Health;
+    use crate::prefetch::{self, ReadAhead};
+    use crate::tunable::Span;
+    use crate::vfs::{self, Vfs};
+
+    fn served(store: &Faulty) -> Arc<Served> {
+        let spec = VolumeSpec {
+            volume_id: "lake/v@abcdefghij".into(),
+            store: "lake".into(),
+            backend: backend::Config::S3(s3::Config::at("http://127.0.0.1:1", "bucket")),
+            path: "v".into(),
+            generation: Some("abcdefghij".into()),
+            read_only: false,
+            most_memory: 1 << 30,
+            options: VolumeOptions::default(),
+        };
+        let swappable = Swappable::new(Arc::new(store.clone()));
+        let (budget, seen): (_, Arc<dyn Backend>) = (Budget::new(32 << 20), Arc::new(swappable.clone()));
+        let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(32 << 20));
+        let ttl = Span::new(spec.options.ttl);
+        let config = vfs::Config { ttl: ttl.clone(), ..vfs::Config::default() };
+        let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), config));
+        let state = State { known: None, options: spec.options.clone(), health: Health::default() };
+        Arc::new(Served {
+            credential: Mutex::new(Current::new(Credential::Anonymous)),
+            backend: swappable,
+            read_ahead,
+            budget,
+            timeout: Span::new(spec.options.timeout),
+            ttl,
+            vfs,
+            words: mpsc::unbounded_channel().0,
+            limited: watch::Sender::new(false),
+            state: Mutex::new(state),
+            looking: tokio::sync::Mutex::default(),
+            spec,
+        })
+    }
+
+    fn say(memory: &Memory, more: &str) {
+        let text = format!(r#"{{"format":1,"generation":"abcdefghij"{more}}}"#);
+        memory.put(&Path::parse(".millrace/volume.json").unwrap(), text);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_volumes_own_file_is_in_force_within_a_minute() {
+        let memory = Memory::new();
+        let store = Faulty::new(Arc::new(memory.clone()));
+        let served = served(&store);
+        tokio::spawn(look(served.clone()));
+        say(&memory, r#","parameters":{"ttl":"9s"}"#);
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert_eq!(served.ttl.get(), Duration::from_secs(9));
+        store.every(Op::Fetch, 1, Fault::Fail(ErrorKind::Unauthenticated));
+        say(&memory, "");
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        let health = served.usage().health;
+        assert!(health.credential.is_some() && health.volume_file.is_none(), "{health:?}");
+        assert_eq!(served.ttl.get(), Duration::from_secs(9));
+        store.heal();
+        tokio::time::sleep(Duration::from_secs(59)).await;
+        assert_eq!((served.ttl.get(), served.usage().health), (Duration::from_secs(1), Health::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_volume_with_a_limit_is_counted_at_once_and_then_hourly() {
+        let memory = Memory::new();
+        memory.put(&Path::parse("d/f").unwrap(), vec![0; 1000]);
+        let store = Faulty::new(Arc::new(memory.clone()));
+        let served = served(&store);
+        tokio::spawn(count(served.clone()));
+        say(&memory, "");
+        served.reload().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10_000)).await;
+        assert_eq!(store.calls(Op::List), 0);
+        store.nth(Op::List, 1, Fault::Fail(ErrorKind::Denied));
+        say(&memory, r#","limit":5000"#);
+        served.reload().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let usage = served.usage();
+        assert!(usage.health.count.is_some() && usage.counted_s.is_none(), "{usage:?}");
+        tokio::time::sleep(RETRY).await;
+        let usage = served.usage();
+        assert_eq!((usage.used_bytes, usage.limit, usage.health.count), (1000, Some(5000), None));
+        let asked = store.calls(Op::List);
+        tokio::time::sleep(COUNT - Duration::from_secs(60)).await;
+        assert_eq!(store.calls(Op::List), asked);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert!(store.calls(Op::List) > asked);
+    }
+}
