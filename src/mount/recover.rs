@@ -17,6 +17,9 @@ use super::table::Table;
 use super::takedown::Behind;
 use super::workers::{Published, Workers};
 
+/// How long clearing away may hold up the start.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often leftovers are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -55,7 +58,16 @@ impl Workers {
                 }
             }
         }
-        self.collect().await
+        // A worker that is slow to end does not keep this node plugin from serving: it is looked for again soon.
+        match tokio::time::timeout(PATIENCE, self.collect()).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                tracing::warn!(
+                    "what is left takes longer than {PATIENCE:?} to clear away; it goes on beside the service"
+                );
+                Ok(())
+            }
+        }
     }
 
     /// Looks for leftovers as long as there is somebody to look for them for.
@@ -70,10 +82,10 @@ impl Workers {
     }
 
     /// Withdraws targets that are gone with their pod's directory, though nobody unpublished them, then mounts that
-    /// no target is left of. Done about once a minute.
+    /// no target is left of. Done about once a minute. What fails is named in the log.
     ///
     /// # Errors
-    /// A state directory or table of mounts that cannot be read, a target that cannot be withdrawn.
+    /// A state directory or table of mounts that cannot be read.
     pub async fn tidy(&self) -> Result<(), Error> {
         let slots: Vec<_> = self.slots().iter().map(|(target, slot)| (target.clone(), slot.clone())).collect();
         let table = Table::read()?;
@@ -84,7 +96,10 @@ impl Workers {
             let is_gone = table.top(&target).is_none() && target.parent().is_none_or(|parent| !parent.exists());
             if is_gone {
                 tracing::info!(volume = there.record.volume_id, target = %target.display(), "its pod is gone");
-                self.withdraw(there).await?;
+                if let Err(error) = self.withdraw(there).await {
+                    tracing::warn!(target = %target.display(), "it cannot be withdrawn: {error}");
+                    continue;
+                }
                 *published = None;
                 drop(published);
                 self.drop_slot(&target, &slot);

@@ -194,3 +194,31 @@ fn a_silent_store_holds_up_no_call() {
     rig.unpublish(&workers, "a").unwrap();
     rig.assert_clean(&[worker]);
 }
+
+/// It may be that the worker has gone over and nobody knows: nobody joins, and whatever comes next is handed over.
+#[test]
+fn a_renewal_that_died_in_the_middle_is_done_again() {
+    let Some(rig) = Rig::new() else { return };
+    let workers = rig.workers();
+    rig.publish(&workers, rig.with(SECRET, "a")).unwrap();
+    let worker = rig.worker();
+    drop(workers);
+    let path = walk(&rig.state()).into_iter().find(|path| path.starts_with(rig.state().join("mounts"))).unwrap();
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["renewing"] = true.into();
+    fs::write(&path, record.to_string()).unwrap();
+
+    let workers = rig.workers();
+    rig.publish(&workers, rig.with(SECRET, "b")).unwrap();
+    assert_eq!(rig.records().len(), 2, "what is not certain is not shared");
+    rig.unpublish(&workers, "b").unwrap();
+    rig.server.reset_counters();
+    rig.publish(&workers, rig.with(SECRET, "a")).unwrap();
+    assert!(rig.server.counters().total() > 0, "it was proved again");
+    rig.publish(&workers, rig.with(SECRET, "b")).unwrap();
+    assert_eq!(rig.worker(), worker);
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[worker]);
+}
