@@ -225,6 +225,17 @@ fn workers_of(base: u32) -> Vec<Pid> {
     pids.filter(is_one).map(Pid::from_raw).collect()
 }
 
+/// Stops a worker, and every thread of it has stopped: one on another processor may run on for a moment.
+fn freeze(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let is_stopped = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+    };
+    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    eventually("it is stopped", || tasks().all(|task| is_stopped(task.unwrap())));
+}
+
 fn errno<T: std::fmt::Debug>(outcome: std::io::Result<T>) -> Errno {
     Errno::from_raw(outcome.unwrap_err().raw_os_error().unwrap())
 }
@@ -402,7 +413,7 @@ fn a_frozen_worker_is_ended_after_the_deadline() {
     let workers = rig.workers_with(Duration::from_secs(2));
     rig.publish(&workers, rig.request("a")).unwrap();
     let first = rig.worker();
-    kill(first, Signal::SIGSTOP).unwrap();
+    freeze(first);
     let frozen = Instant::now();
     // Waits in the kernel for the frozen worker.
     let outcome = errno(fs::metadata(rig.target("a").join("missing")));
@@ -421,7 +432,7 @@ fn a_frozen_worker_is_unpublished() {
     let workers = rig.workers_with(Duration::from_secs(2));
     rig.publish(&workers, rig.request("a")).unwrap();
     let worker = rig.worker();
-    kill(worker, Signal::SIGSTOP).unwrap();
+    freeze(worker);
     let path = rig.target("a").join("missing");
     let caller = std::thread::spawn(move || errno(fs::metadata(path)));
     std::thread::sleep(Duration::from_millis(100));
@@ -609,7 +620,7 @@ fn a_worker_that_froze_while_no_node_plugin_ran_is_noticed() {
     let node = OtherNode::start(&rig, true);
     let worker = rig.worker();
     drop(node);
-    kill(worker, Signal::SIGSTOP).unwrap();
+    freeze(worker);
     let path = rig.target("a").join("missing");
     let caller = std::thread::spawn(move || errno(fs::metadata(path)));
     let workers = rig.workers_with(Duration::from_secs(2));

@@ -68,8 +68,9 @@ fn kill_at(rig: &Rig, node: &mut OtherNode, step: usize) -> bool {
 #[test]
 fn a_node_plugin_killed_at_any_step_leaves_nothing() {
     let Some(rig) = Rig::new() else { return };
-    let mut step = 1;
-    loop {
+    // How many steps are seen depends on how often this thread gets a turn beside the one that is killed.
+    let (mut step, mut lived) = (1, 0);
+    while lived < 2 {
         let mut node = OtherNode::play(&rig, "killed::a_short_life");
         let was_killed = kill_at(&rig, &mut node, step);
         drop(node);
@@ -94,12 +95,10 @@ fn a_node_plugin_killed_at_any_step_leaves_nothing() {
         }
         rig.assert_clean(&[]);
         eventually("no worker is left", || workers_of(UIDS).is_empty());
-        if !was_killed {
-            break;
-        }
-        step += 1;
+        lived += usize::from(!was_killed);
+        step += usize::from(was_killed);
     }
-    assert!(step > 15, "only {step} steps were seen");
+    assert!(step > 5, "it was killed {step} times");
 }
 
 /// Workers die at any moment of a publish, a repeated one and an unpublish: each call ends, and what is left is right.

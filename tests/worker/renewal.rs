@@ -148,7 +148,7 @@ fn health_tells_a_dead_worker_from_a_frozen_one_and_a_failed_publish() {
 
     let pids: Vec<_> = rig.records().iter().map(|record| record["worker"]["pid"].as_i64().unwrap() as i32).collect();
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
-    kill(Pid::from_raw(pids[1]), Signal::SIGSTOP).unwrap();
+    freeze(Pid::from_raw(pids[1]));
     eventually("the worker is gone", || !is_running(Pid::from_raw(pids[0])));
     let asked = Instant::now();
     let ailing = rig.health(&workers, None).unwrap();
