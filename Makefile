@@ -28,10 +28,11 @@ own:
 sanity: own
 	MILLRACE_REQUIRE_ALL=1 cargo test --test sanity -- --nocapture
 
-# Minutes each: the mount beside a raw client, and what the embedded server itself can give.
+# Minutes each: the mount beside a raw client, what the embedded server itself can give, and what a publish costs.
 bench: own
 	cargo bench --bench embedded
 	cargo bench --bench mount
+	cargo bench --bench publish
 
 # Real programs on a mount, compared with local disk. Half an hour.
 zoo: own
