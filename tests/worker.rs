@@ -91,7 +91,7 @@ impl Rig {
     }
 
     fn publish(&self, workers: &Workers, request: Publish) -> Result<(), Error> {
-        self.runtime.block_on(workers.publish(request))
+        self.runtime.block_on(workers.publish(request)).map(drop)
     }
 
     fn unpublish(&self, workers: &Workers, target: &str) -> Result<(), Error> {

@@ -41,7 +41,7 @@ use crate::config::VolumeSpec;
 pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
     /// Makes `request.target` show the volume. Once is enough: the same arguments again are `Ok` without a second
     /// mount. Another credential is proved and then in force for the mount that is there.
-    async fn publish(&self, request: Publish) -> Result<(), Error>;
+    async fn publish(&self, request: Publish) -> Result<Done, Error>;
 
     /// Makes `target` be nothing again; `Ok` where it already is.
     async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Error>;
@@ -58,6 +58,17 @@ pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
     /// What ails the volume on this node, at one target or at all: what is known and what its workers say, without
     /// asking a store. Answers within seconds.
     async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error>;
+}
+
+/// What a publish that succeeded did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// The target shows the volume now.
+    Mounted,
+    /// It did before, and another credential is in force.
+    Renewed,
+    /// All was as it should be.
+    Nothing,
 }
 
 /// Something that is not as it should be, told for the person who looks after the volume.

@@ -5,7 +5,7 @@ use super::shared::Shared;
 use super::sharing::Sharing;
 use super::start::STEP;
 use super::workers::{Published, Workers};
-use super::{Error, Publish};
+use super::{Done, Error, Publish};
 
 impl Workers {
     /// Takes note of the credential that a repeated publish brings. Where it is the one in force, nothing is asked of
@@ -14,16 +14,16 @@ impl Workers {
     /// # Errors
     /// The store's refusal, which leaves the old one in force; [`Error::NotInForce`] while other targets have not
     /// brought it; [`Error::Unfinished`] where the worker does not say that it is done.
-    pub(super) async fn renew(&self, there: &Published, request: &Publish) -> Result<(), Error> {
+    pub(super) async fn renew(&self, there: &Published, request: &Publish) -> Result<Done, Error> {
         let Published { record: target, mount } = there;
         let brought = Sharing::of(request, &self.identity_key);
         self.claims().bring(&target.target, &brought.credential);
         if is_in_force(mount, &brought) {
-            return Ok(());
+            return Ok(Done::Nothing);
         }
         let _turn = mount.renewal().await;
         if is_in_force(mount, &brought) {
-            return Ok(());
+            return Ok(Done::Nothing);
         }
         let (all, without) = self.claims().count_without(mount, &brought.credential);
         if without > 0 {
@@ -39,7 +39,8 @@ impl Workers {
             if let Error::Store { message, .. } = error {
                 self.claims().refuse(&target.target, message);
             }
-        })
+        })?;
+        Ok(Done::Renewed)
     }
 
     /// Nobody joins a mount of which it is not certain whose credential it uses, also after a restart in between.

@@ -20,7 +20,7 @@ use super::sharing::Sharing;
 use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
-use super::{Ailment, Config, Error, Mounter, Publish, Usage, start};
+use super::{Ailment, Config, Done, Error, Mounter, Publish, Usage, start};
 use crate::auth::{Credential, identity};
 
 /// How long a question waits for a publish or unpublish of the same target.
@@ -56,7 +56,7 @@ pub(super) struct Published {
 
 #[async_trait]
 impl Mounter for Workers {
-    async fn publish(&self, request: Publish) -> Result<(), Error> {
+    async fn publish(&self, request: Publish) -> Result<Done, Error> {
         let Some(target) = resolve(&request.target).await? else {
             return Err(Error::System(format!("the parent directory of {} is missing", request.target.display())));
         };
@@ -64,14 +64,14 @@ impl Mounter for Workers {
         let slot = self.slot(&target);
         let mut published = slot.lock().await;
         if let Some(there) = &*published {
-            if self.repeat(there, &request).await? {
-                return Ok(());
+            if let Some(done) = self.repeat(there, &request).await? {
+                return Ok(done);
             }
             *published = None;
         }
         let outcome = self.publish_anew(&request, &mut published).await;
         self.failures().note(&target, &request.spec.volume_id, &outcome);
-        outcome
+        outcome.map(|()| Done::Mounted)
     }
 
     async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Error> {
@@ -149,7 +149,7 @@ impl Workers {
     }
 
     /// A publish at a target where something is published already. False where that was no good and is gone.
-    async fn repeat(&self, there: &Published, request: &Publish) -> Result<bool, Error> {
+    async fn repeat(&self, there: &Published, request: &Publish) -> Result<Option<Done>, Error> {
         let (record, target) = (&there.record, request.target.display());
         if (&record.volume_id, &record.arguments) != (&request.spec.volume_id, &request.arguments) {
             return Err(Error::AlreadyPublished(format!(
@@ -160,15 +160,14 @@ impl Workers {
         }
         let is_well = there.mount.is_well(self.config.ping_deadline).await;
         if is_well && is_shown(there)? {
-            self.renew(there, request).await?;
-            return Ok(true);
+            return self.renew(there, request).await.map(Some);
         }
         if !is_well {
             tracing::warn!(volume = record.volume_id, %target, "replacing a mount that is dead");
             self.retire(&there.mount).await?;
         }
         self.withdraw(there).await?;
-        Ok(false)
+        Ok(None)
     }
 
     /// A publish at a target where nothing is published.

@@ -27,7 +27,8 @@ use super::v1::{
     NodeUnpublishVolumeResponse, Topology, VolumeHealth, VolumeUsage, node_server, node_service_capability,
 };
 use crate::config::stores::{LiveStores, Store};
-use crate::mount::Mounter;
+use crate::mount::{Done, Error, Mounter};
+use crate::observability::audit::Event;
 use crate::topology::Located;
 
 /// The longest node id in bytes (`NodeGetInfoResponse.node_id`).
@@ -133,7 +134,16 @@ impl node_server::Node for Node {
         });
         self.admit(stores.get(&publish.spec.store))?;
         let _guard = self.targets.enter(&publish.target.to_string_lossy())?;
-        self.mounter.publish(publish).await?;
+        match self.mounter.publish(publish).await {
+            Ok(Done::Mounted) => {}
+            Ok(Done::Renewed) => subject.tell(|entry| entry.event = Some(Event::CredentialChange)),
+            Ok(Done::Nothing) => subject.tell(|entry| entry.unchanged = true),
+            Err(error @ (Error::NotInForce(_) | Error::Unfinished(_))) => {
+                subject.tell(|entry| entry.event = Some(Event::CredentialChange));
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 
