@@ -1,0 +1,41 @@
+//! Where a node is, and what it may show there.
+
+use super::*;
+
+#[tokio::test]
+async fn a_node_outside_a_residency_publishes_nothing() {
+    let plugin = plugin();
+    let location = plugin.node.stores.current().get("walled").unwrap().location_hash();
+    let made = request("walled/pvc-1@abcdefg234", &[("format", "1"), ("location", &location)]);
+    let fixed = request("static", &[("store", "walled"), ("path", "sets")]);
+    for (at, code, why) in [
+        (Ok(("jurisdiction", "us")), Code::FailedPrecondition, "jurisdiction is us"),
+        (Ok(("region", "eu-1")), Code::FailedPrecondition, "jurisdiction is none"),
+        (Err("no answer"), Code::Unavailable, "no answer"),
+    ] {
+        let place = at.map(|(domain, value)| here(domain, value).place.get().unwrap()).map_err(str::to_owned);
+        plugin.node.here.place.set(place);
+        for request in [made.clone(), fixed.clone()] {
+            let (got, message) = plugin.refused(request).await;
+            assert!(got == code && message.contains(why) && message.contains("\"walled\""), "{got:?}: {message}");
+        }
+        plugin.publish(request(ID, &[])).await.unwrap();
+    }
+    plugin.node.here.place.set(here("jurisdiction", "eu").place.get());
+    for request in [made, fixed] {
+        plugin.publish(request).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_says_where_it_is_once_that_is_known() {
+    let plugin = plugin();
+    let info = async || plugin.node.node_get_info(Request::new(NodeGetInfoRequest {})).await.map(Response::into_inner);
+    let segments = info().await.unwrap().accessible_topology.unwrap().segments;
+    let expected = [("jurisdiction", "us"), ("region", "none"), ("zone", "none"), ("rack", "none")];
+    let full = expected.map(|(domain, value)| (format!("csi.example.org/{domain}"), value.to_owned()));
+    assert_eq!(segments, HashMap::from(full));
+    plugin.node.here.place.set(Err("not yet".into()));
+    let refused = info().await.unwrap_err();
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("not yet"), "{refused:?}");
+}
