@@ -30,7 +30,7 @@ func main() {
 	flag.StringVar(&config.TestVolumeParametersFile, "parameters", "", "YAML file of StorageClass parameters")
 	flag.StringVar(&config.TestVolumeMutableParametersFile, "mutable", "", "YAML file of mutable parameters")
 	backend := flag.String("backend", "", "name of the backend, for the last line")
-	least := flag.Int("least", 50, "fail if fewer specs than this run")
+	least := flag.Int("least", 55, "fail if fewer specs than this run")
 	flag.Parse()
 	if config.ControllerAddress == "" || config.Address == "" || *backend == "" {
 		fmt.Fprintln(os.Stderr, "csi-sanity: -controller, -node and -backend are needed")

@@ -14,6 +14,7 @@ use millrace::csi::v1::volume_capability::access_mode::Mode;
 use millrace::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use millrace::csi::v1::*;
 use millrace::sandbox::s3::{Fault, Kind, Options, Rule, Server, User};
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 const OWN_KEY: &str = "the-controllers-own-secret-key";
@@ -153,6 +154,29 @@ async fn a_controller_killed_between_any_two_writes_leaves_a_list_that_all_other
         }
     }
     assert!(steps >= 4, "a record, an owner, a directory and a state are {steps} writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_about_a_long_text_arrives() {
+    let rig = Rig::new().await;
+    let mut controller = rig.start("one.sock").await;
+    for part in ["a ", "\n", "\u{1F30A}", "../"] {
+        let text = part.repeat(4096 / part.len());
+        let client = &mut controller.client;
+        let named = client.create_volume(volume(&text, HashMap::new())).await.unwrap_err();
+        let mut request = volume("pvc-1", HashMap::new());
+        request.parameters.insert("path".to_owned(), text.clone());
+        let placed = client.create_volume(request.clone()).await.unwrap_err();
+        request.parameters.insert(text.clone(), "x".to_owned());
+        let worded = client.create_volume(request).await.unwrap_err();
+        for error in [named, placed, worded] {
+            assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+        }
+        let get = client.controller_get_volume(ControllerGetVolumeRequest { volume_id: text.clone() });
+        assert_eq!(get.await.unwrap_err().code(), Code::NotFound);
+        let list = ListVolumesRequest { starting_token: text, ..Default::default() };
+        assert_eq!(client.list_volumes(list).await.unwrap_err().code(), Code::Aborted);
+    }
 }
 
 /// How often any of `needles` stands in the memory of a process.

@@ -13,7 +13,8 @@ const BOUNDLESS: u64 = i64::MAX as u64;
 
 impl Controller {
     /// Without a store among the parameters it is what all stores have together, of which one volume may have what the
-    /// roomiest has. A store whose residency leaves out the topology that is asked for has nothing there.
+    /// roomiest has. A store that makes no volumes has none to give, and one whose residency leaves out the topology that is
+    /// asked for has nothing there.
     pub(super) async fn capacity(&self, request: &GetCapacityRequest) -> Result<GetCapacityResponse, Status> {
         for capability in &request.volume_capabilities {
             match Access::of(Some(capability)) {
@@ -36,21 +37,17 @@ impl Controller {
             _ => true,
         };
         let meant = stores.iter().filter(|store| named.is_none_or(|named| named.name == store.name));
-        for store in meant.filter(reached) {
-            let left = self.left(store).await?;
+        let meant: Vec<&Store> = meant.filter(reached).filter(|store| store.controller_credential.is_some()).collect();
+        // Then no other store need be asked.
+        if meant.iter().any(|store| store.capacity.is_none()) {
+            return Ok(answer(BOUNDLESS, BOUNDLESS));
+        }
+        for store in meant {
+            let left = store.capacity.unwrap_or(BOUNDLESS).saturating_sub(self.volumes(store)?.provisioned().await?);
             sum = sum.saturating_add(left);
             largest = largest.max(left);
         }
         Ok(answer(sum, largest))
-    }
-
-    /// The bytes that new volumes of `store` may have together: none where it makes no volumes.
-    async fn left(&self, store: &Store) -> Result<u64, Status> {
-        if store.controller_credential.is_none() {
-            return Ok(0);
-        }
-        let Some(capacity) = store.capacity else { return Ok(BOUNDLESS) };
-        Ok(capacity.saturating_sub(self.volumes(store)?.provisioned().await?))
     }
 }
 

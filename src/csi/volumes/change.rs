@@ -4,8 +4,11 @@
 //! again at any time; the second one finds the record changed and sees to the copy alone.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::TryStreamExt;
+use tokio::time::Instant;
 
 use super::record::{self, Record, State};
 use super::{Error, Listed, Volumes};
@@ -14,6 +17,9 @@ use crate::backend::records::Tag;
 
 /// Looks at a record that keeps changing before it is somebody else's turn.
 const TRIES: usize = 8;
+
+/// How long the sum of all limits is believed.
+const SUMMED: Duration = Duration::from_secs(10);
 
 /// What an expansion may ask for.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +30,32 @@ pub struct Room {
     pub limit: u64,
     /// The bytes that the store's volumes may have together, where it says.
     pub capacity: Option<u64>,
+}
+
+/// The sum of all limits, as it was last found.
+#[derive(Debug, Default)]
+pub(super) struct Sum {
+    summing: tokio::sync::Mutex<()>,
+    held: Mutex<Summed>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Summed {
+    /// How often this controller has changed it.
+    changes: u64,
+    last: Option<(Instant, u64)>,
+}
+
+impl Sum {
+    /// What was found before no longer holds.
+    pub(super) fn changed(&self) {
+        let mut held = self.held();
+        *held = Summed { changes: held.changes + 1, last: None };
+    }
+
+    fn held(&self) -> MutexGuard<'_, Summed> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(super) fn missing(path: &Path) -> Error {
@@ -60,7 +92,9 @@ impl Volumes {
             self.check_room(room.required - size, room.capacity).await?;
             let at = record::record_at(&record::key_of(name));
             let larger = Record { size: room.required, ..record };
-            if self.swap(&at, &tag, &larger).await?.is_some() {
+            let swapped = self.swap(&at, &tag, &larger).await?;
+            self.sum.changed();
+            if swapped.is_some() {
                 self.copy_or_refuse(&larger, path).await?;
                 return Ok(larger);
             }
@@ -97,11 +131,28 @@ impl Volumes {
     }
 
     /// The bytes that volumes of the store have together by their limits, of every cluster; one that is being deleted
-    /// counts until it is gone.
+    /// counts until it is gone. What this controller did is in it, what others did is for [`SUMMED`] at the latest: a
+    /// provisioner asks for each class and segment of a topology.
     ///
     /// # Errors
     /// The store's.
     pub async fn provisioned(&self) -> Result<u64, Error> {
+        let _one_at_a_time = self.sum.summing.lock().await;
+        let Summed { changes, last } = *self.sum.held();
+        if let Some((at, sum)) = last
+            && at.elapsed() < SUMMED
+        {
+            return Ok(sum);
+        }
+        let sum = self.sum_of_limits().await?;
+        let mut held = self.sum.held();
+        if held.changes == changes {
+            held.last = Some((Instant::now(), sum));
+        }
+        Ok(sum)
+    }
+
+    async fn sum_of_limits(&self) -> Result<u64, Error> {
         let mut sum = 0u64;
         let mut listed = self.list();
         while let Some(Listed { record, .. }) = listed.try_next().await? {
@@ -114,7 +165,7 @@ impl Volumes {
     /// Whether the store has `more` bytes for its volumes. Two calls at once may both find room for one.
     pub(super) async fn check_room(&self, more: u64, capacity: Option<u64>) -> Result<(), Error> {
         let Some(capacity) = capacity.filter(|_| more > 0) else { return Ok(()) };
-        let left = capacity.saturating_sub(self.provisioned().await?);
+        let left = capacity.saturating_sub(self.sum_of_limits().await?);
         if more <= left {
             return Ok(());
         }

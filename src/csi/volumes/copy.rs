@@ -26,31 +26,31 @@ pub(super) enum Copied {
 }
 
 impl Volumes {
-    /// Makes the copy say what the record of this path and generation does.
+    /// Makes the copy of a volume at `path` say what its record does; `seen` is the record as it was a moment ago.
     ///
     /// # Errors
     /// `NewerFormat` of the file, `Busy` where it keeps changing, the store's own.
-    pub(super) async fn copy(&self, path: &Path, generation: &str) -> Result<Copied, Error> {
+    pub(super) async fn copy(&self, path: &Path, seen: &Record) -> Result<Copied, Error> {
         let at = record::volume_file_at(path);
+        let generation = seen.generation.as_str();
         for _ in 0..TRIES {
             let found = bounded(&at, async { Ok(self.records.get(&at).await?) }).await;
             let (text, tag) = match found {
                 Err(Error::Store(error)) if error.kind == ErrorKind::NotFound => return Ok(Copied::Gone),
                 found => found?,
             };
+            let file = record::read::<VolumeFile>(&at, &text);
+            if file.as_ref().is_ok_and(|file| file.copies(seen)) {
+                return Ok(Copied::Same);
+            }
             let Some(record) = self.find(path, generation).await? else { return Ok(Copied::NoVolume) };
             if record.state != State::Ready || record.cluster != self.cluster {
                 return Ok(Copied::NoVolume);
             }
-            let wanted = match record::read::<VolumeFile>(&at, &text) {
+            let wanted = match file {
+                Ok(file) if file.copies(&record) => return Ok(Copied::Same),
                 Ok(file) if file.generation != generation => return Ok(Copied::Others),
-                Ok(file) => {
-                    let wanted = VolumeFile { unknown: file.unknown.clone(), ..VolumeFile::of(&record) };
-                    if file == wanted {
-                        return Ok(Copied::Same);
-                    }
-                    wanted
-                }
+                Ok(file) => VolumeFile { unknown: file.unknown, ..VolumeFile::of(&record) },
                 // The volume's own user can write there; whose directory it is stands in the record.
                 Err(Error::Unreadable { .. }) => VolumeFile::of(&record),
                 Err(error) => return Err(error),
@@ -68,7 +68,7 @@ impl Volumes {
             let Record { name, path, .. } = record;
             Err(Error::Precondition(format!("the directory {path:?} of volume {name:?} {why}")))
         };
-        match self.copy(path, &record.generation).await? {
+        match self.copy(path, record).await? {
             Copied::Same => Ok(()),
             Copied::Gone => refuse("holds no .millrace/volume.json: it was removed without the driver"),
             Copied::Others => refuse("is another volume's by its .millrace/volume.json"),

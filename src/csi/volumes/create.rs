@@ -152,7 +152,9 @@ impl Volumes {
         self.prove_exclusion().await?;
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.attempt(wanted).await {
+            let attempt = self.attempt(wanted).await;
+            self.sum.changed();
+            match attempt {
                 Ok(record) => return Ok(record),
                 Err(Hurdle::Final(error)) => return Err(error),
                 Err(Hurdle::Wait(why, _)) if Instant::now() >= end => {
@@ -202,7 +204,7 @@ impl Volumes {
         match record.state {
             State::Ready => {
                 // Its directory may be gone, which health tells; it was made all the same.
-                self.copy(&wanted.path, &record.generation).await?;
+                self.copy(&wanted.path, &record).await?;
                 Ok(record)
             }
             _ => self.complete(record, tag).await,

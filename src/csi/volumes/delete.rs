@@ -47,7 +47,9 @@ impl Volumes {
                 }
                 (State::Deleting, deletion) => {
                     let extent = if deletion == Deletion::All { Extent::All } else { Extent::Current };
-                    let removed = self.remove(&record, path, extent).await?;
+                    let removed = self.remove(&record, path, extent).await;
+                    self.sum.changed();
+                    let removed = removed?;
                     return Ok(Some(Deleted { record, removed }));
                 }
                 (State::Kept | State::Deleted | State::Withdrawn | State::Forgotten, _) => {
@@ -55,6 +57,7 @@ impl Volumes {
                 }
             };
             self.enter(&record, &tag, next).await?;
+            self.sum.changed();
         }
         Err(Error::Busy(format!("the record of the volume at {:?} keeps changing; try again", path.to_string())))
     }

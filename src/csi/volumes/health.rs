@@ -101,7 +101,7 @@ impl Volumes {
             Err(error) => return vec![Trouble::of(&error)],
         };
         let gone = "the volume's directory";
-        match probed(&path, end, self.copy(&path, &record.generation)).await {
+        match probed(&path, end, self.copy(&path, record)).await {
             Ok(Copied::NoVolume) | Err(Error::Busy(_)) => return Vec::new(),
             Ok(Copied::Same) => {}
             Ok(Copied::Gone) => {

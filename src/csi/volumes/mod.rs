@@ -110,6 +110,8 @@ pub struct Volumes {
     proved: OnceCell<()>,
     /// Tombstones, and when this process first saw them.
     seen: Mutex<HashMap<(Path, Tag), Instant>>,
+    /// The limits of all volumes together.
+    sum: change::Sum,
     /// What the last count of a volume found, by generation.
     counts: Mutex<HashMap<String, health::Count>>,
 }
@@ -132,6 +134,7 @@ impl Volumes {
             cluster: cluster.into(),
             proved: OnceCell::new(),
             seen: Mutex::default(),
+            sum: change::Sum::default(),
             counts: Mutex::default(),
         }
     }

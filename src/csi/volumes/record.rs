@@ -164,6 +164,11 @@ impl VolumeFile {
             unknown: Map::new(),
         }
     }
+
+    /// Whether it says of `record` what nodes need, whatever else it says.
+    pub fn copies(&self, record: &Record) -> bool {
+        *self == VolumeFile { unknown: self.unknown.clone(), ..VolumeFile::of(record) }
+    }
 }
 
 /// The time of day as records hold it.

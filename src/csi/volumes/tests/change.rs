@@ -79,7 +79,14 @@ async fn a_capacity_is_shared_by_all_volumes_of_the_store() {
     let within = |name: &str, at: &str, required| Wanted { required, capacity: Some(4 * GIB), ..wanted(name, at) };
     let first = volumes.create(&within("v", "a", GIB)).await.unwrap();
     Volumes::new(store.clone(), "two").create(&within("theirs", "b", 2 * GIB)).await.unwrap();
+    // What others do is seen after a while, and counts at once where something is given.
     assert_eq!(volumes.provisioned().await, Ok(3 * GIB));
+    let theirs = Volumes::new(store.clone(), "two").create(&within("more", "b2", GIB)).await.unwrap();
+    assert_eq!(volumes.provisioned().await, Ok(3 * GIB));
+    assert!(matches!(volumes.create(&within("w", "c", GIB)).await.unwrap_err(), Error::OutOfRange(_)));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(volumes.provisioned().await, Ok(4 * GIB));
+    Volumes::new(store.clone(), "two").delete(&path("b2"), &theirs.generation).await.unwrap();
     let error = volumes.create(&within("w", "c", GIB + 1)).await.unwrap_err();
     assert!(matches!(&error, Error::OutOfRange(why) if why.contains("left")), "{error}");
     volumes.create(&within("boundless", "d", 0)).await.unwrap();
