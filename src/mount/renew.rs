@@ -49,7 +49,11 @@ impl Workers {
         let Some(worker) = mount.worker() else {
             return Err(Error::Worker(format!("the worker of volume {volume} is gone")));
         };
-        let same_principal = mount.record().sharing.principal == brought.principal;
+        // Where a change was not finished, whose pages the kernel holds is not certain either.
+        let same_principal = {
+            let record = mount.record();
+            !record.renewing && record.sharing.principal == brought.principal
+        };
         self.claims().close(mount);
         mount.note(&self.state, |record| record.renewing = true)?;
         let patience = request.spec.options.timeout + STEP;

@@ -222,3 +222,74 @@ fn a_renewal_that_died_in_the_middle_is_done_again() {
     }
     rig.assert_clean(&[worker]);
 }
+
+/// The key of somebody else: every page that the first one read is gone, and the mount and its open files stay.
+#[test]
+fn another_principal_takes_a_shared_mount_over() {
+    let Some(rig) = Rig::new() else { return };
+    rig.server.put("bucket", "data/open/f", "for both");
+    rig.server.put("bucket", "data/closed/f", "for one");
+    let may = |dirs: &[&str]| {
+        let under = dirs.iter().map(|dir| format!("bucket/data/{dir}")).collect();
+        rig.server.users().add(User::new("other-key-id", "other-secret").with(Rights { under, ..Rights::default() }));
+    };
+    let secret_key = Secret::new("other-secret".into());
+    let other = Credential::S3 { key_id: "other-key-id".into(), secret_key, session_token: None };
+    let made = |mut request: Publish| {
+        request.spec.generation = Some("abcdefghij".into());
+        request
+    };
+    let with_other = |target: &str| Publish { credential: other.clone(), ..made(rig.request_of("team", target)) };
+    let workers = rig.workers();
+    for target in ["a", "b"] {
+        rig.publish(&workers, made(rig.with(SECRET, target))).unwrap();
+    }
+    let worker = rig.worker();
+    let [open, closed] = ["open", "closed"].map(|dir| fs::File::open(rig.target("a").join(dir).join("f")).unwrap());
+    let read = |file: &fs::File| {
+        let mut bytes = [0; 4];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0).map(|()| bytes)
+    };
+    assert_eq!((read(&open).unwrap(), read(&closed).unwrap()), (*b"for ", *b"for "));
+    may(&["open"]);
+    assert!(matches!(rig.publish(&workers, with_other("a")), Err(Error::NotInForce(_))));
+    let refused = rig.publish(&workers, with_other("b"));
+    assert!(matches!(&refused, Err(Error::Store { kind: ErrorKind::Denied, .. })), "{refused:?}");
+    assert_eq!(read(&closed).unwrap(), *b"for ");
+
+    may(&["open", ".millrace"]);
+    for target in ["b", "a"] {
+        rig.publish(&workers, with_other(target)).unwrap();
+    }
+    assert_eq!(errno(read(&closed)), Errno::EACCES);
+    assert_eq!(read(&open).unwrap(), *b"for ");
+    assert_eq!((rig.worker(), rig.mounts().len()), (worker, 3));
+    drop((open, closed));
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn a_new_limit_counts_as_soon_as_the_volume_is_expanded() {
+    let Some(rig) = Rig::new() else { return };
+    let limit = |limit: u64| {
+        let text = format!(r#"{{"format":1,"generation":"abcdefghij","limit":{limit}}}"#);
+        rig.server.put("bucket", "data/.millrace/volume.json", text);
+    };
+    limit(1_000_000);
+    let workers = rig.workers();
+    let mut request = rig.request_of("team", "a");
+    request.spec.generation = Some("abcdefghij".into());
+    rig.publish(&workers, request).unwrap();
+    assert_eq!(rig.usage(&workers, "a").unwrap().limit, Some(1_000_000));
+    limit(2_000_000);
+    let expanded = rig.runtime.block_on(workers.reload(VOLUME, &rig.target("a"))).unwrap();
+    assert_eq!(expanded.limit, Some(2_000_000));
+    rig.server.faults().set_conditions(Conditions { silent: true, ..Conditions::default() });
+    assert_eq!(rig.usage(&workers, "a").unwrap().limit, Some(2_000_000));
+    rig.server.faults().set_conditions(Conditions::default());
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
+}
