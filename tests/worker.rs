@@ -11,6 +11,8 @@ mod killed;
 mod renewal;
 #[path = "worker/sharing.rs"]
 mod sharing;
+#[path = "worker/silent.rs"]
+mod silent;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

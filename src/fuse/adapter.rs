@@ -19,7 +19,7 @@ use fuser::{
 use super::answer::Answers;
 use super::errno::errno;
 use super::words::{fopen, how, kind, nothing, shown, time};
-use crate::vfs::{Attr, Error, Handle, Ino, OpenOptions, Owner, Seek, SetAttr, Vfs};
+use crate::vfs::{Attr, Error, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
 
 /// For ever, as far as a kernel's lifetime goes.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -71,6 +71,13 @@ impl Adapter {
     }
 }
 
+/// Closes what was opened for a caller that does not wait any more.
+async fn close(vfs: Arc<Vfs>, opened: Opened) {
+    if let Err(error) = vfs.release(opened.handle).await {
+        tracing::warn!("a file whose open nobody waited for was not closed well: {error}");
+    }
+}
+
 /// Replies with success or an errno.
 fn done(reply: ReplyEmpty) -> impl FnOnce(Result<(), Error>) + Send + 'static {
     move |outcome| match outcome {
@@ -106,9 +113,9 @@ impl Filesystem for Adapter {
 
     fn destroy(&mut self) {}
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.ask(async move { vfs.lookup(parent, &name).await }, self.entry(reply));
+        self.answers.ask(req.pid(), async move { vfs.lookup(parent, &name).await }, self.entry(reply));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -124,7 +131,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -143,10 +150,14 @@ impl Filesystem for Adapter {
         let set = SetAttr { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
         let (vfs, ino, ttl) = (self.vfs(), Ino(ino.0), self.ttl());
         let handle = fh.map(|fh| Handle(fh.0));
-        self.answers.change(async move { vfs.setattr(ino, handle, set).await }, move |outcome| match outcome {
-            Ok(attr) => reply.attr(&ttl, &shown(&attr)),
-            Err(error) => reply.error(errno(error)),
-        });
+        self.answers.change(
+            req.pid(),
+            async move { vfs.setattr(ino, handle, set).await },
+            move |outcome| match outcome {
+                Ok(attr) => reply.attr(&ttl, &shown(&attr)),
+                Err(error) => reply.error(errno(error)),
+            },
+        );
     }
 
     fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
@@ -167,22 +178,27 @@ impl Filesystem for Adapter {
         reply.error(Errno::EPERM);
     }
 
-    fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
         let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
-        self.answers.change(async move { vfs.mkdir(parent, &name).await }, move |outcome| match outcome {
+        let call = {
+            let vfs = vfs.clone();
+            async move { vfs.mkdir(parent, &name).await }
+        };
+        let reply = move |outcome: Result<Attr, Error>| match outcome {
             Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
             Err(error) => reply.error(errno(error)),
-        });
+        };
+        self.answers.grant(req.pid(), call, reply, move |attr| async move { vfs.forget(attr.ino, 1) });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.change(async move { vfs.unlink(parent, &name).await }, done(reply));
+        self.answers.change(req.pid(), async move { vfs.unlink(parent, &name).await }, done(reply));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.change(async move { vfs.rmdir(parent, &name).await }, done(reply));
+        self.answers.change(req.pid(), async move { vfs.rmdir(parent, &name).await }, done(reply));
     }
 
     fn symlink(&self, _req: &Request, _parent: INodeNo, _link_name: &OsStr, _target: &Path, reply: ReplyEntry) {
@@ -191,7 +207,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -207,17 +223,21 @@ impl Filesystem for Adapter {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
         let (newparent, newname) = (Ino(newparent.0), newname.as_bytes().to_vec());
         let call = async move { vfs.rename((parent, &name), (newparent, &newname), keep).await };
-        self.answers.transfer(call, done(reply));
+        self.answers.transfer(req.pid(), call, done(reply));
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
         reply.error(Errno::EPERM);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, ino) = (self.vfs(), Ino(ino.0));
         let how = OpenOptions { exclusive: false, ..how(flags.0) };
-        self.answers.change(async move { vfs.open(ino, how).await }, move |outcome| match outcome {
+        let call = {
+            let vfs = vfs.clone();
+            async move { vfs.open(ino, how).await }
+        };
+        let reply = move |outcome: Result<Opened, Error>| match outcome {
             Ok(opened) => {
                 let mut flags = fopen(&opened);
                 if !how.write && !how.truncate {
@@ -227,12 +247,13 @@ impl Filesystem for Adapter {
                 reply.opened(FileHandle(opened.handle.0), flags);
             }
             Err(error) => reply.error(errno(error)),
-        });
+        };
+        self.answers.grant(req.pid(), call, reply, move |opened| close(vfs, opened));
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -242,7 +263,8 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.ask(async move { vfs.answer(handle, offset, size).await }, move |outcome| match outcome {
+        let call = async move { vfs.answer(handle, offset, size).await };
+        self.answers.ask(req.pid(), call, move |outcome| match outcome {
             // Told while it is held.
             Ok(answer) => reply.data(&answer.bytes),
             Err(error) => reply.error(errno(error)),
@@ -251,7 +273,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -264,20 +286,20 @@ impl Filesystem for Adapter {
         let (vfs, handle, data) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(data));
         let owner = lock_owner.map(|owner| Owner(owner.0));
         let call = async move { vfs.write(handle, offset, data, owner).await };
-        self.answers.transfer(call, move |outcome| match outcome {
+        self.answers.transfer(req.pid(), call, move |outcome| match outcome {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(errno(error)),
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let (vfs, handle, owner) = (self.vfs(), Handle(fh.0), Owner(lock_owner.0));
-        self.answers.transfer(async move { vfs.flush(handle, owner).await }, done(reply));
+        self.answers.transfer(req.pid(), async move { vfs.flush(handle, owner).await }, done(reply));
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -286,12 +308,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.transfer(async move { vfs.release(handle).await }, done(reply));
+        self.answers.transfer(req.pid(), async move { vfs.release(handle).await }, done(reply));
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.transfer(async move { vfs.fsync(handle).await }, done(reply));
+        self.answers.transfer(req.pid(), async move { vfs.fsync(handle).await }, done(reply));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -306,10 +328,10 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.read_dir(handle, offset, ENTRIES).await };
-        self.answers.ask(call, move |outcome| match outcome {
+        self.answers.ask(req.pid(), call, move |outcome| match outcome {
             Ok(listed) => {
                 for entry in &listed {
                     let name = OsStr::from_bytes(&entry.name);
@@ -323,13 +345,13 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let (vfs, dir, handle, ttl) = (self.vfs(), Ino(ino.0), Handle(fh.0), self.ttl());
         let call = {
             let vfs = vfs.clone();
             async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await }
         };
-        self.answers.ask(call, move |outcome| {
+        self.answers.ask(req.pid(), call, move |outcome| {
             let listed = match outcome {
                 Ok(listed) => listed,
                 Err(error) => return reply.error(errno(error)),
@@ -402,7 +424,7 @@ impl Filesystem for Adapter {
 
     fn create(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         _mode: u32,
@@ -411,11 +433,19 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
-        self.answers.change(async move { vfs.create(parent, &name, how(flags)).await }, move |outcome| match outcome {
+        let call = {
+            let vfs = vfs.clone();
+            async move { vfs.create(parent, &name, how(flags)).await }
+        };
+        let reply = move |outcome: Result<(Attr, Opened), Error>| match outcome {
             Ok((attr, opened)) => {
                 reply.created(&ttl, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));
             }
             Err(error) => reply.error(errno(error)),
+        };
+        self.answers.grant(req.pid(), call, reply, move |(attr, opened)| async move {
+            vfs.forget(attr.ino, 1);
+            close(vfs, opened).await;
         });
     }
 

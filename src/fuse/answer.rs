@@ -1,7 +1,8 @@
 //! Who answers a request: the thread that read it where nothing is to be waited for, else a task.
 //!
-//! Every request has a deadline. A question is given up then; a change goes on to its end behind the error, since
-//! nobody can tell how far it came.
+//! Every request has a deadline, and ends before it where its caller is being killed ([`super::waiting`]). A question is
+//! given up then; a change goes on to its end behind the error, since nobody can tell how far it came, and what it
+//! would have given the kernel to hold is taken back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::waiting::{Seat, Waiting};
 use crate::tunable::Span;
 use crate::vfs::{Error, Result, Vfs};
 
@@ -28,35 +30,57 @@ pub(super) struct Answers {
     pub(super) runtime: Handle,
     pub(super) timeout: Span,
     pub(super) tasks: TaskTracker,
+    pub(super) waiting: Waiting,
 }
 
 impl Answers {
     /// A call that changes nothing: dropped at its deadline.
     pub(super) fn ask<T: Send + 'static>(
         &self,
+        caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let timeout = self.timeout.get();
+        let (timeout, waiting) = (self.timeout.get(), self.waiting.clone());
         self.begin(Box::pin(call), reply, move |call, reply| async move {
-            reply(tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(late(timeout))));
+            let mut seat = waiting.sit(caller);
+            reply(tokio::select! {
+                outcome = call => outcome,
+                error = given_up(&mut seat, timeout) => Err(error),
+            });
         });
     }
 
-    /// A call that changes something.
+    /// A call that changes something, and leaves the kernel nothing to hold.
     pub(super) fn change<T: Send + 'static>(
         &self,
+        caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let timeout = self.timeout.get();
+        self.grant(caller, call, reply, |_| std::future::ready(()));
+    }
+
+    /// A call that gives the kernel something to hold, an open file or a name it has looked up: taken back where the
+    /// kernel never hears of it.
+    pub(super) fn grant<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(
+        &self,
+        caller: u32,
+        call: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+        take_back: impl FnOnce(T) -> F + Send + 'static,
+    ) {
+        let (timeout, waiting) = (self.timeout.get(), self.waiting.clone());
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
-            match tokio::time::timeout(timeout, &mut call).await {
-                Ok(outcome) => reply(outcome),
-                Err(_) => {
-                    reply(Err(late(timeout)));
-                    let _ = call.await;
-                }
+            let mut seat = waiting.sit(caller);
+            let error = tokio::select! {
+                outcome = &mut call => return reply(outcome),
+                error = given_up(&mut seat, timeout) => error,
+            };
+            drop(seat);
+            reply(Err(error));
+            if let Ok(unheard) = call.await {
+                take_back(unheard).await;
             }
         });
     }
@@ -65,23 +89,27 @@ impl Answers {
     /// one of its own in the store, which comes first.
     pub(super) fn transfer<T: Send + 'static>(
         &self,
+        caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        let (vfs, timeout) = (self.vfs.clone(), self.timeout.get() * PATIENCE);
+        let (vfs, timeout, waiting) = (self.vfs.clone(), self.timeout.get() * PATIENCE, self.waiting.clone());
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
+            let mut seat = waiting.sit(caller);
             let mut before = vfs.progress();
-            loop {
-                if let Ok(outcome) = tokio::time::timeout(timeout, &mut call).await {
-                    return reply(outcome);
-                }
+            let error = loop {
+                let error = tokio::select! {
+                    outcome = &mut call => return reply(outcome),
+                    error = given_up(&mut seat, timeout) => error,
+                };
                 let now = vfs.progress();
-                if now == before {
-                    break;
+                if now == before || error == Error::Interrupted {
+                    break error;
                 }
                 before = now;
-            }
-            reply(Err(late(timeout)));
+            };
+            drop(seat);
+            reply(Err(error));
             let _ = call.await;
         });
     }
@@ -104,7 +132,13 @@ impl Answers {
     }
 }
 
-fn late(timeout: Duration) -> Error {
-    tracing::warn!(?timeout, "a request passed its deadline");
-    Error::Io
+/// Why a request waits no longer.
+async fn given_up(seat: &mut Seat, timeout: Duration) -> Error {
+    match tokio::time::timeout(timeout, seat.released()).await {
+        Ok(()) => Error::Interrupted,
+        Err(_) => {
+            tracing::warn!(?timeout, "a request passed its deadline");
+            Error::Io
+        }
+    }
 }

@@ -25,6 +25,7 @@ pub(super) fn errno(error: Error) -> Errno {
         Error::Busy => Errno::EBUSY,
         Error::BadHandle => Errno::EBADF,
         Error::NoData => Errno::ENXIO,
+        Error::Interrupted => Errno::EINTR,
         Error::Io => Errno::EIO,
     }
 }

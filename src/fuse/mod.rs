@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod errno;
+mod waiting;
 mod words;
 
 use std::ffi::OsStr;
@@ -27,6 +28,7 @@ use crate::tunable::Span;
 use crate::vfs::{Invalidation, Vfs};
 use adapter::Adapter;
 use answer::Answers;
+use waiting::Waiting;
 
 /// How a connection is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,7 @@ impl Default for Config {
 #[derive(Debug, Clone)]
 pub struct Session {
     ended: watch::Receiver<Option<Result<(), String>>>,
+    waiting: Waiting,
 }
 
 impl Session {
@@ -59,11 +62,13 @@ impl Session {
     /// Where the kernel's side went away during the handshake, or speaks a FUSE older than 7.6.
     pub fn start(device: OwnedFd, vfs: Arc<Vfs>, config: &Config, runtime: &Handle) -> io::Result<Session> {
         let tasks = TaskTracker::new();
+        let waiting = Waiting::default();
         let answers = Answers {
             vfs: vfs.clone(),
             runtime: runtime.clone(),
             timeout: config.timeout.clone(),
             tasks: tasks.clone(),
+            waiting: waiting.clone(),
         };
         let mut options = fuser::Config::default();
         options.n_threads = Some(config.threads.max(1));
@@ -85,7 +90,18 @@ impl Session {
             });
             let _ = end.send(Some(outcome));
         })?;
-        Ok(Session { ended })
+        Ok(Session { ended, waiting })
+    }
+
+    /// The threads whose requests have waited for so long, at most `most` of them, by their ids in the pid namespace of
+    /// whoever mounted; as soon as there are any. One that cannot be seen from there is not among them.
+    pub async fn long_waiting(&self, patience: Duration, most: usize) -> Vec<u32> {
+        self.waiting.long(patience, most).await
+    }
+
+    /// Answers what these threads wait for with EINTR: they are being killed.
+    pub fn let_go(&self, callers: &[u32]) {
+        self.waiting.let_go(callers);
     }
 
     /// Waits until the mount is gone, by unmounting or by an abort, and all that was begun is finished.

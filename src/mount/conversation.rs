@@ -8,6 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::handover::{self, Channel, FromWorker, Refusal, ToWorker};
 use super::live::Place;
+use super::process::being_killed;
 use super::{Usage, kernel};
 use crate::auth::Credential;
 
@@ -67,6 +68,10 @@ pub(super) async fn converse(
                     channel.set_peer(&version);
                     Ok(())
                 }
+                Ok((FromWorker::Waiting { callers }, _)) => match being_killed(&callers) {
+                    callers if callers.is_empty() => Ok(()),
+                    callers => channel.send(&ToWorker::Killed { callers }).await,
+                },
                 Ok((message, _)) => match waiting.hear(message, place) {
                     Ok(()) => Ok(()),
                     Err(why) => return Parting::Wrong(why),

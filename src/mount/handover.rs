@@ -66,6 +66,11 @@ pub enum ToWorker {
     },
     /// The volume's own file may have changed (size, mutable parameters): it is read at once. Answered by `Reloaded`.
     Reload,
+    /// Of the threads that a `Waiting` named, those that are being killed.
+    Killed {
+        /// Thread ids.
+        callers: Vec<u32>,
+    },
 }
 
 /// How a worker is to run.
@@ -129,6 +134,12 @@ pub enum FromWorker {
     ReadAhead {
         /// In KiB.
         kib: u32,
+    },
+    /// Requests of these threads have waited long. Answered by `Killed` where one of them is being killed, which the
+    /// worker cannot see.
+    Waiting {
+        /// Thread ids in the node plugin's pid namespace.
+        callers: Vec<u32>,
     },
     /// What the worker's buffers may hold from now on.
     Memory {

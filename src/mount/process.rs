@@ -32,6 +32,18 @@ impl std::fmt::Display for Identity {
     }
 }
 
+/// Of these threads those that are being killed: SIGKILL is pending, and they wait where only a reply lets them go. A
+/// thread that cannot be seen is not known to be.
+pub(super) fn being_killed(threads: &[u32]) -> Vec<u32> {
+    const SIGKILL: u64 = 1 << (Signal::KILL.as_raw() - 1);
+    let is_killed = |thread: u32| -> Option<bool> {
+        let status = procfs::process::Process::new(i32::try_from(thread).ok()?).ok()?.status().ok()?;
+        // A signal to the process becomes one of each thread; see complete_signal in kernel/signal.c.
+        Some((status.sigpnd | status.shdpnd) & SIGKILL != 0)
+    };
+    threads.iter().copied().filter(|thread| is_killed(*thread) == Some(true)).collect()
+}
+
 /// A running process, held by a pidfd (pidfd_open(2)): a signal never meets another one.
 #[derive(Debug)]
 pub(super) struct Process {

@@ -62,6 +62,9 @@ pub enum Error {
     /// ENXIO: no data at or after that offset.
     #[error("no data there")]
     NoData,
+    /// EINTR: the caller is being killed.
+    #[error("interrupted")]
+    Interrupted,
     /// EIO: the store failed; the log says how.
     #[error("input/output error")]
     Io,

@@ -121,7 +121,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     }
     tokio::select! {
         ended = session.ended() => ended?,
-        never = talk::talk(&mut line, &served, said) => match never {},
+        never = talk::talk(&mut line, &served, &session, said) => match never {},
     }
     line.send(&FromWorker::Ended).await;
     Ok(())

@@ -2,16 +2,25 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::served::Served;
 use crate::auth::Credential;
+use crate::fuse::Session;
 use crate::mount::handover::{FromWorker, ToWorker};
 use crate::mount::line::{Caller, Line};
 
 /// What the worker says of itself, without being asked.
 pub(super) type Words = mpsc::UnboundedReceiver<FromWorker>;
+
+/// Whose request has waited for so long may be being killed, and is asked for. A killed caller is to be gone within
+/// 2 s.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The most callers asked for at once; the others' turn comes when these have gone.
+const MOST_CALLERS: usize = 512;
 
 /// What takes a while, done one after the other.
 enum Errand {
@@ -20,7 +29,7 @@ enum Errand {
 }
 
 /// Answers whichever node plugin there is, and passes on `words`.
-pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, mut words: Words) -> Infallible {
+pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, session: &Session, mut words: Words) -> Infallible {
     let (errands, queue) = mpsc::unbounded_channel();
     let (tell, mut answers) = mpsc::unbounded_channel();
     // What has begun goes on to its end, also when the node plugin is gone.
@@ -30,6 +39,7 @@ pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, mut words: Words
             // What a change brings along is said before that it is done.
             biased;
             Some(word) = words.recv() => word,
+            callers = session.long_waiting(PATIENCE, MOST_CALLERS) => FromWorker::Waiting { callers },
             Some((caller, answer)) = answers.recv() => {
                 // The next node plugin would take it for the answer to a question of its own.
                 if caller == line.caller() {
@@ -52,6 +62,10 @@ pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, mut words: Words
                         Errand::Credential { credential, same_principal }
                     }
                     ToWorker::Reload => Errand::Reload,
+                    ToWorker::Killed { callers } => {
+                        session.let_go(&callers);
+                        continue;
+                    }
                     ToWorker::Begin(_) | ToWorker::Volume(_) | ToWorker::Device => continue,
                 };
                 // Received for as long as this side sends.
