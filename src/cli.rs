@@ -117,6 +117,19 @@ pub struct Node {
     /// Where this machine is, in one domain: jurisdiction, region, zone or rack. May be repeated.
     #[arg(long, value_name = "DOMAIN=VALUE", value_parser = located)]
     pub topology: Vec<(Domain, String)>,
+    /// Domains that no --topology names are read from the labels of this machine's Node object, by the Kubernetes API.
+    #[arg(long)]
+    pub topology_from_node: bool,
+    /// The label of a domain, instead of topology.kubernetes.io/region and /zone, topology.millrace.dev/jurisdiction
+    /// and /rack. May be repeated.
+    #[arg(long, value_name = "DOMAIN=LABEL", value_parser = labelled, requires = "topology_from_node")]
+    pub topology_label: Vec<(Domain, String)>,
+    /// The address of the Kubernetes API, where this runs in no pod.
+    #[arg(long, value_name = "URL", requires = "topology_from_node")]
+    pub kubernetes_api: Option<String>,
+    /// The directory of the service account, with its token and ca.crt, for --kubernetes-api.
+    #[arg(long, value_name = "DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
+    pub service_account: PathBuf,
     /// Workers keep this process's uid, and mounts the kernel's read-ahead: in a user namespace there is no other.
     #[arg(long)]
     pub single_uid: bool,
@@ -232,11 +245,18 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 
 /// A domain and this machine's value in it.
 fn located(text: &str) -> Result<(Domain, String), String> {
-    let parts = text.split_once('=').and_then(|(word, value)| Some((Domain::named(word)?, value)));
-    let (domain, value) =
-        parts.ok_or_else(|| format!("must be {}, '=' and a value", Domain::ALL.map(Domain::word).join(", ")))?;
-    check_value(domain, value).map_err(|why| why.to_string())?;
-    Ok((domain, value.to_owned()))
+    let (domain, value) = labelled(text)?;
+    check_value(domain, &value).map_err(|why| why.to_string())?;
+    Ok((domain, value))
+}
+
+/// A domain and a label's name.
+fn labelled(text: &str) -> Result<(Domain, String), String> {
+    let parts = text.split_once('=').and_then(|(word, rest)| Some((Domain::named(word)?, rest)));
+    match parts {
+        Some((domain, rest)) if !rest.is_empty() => Ok((domain, rest.to_owned())),
+        _ => Err(format!("must be {}, '=' and a text", Domain::ALL.map(Domain::word).join(", "))),
+    }
 }
 
 /// A time that something may take.
@@ -262,8 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_has_a_value() {
+    fn a_domain_has_a_value_and_a_label() {
         assert_eq!(located("zone=a-1"), Ok((Domain::Zone, "a-1".into())));
+        assert_eq!(labelled("rack=example.org/rack"), Ok((Domain::Rack, "example.org/rack".into())));
         for bad in ["zone", "zone=", "country=de", "=a", "zone=a/b", ""] {
             assert!(located(bad).is_err(), "{bad}");
         }

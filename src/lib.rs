@@ -36,6 +36,7 @@
 //!
 //!  app            the composition root: builds the parts from config, joins them, drains them
 //!  topology       where nodes are, and where a store's data may be shown: one rule, asked by csi
+//!  cluster        what is asked of the Kubernetes API: this node's own labels
 //!  config         the operator's words -> each module's own Config, and VolumeSpec
 //!  budget         the worker's one byte budget        observability   logs and metric names: leaves
 //!  tunable        what may be changed while a mount is served: a leaf
@@ -57,6 +58,7 @@ pub mod auth;
 pub mod backend;
 pub mod budget;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod csi;
 pub mod fuse;

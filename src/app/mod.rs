@@ -3,6 +3,7 @@
 mod check_config;
 mod controller;
 mod node;
+mod place;
 mod records;
 #[cfg(feature = "sandbox")]
 mod trial;

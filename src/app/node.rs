@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{audit, until_told_to_stop};
+use super::{audit, place, until_told_to_stop};
 use crate::auth::memory::wipe_what_is_freed;
 use crate::cli;
 use crate::config::stores::LiveStores;
@@ -14,7 +14,6 @@ use crate::csi::node::{Here, Node};
 use crate::csi::{self, Services};
 use crate::mount::{Config, Workers};
 use crate::observability::Log;
-use crate::topology::{Located, Place};
 
 /// Serves until told to stop; the mounts are served on by their workers.
 ///
@@ -43,7 +42,7 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
         log_filter: log.filter,
         log_json: log.json,
     });
-    let place = Located::at(Place::new(words.topology.iter().cloned())?);
+    let place = place::of(words)?;
     let here = Here { driver: driver_name.clone(), place };
     let node =
         Node::new(&words.node_id, here, stores.clone(), workers.await?)?.with_most_volumes(words.max_volumes_per_node);

@@ -135,3 +135,32 @@ fn a_changed_file_counts_only_if_it_may() {
     assert_eq!(live.reload(), Ok(true));
     assert!(live.current().get("lake").is_none());
 }
+
+proptest::proptest! {
+    /// Whatever stands in the words, there is a store that keeps to its own rules or a reason that can be read.
+    #[test]
+    fn no_words_panic_and_what_is_taken_can_be_meant(
+        domain in "jurisdiction|region|zone|rack|none|\\PC{0,6}",
+        values in proptest::collection::vec("[a-c]|none|\\PC{0,70}", 0..4),
+        namespace in "[a-z*-]{0,8}|\\PC{0,70}",
+        paths in proptest::collection::vec("sets|\\$\\{pod\\.namespace\\}|[a-c./*$]{0,8}|\\PC{0,8}", 0..3),
+    ) {
+        let words = serde_json::json!({"stores": [{
+            "name": "lake", "backend": "s3", "endpoint": "http://127.0.0.1:9000", "bucket": "data",
+            "residency": {domain: values}, "inline": [{"namespace": namespace, "paths": paths}],
+        }]});
+        // JSON is YAML.
+        match Stores::parse(&words.to_string(), Path::new("")) {
+            Ok(stores) => {
+                let lake = stores.get("lake").unwrap();
+                let (residency, inline) = (lake.residency.as_ref().unwrap(), lake.inline.as_ref().unwrap());
+                proptest::prop_assert!(!residency.to_string().contains("none"));
+                proptest::prop_assert!(residency.admits(&crate::topology::Place::default()).is_err());
+                let reserved = backend::Path::parse("other/.millrace/records").unwrap();
+                let everything = paths.iter().any(String::is_empty);
+                proptest::prop_assert!(everything || !inline.allows(&namespace, &reserved));
+            }
+            Err(why) => proptest::prop_assert!(!why.to_string().is_empty()),
+        }
+    }
+}

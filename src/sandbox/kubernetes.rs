@@ -1,0 +1,144 @@
+//! A Kubernetes API server that knows Nodes and one service account, whose only right is to get a Node by its name.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::tls::Identity;
+
+/// Labels by Node.
+pub type Nodes = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A server on a port of its own at 127.0.0.1, over TLS, until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    url: String,
+    ca_pem: String,
+    state: Arc<Mutex<State>>,
+    _end: DropGuard,
+}
+
+#[derive(Debug)]
+struct State {
+    token: String,
+    nodes: Nodes,
+    asked: Vec<String>,
+}
+
+impl Server {
+    /// A server that lets in who has `token`.
+    ///
+    /// # Errors
+    /// Where no certificate can be made or no port had.
+    pub async fn start(token: &str, nodes: Nodes) -> io::Result<Server> {
+        let Identity { acceptor, ca_pem } = Identity::generate()?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let url = format!("https://{}", listener.local_addr()?);
+        let state = Arc::new(Mutex::new(State { token: token.to_owned(), nodes, asked: Vec::new() }));
+        let end = CancellationToken::new();
+        let (shared, ended) = (Arc::clone(&state), end.clone());
+        tokio::spawn(end.clone().run_until_cancelled_owned(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+                // A client that goes away ends its connection and nothing else.
+                tokio::spawn(ended.clone().run_until_cancelled_owned(async move {
+                    if let Ok(stream) = acceptor.accept(socket).await {
+                        connection(stream, shared).await;
+                    }
+                }));
+            }
+        }));
+        Ok(Server { url, ca_pem, state, _end: end.drop_guard() })
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Writes the service account's `token` and `ca.crt` into `dir`, as a pod finds them.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn write_account(&self, dir: &Path) -> io::Result<()> {
+        std::fs::write(dir.join("ca.crt"), &self.ca_pem)?;
+        std::fs::write(dir.join("token"), &self.state().token)
+    }
+
+    /// Lets in who has `token` from now on, and nobody else.
+    pub fn set_token(&self, token: &str) {
+        token.clone_into(&mut self.state().token);
+    }
+
+    /// Changes the labels.
+    pub fn set_nodes(&self, nodes: Nodes) {
+        self.state().nodes = nodes;
+    }
+
+    /// Every request so far, as method and path.
+    pub fn asked(&self) -> Vec<String> {
+        self.state().asked.clone()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn connection(stream: tokio_rustls::server::TlsStream<TcpStream>, shared: Arc<Mutex<State>>) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (status, body) = answer(&request, &mut shared.lock().unwrap_or_else(PoisonError::into_inner));
+        async move {
+            let mut reply = Response::new(Full::new(Bytes::from(body.to_string())));
+            *reply.status_mut() = status;
+            reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+            Ok::<_, Infallible>(reply)
+        }
+    });
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+}
+
+fn answer(request: &Request<Incoming>, state: &mut State) -> (StatusCode, Value) {
+    let path = request.uri().path();
+    state.asked.push(format!("{} {path}", request.method()));
+    let word = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if word(header::AUTHORIZATION) != Some(format!("Bearer {}", state.token).as_str()) {
+        return refusal(StatusCode::UNAUTHORIZED, "Unauthorized");
+    }
+    let name = path.strip_prefix("/api/v1/nodes/").filter(|name| !name.is_empty() && !name.contains('/'));
+    let Some(name) = name.filter(|_| request.method() == Method::GET) else {
+        return refusal(StatusCode::FORBIDDEN, "nodes is forbidden: this account may get a Node, and nothing else");
+    };
+    let Some(labels) = state.nodes.get(name) else {
+        return refusal(StatusCode::NOT_FOUND, &format!("nodes {name:?} not found"));
+    };
+    let metadata = json!({"name": name, "labels": labels});
+    let partial = word(header::ACCEPT).is_some_and(|accept| accept.contains("as=PartialObjectMetadata;"));
+    let form = match partial {
+        true => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+        false => json!({"kind": "Node", "apiVersion": "v1", "metadata": metadata, "spec": {}, "status": {}}),
+    };
+    (StatusCode::OK, form)
+}
+
+fn refusal(status: StatusCode, message: &str) -> (StatusCode, Value) {
+    let reason = status.canonical_reason().unwrap_or_default().replace(' ', "");
+    let form = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+        "reason": reason, "code": status.as_u16(),
+    });
+    (status, form)
+}
