@@ -5,8 +5,12 @@
 
 #[path = "worker/by_hand.rs"]
 mod by_hand;
+#[path = "worker/isolation.rs"]
+mod isolation;
 #[path = "worker/killed.rs"]
 mod killed;
+#[path = "worker/memory.rs"]
+mod memory;
 #[path = "worker/renewal.rs"]
 mod renewal;
 #[path = "worker/sharing.rs"]
@@ -130,10 +134,11 @@ impl Rig {
         table.lines().filter(below).map(str::to_owned).collect()
     }
 
-    /// Nothing is left of `targets`: no mount, record, mount point, directory, process.
+    /// Nothing is left of `targets`: no mount, record, mount point, directory, cgroup, process.
     fn assert_clean(&self, workers: &[Pid]) {
         assert_eq!(self.mounts(), Vec::<String>::new());
         assert_eq!(self.records(), Vec::<serde_json::Value>::new());
+        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
         for dir in ["state/mounts", "state/targets", "targets"] {
             let left: Vec<_> = fs::read_dir(self.dir.join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(left.is_empty(), "{left:?}");
@@ -158,6 +163,13 @@ impl Drop for Rig {
         for line in self.mounts().iter().rev() {
             let point = line.split(' ').nth(4).unwrap();
             let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+        }
+        for cgroup in self.cgroups() {
+            let begun = Instant::now();
+            // Busy until what was killed has ended.
+            while fs::remove_dir(&cgroup).is_err() && begun.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }
@@ -306,7 +318,8 @@ fn a_worker_has_no_rights_and_shows_no_secret() {
         assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
         let line = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline")).unwrap()).unwrap();
         assert!(line.ends_with("\0worker\0"), "{line}");
-        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        let [cwd, root] = ["cwd", "root"].map(|link| fs::read_link(format!("/proc/{pid}/{link}")).unwrap());
+        assert_eq!(cwd, root);
         uids.push(uid);
     }
     assert!(uids.len() == 2 && uids[0] != uids[1], "{uids:?}");

@@ -1,4 +1,5 @@
-//! What a worker gives up before it reads a credential: every capability, its parent's uid, and being looked into.
+//! What a worker gives up before it reads a credential: the node's files, every capability, its parent's uid, and being
+//! looked into.
 
 use std::io;
 
@@ -6,6 +7,8 @@ use caps::{CapSet, CapsHashSet};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::namespaces;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +19,7 @@ pub struct Error {
 }
 
 /// Gives up everything that serving a mount does not need. Becomes `uid` (and the gid of the same number, without
-/// further groups) where there is one.
+/// further groups) where there is one, and sees the node's files no more; without one it could not.
 ///
 /// Capabilities belong to a thread: to be called while the process has one.
 ///
@@ -26,6 +29,9 @@ pub fn confine(uid: Option<u32>) -> Result<(), Error> {
     let step = |step: &'static str| move |source: io::Error| Error { step, source };
     // A terminal's Ctrl-C is for the node plugin, which unmounts first. A leader of a group is out of it already.
     let _ = setsid();
+    if uid.is_some() {
+        namespaces::leave_the_nodes_files().map_err(step("leaving the node's files behind"))?;
+    }
     // While this is still root: CAP_SETPCAP is needed for it.
     for capability in caps::runtime::thread_all_supported() {
         caps::drop(None, CapSet::Bounding, capability)
@@ -65,6 +71,9 @@ fn verify(uid: Option<u32>) -> Result<(), Error> {
     }
     if uid.is_some_and(|uid| Uid::current().as_raw() != uid || Uid::effective().as_raw() != uid) {
         return failed("the uid is another");
+    }
+    if uid.is_some() && namespaces::sees_the_nodes_files() {
+        return failed("the node's files are in sight");
     }
     if prctl::get_dumpable() != Ok(false) || prctl::get_no_new_privs() != Ok(true) {
         return failed("the process can still be looked into or gain rights");

@@ -134,7 +134,7 @@ impl Waiting {
             FromWorker::CredentialRefused(refusal) => tell(&mut self.credentials, Err(refusal)),
             FromWorker::Reloaded(refusal) => tell(&mut self.reloads, refusal.map_or(Ok(()), Err)),
             FromWorker::ReadAhead { kib } => drop(tokio::spawn(set_read_ahead(place.clone(), kib))),
-            FromWorker::Memory { .. } => {}
+            FromWorker::Memory { bytes } => allow(place, bytes),
             FromWorker::Ended => self.finished = true,
             other => return Err(format!("it said {other:?} out of turn")),
         }
@@ -145,6 +145,13 @@ impl Waiting {
 fn tell<T>(waiting: &mut VecDeque<oneshot::Sender<T>>, answer: T) {
     if let Some(tell) = waiting.pop_front() {
         let _ = tell.send(answer);
+    }
+}
+
+fn allow(place: &Place, memory: u64) {
+    let Some(cgroup) = &place.cgroup else { return };
+    if let Err(error) = cgroup.raise(memory) {
+        tracing::warn!(volume = place.volume_id, "the worker's memory limit stays as it was: {error}");
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::cgroup::Cgroup;
 use super::conversation::{PINGS, Parting, Question, converse};
 use super::handover::{Channel, Refusal};
 use super::process::{ExitStatus, Identity, Process};
@@ -32,6 +33,8 @@ pub(super) struct Place {
     pub(super) point: PathBuf,
     /// `major:minor`.
     pub(super) device: String,
+    /// Where its memory is limited.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 /// A worker, until it has ended and after.
@@ -123,6 +126,7 @@ impl Live {
                     "it ended with its mount".to_owned()
                 }
                 End::Died(why) => {
+                    let why = with_cause(why, at.cgroup.as_ref());
                     metrics::counter!(WORKER_DEATHS).increment(1);
                     tracing::error!(volume, %worker, "worker is gone ({why}); its mount answers ENOTCONN until it is published anew");
                     why
@@ -204,4 +208,16 @@ async fn end(process: &Process, place: &Place) {
     process.kill();
     let Place { point, device, .. } = place.clone();
     let _ = kernel::within(ANSWER, move || kernel::abort(&point, &device)).await;
+}
+
+/// A kill for want of memory looks like any other, unless its cgroup tells.
+fn with_cause(why: String, cgroup: Option<&Cgroup>) -> String {
+    match cgroup.and_then(Cgroup::was_exceeded) {
+        Some(limit) => format!(
+            "it needed more than the {} MiB of memory that its volume's `memory` allows, and the kernel killed it: raise \
+             `memory`; {why}",
+            limit >> 20
+        ),
+        None => why,
+    }
 }

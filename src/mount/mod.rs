@@ -5,6 +5,7 @@
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
+mod cgroup;
 mod claims;
 pub mod confine;
 mod conversation;
@@ -13,6 +14,7 @@ mod health;
 mod kernel;
 pub mod line;
 mod live;
+mod namespaces;
 mod process;
 mod recover;
 mod renew;

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 
 /// A pid is reused; a pid and the clock tick in which it began are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,10 @@ impl Identity {
     fn of(pid: i32) -> Option<Identity> {
         let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
         Some(Identity { pid, start_time: stat.starttime })
+    }
+
+    pub(super) fn pid(self) -> i32 {
+        self.pid
     }
 }
 
@@ -95,18 +101,15 @@ impl Process {
     }
 }
 
-/// Runs `program worker` with an empty environment and its end of the socket as standard input.
+/// Runs `program worker` with an empty environment and its end of the socket as standard input, in a pid namespace of
+/// its own if it is to be `alone`.
 ///
 /// Reaps it whenever it ends. Returns it with our end and with what becomes its exit status.
-pub(super) fn spawn(program: &Path) -> io::Result<(Process, UnixStream, ExitStatus)> {
+pub(super) fn spawn(program: &Path, alone: bool) -> io::Result<(Process, UnixStream, ExitStatus)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut child = Command::new(program)
-        .arg("worker")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .spawn()?;
+    let mut command = Command::new(program);
+    command.arg("worker").env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+    let mut child = if alone { spawn_alone(command)? } else { command.spawn()? };
     let identity = child.id().and_then(|pid| Identity::of(i32::try_from(pid).ok()?));
     let process = identity.map(Process::open).transpose();
     let (tell, exit) = tokio::sync::watch::channel(None);
@@ -122,6 +125,19 @@ pub(super) fn spawn(program: &Path) -> io::Result<(Process, UnixStream, ExitStat
         // It was not waited for before, so that its entry in /proc was there unless /proc is not.
         None => Err(io::Error::other("the new process is not to be found in /proc")),
     }
+}
+
+/// As the first process of a new pid namespace: it sees no other.
+///
+/// A thread that asks for a namespace for its children can start no thread and only one such child, so each has its own.
+fn spawn_alone(mut command: Command) -> io::Result<Child> {
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("spawn".into()).spawn(move || {
+        let _entered = runtime.enter();
+        unshare(CloneFlags::CLONE_NEWPID).map_err(|error| io::Error::other(format!("a pid namespace: {error}")))?;
+        command.spawn()
+    })?;
+    thread.join().map_err(|_| io::Error::other("the thread that starts it panicked"))?
 }
 
 /// How a child of ours ended, once it has.

@@ -134,14 +134,33 @@ impl Workers {
                 continue;
             }
             let cleared = match self.unmount_ours(&point, Behind::Unknown).await {
-                Ok(()) => self.state.forget_mount(&id),
+                Ok(()) => self.forget(&id).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = cleared {
                 tracing::warn!("a mount without a record: {error}");
             }
         }
+        self.collect_cgroups().await;
         Ok(())
+    }
+
+    /// Removes the cgroups of mounts of which nothing else is left.
+    async fn collect_cgroups(&self) {
+        let mounts = match (self.cgroups.mounts(), self.state.mount_ids()) {
+            (Ok(mounts), Ok(on_disk)) => mounts.into_iter().filter(move |id| !on_disk.contains(id)),
+            (Err(error), _) => return tracing::warn!("looking for the cgroups of ended workers: {error}"),
+            (_, Err(error)) => return tracing::warn!("looking for the cgroups of ended workers: {error}"),
+        };
+        for id in mounts {
+            // One that is just being made is known before it has a record.
+            if self.claims().knows(&id) {
+                continue;
+            }
+            if let Err(error) = self.cgroups.remove(&id).await {
+                tracing::warn!("removing an ended worker's cgroup: {error}");
+            }
+        }
     }
 
     /// Removes what is left of a publication whose record is lost or cannot be read.
@@ -169,7 +188,8 @@ impl Workers {
                 let process = Process::open(identity)
                     .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
                 let point = self.state.mount_point(&id);
-                let place = Place { volume_id: record.volume_id.clone(), point, device: device.clone() };
+                let cgroup = self.cgroups.of(&id);
+                let place = Place { volume_id: record.volume_id.clone(), point, device: device.clone(), cgroup };
                 match process {
                     Some(process) => {
                         let channel = self.state.connect(&id).await.and_then(Channel::new);

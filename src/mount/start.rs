@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::cgroup::{Cgroup, Cgroups};
 use super::handover::{self, Begin, Channel, FromWorker, Log, ToWorker, Volume};
 use super::live::{Live, Place};
-use super::process::{ExitStatus, Process};
+use super::process::{ExitStatus, Identity, Process};
 use super::renew::refused;
 use super::shared::Shared;
 use super::state::State;
@@ -23,7 +24,13 @@ use super::{Config, Error, Publish, kernel, process};
 pub(super) const STEP: Duration = Duration::from_secs(20);
 
 /// Starts the worker of `mount` and mounts, filling its record in step by step.
-pub(super) async fn start(config: &Config, state: &State, mount: &Shared, request: &Publish) -> Result<Live, Error> {
+pub(super) async fn start(
+    config: &Config,
+    state: &State,
+    cgroups: &Cgroups,
+    mount: &Shared,
+    request: &Publish,
+) -> Result<Live, Error> {
     let Publish { spec, credential, .. } = request.clone();
     let read_ahead_kb = spec.options.read_ahead_kb;
     let patience = spec.options.timeout + STEP;
@@ -32,6 +39,7 @@ pub(super) async fn start(config: &Config, state: &State, mount: &Shared, reques
 
     let mut starting = Starting::spawn(config, mount.volume_id())?;
     mount.note(state, |record| record.worker = Some(starting.process.identity()))?;
+    let cgroup = limited(cgroups, mount, starting.process.identity(), spec.options.memory)?;
 
     let log = Log { filter: config.log_filter.clone(), json: config.log_json };
     let begin = Begin { version: handover::VERSION.into(), uid, log };
@@ -76,7 +84,18 @@ pub(super) async fn start(config: &Config, state: &State, mount: &Shared, reques
     }
     mount.note(state, |record| record.device = Some(device.clone()))?;
     let Starting { process, channel, exit, volume_id } = starting;
-    Ok(Live::follow(process, channel, exit, Place { volume_id, point, device }, config.ping_deadline))
+    Ok(Live::follow(process, channel, exit, Place { volume_id, point, device, cgroup }, config.ping_deadline))
+}
+
+/// Puts a worker that has not begun into a cgroup of its own, where there are cgroups.
+fn limited(cgroups: &Cgroups, mount: &Shared, worker: Identity, budget: u64) -> Result<Option<Cgroup>, Error> {
+    let cgroup = cgroups.make(&mount.id, budget).and_then(|cgroup| {
+        if let Some(cgroup) = &cgroup {
+            cgroup.take(worker.pid())?;
+        }
+        Ok(cgroup)
+    });
+    cgroup.map_err(|error| Error::System(format!("the worker's memory limit: {error}")))
 }
 
 /// The device of our mount at `point`, where there is one.
@@ -123,7 +142,7 @@ impl Starting {
         let fail = |error: io::Error| {
             Error::System(format!("starting a worker ({} worker): {error}", config.program.display()))
         };
-        let (process, socket, exit) = process::spawn(&config.program).map_err(fail)?;
+        let (process, socket, exit) = process::spawn(&config.program, config.isolate).map_err(fail)?;
         Ok(Starting { process, channel: Channel::new(socket).map_err(fail)?, exit, volume_id })
     }
 

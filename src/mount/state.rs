@@ -44,9 +44,15 @@ impl MountId {
     }
 
     /// Reads the name of a file or directory; `None` where no mount is called so.
-    fn parse(name: &str) -> Option<MountId> {
+    pub(super) fn parse(name: &str) -> Option<MountId> {
         let fits = name.len() == ID_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         fits.then(|| MountId(name.to_owned()))
+    }
+}
+
+impl std::fmt::Display for MountId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 

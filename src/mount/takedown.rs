@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::live::Live;
 use super::shared::Shared;
+use super::state::MountId;
 use super::table::{Mount, Table};
 use super::workers::{Published, Workers};
 use super::{Error, kernel};
@@ -80,10 +81,17 @@ impl Workers {
                 return Err(Error::Worker(format!("worker {} cannot be killed", worker.identity())));
             }
         }
-        self.state.forget_mount(&mount.id)?;
+        self.forget(&mount.id).await?;
         self.claims().forget(mount);
         *made = Some(Err(Error::Worker(format!("the mount of volume {} is being taken down", mount.volume_id()))));
         Ok(())
+    }
+
+    /// Removes all that is a mount's whose worker has ended and that is mounted nowhere.
+    pub(super) async fn forget(&self, mount: &MountId) -> Result<(), Error> {
+        let removed = self.cgroups.remove(mount).await;
+        removed.map_err(|error| Error::System(format!("removing a worker's cgroup: {error}")))?;
+        self.state.forget_mount(mount)
     }
 
     /// Ends a mount that does not serve: nobody joins it, its worker is killed, and whoever waits for it gets an error.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::timeout;
 
+use super::cgroup::Cgroups;
 use super::claims::Claims;
 use super::health::Failures;
 use super::live::Live;
@@ -37,6 +38,7 @@ const ATTEMPTS: u32 = 3;
 pub struct Workers {
     pub(super) config: Config,
     pub(super) state: State,
+    pub(super) cgroups: Cgroups,
     /// Keys the identities' hashes; this node's own.
     pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
@@ -141,8 +143,9 @@ impl Workers {
         let identity_key = state.identity_key()?;
         let claims =
             Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
-        let failures = Mutex::default();
-        let workers = Arc::new(Workers { config, state, identity_key, claims, failures, slots: Mutex::default() });
+        let cgroups = if config.isolate { Cgroups::open(state.mounts()) } else { Cgroups::none() };
+        let (failures, slots) = (Mutex::default(), Mutex::default());
+        let workers = Arc::new(Workers { config, state, cgroups, identity_key, claims, failures, slots });
         workers.recover().await?;
         tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers)));
         Ok(workers)
@@ -258,7 +261,7 @@ impl Workers {
         if let Some(outcome) = &*made {
             return outcome.clone();
         }
-        let outcome = match start::start(&self.config, &self.state, mount, request).await {
+        let outcome = match start::start(&self.config, &self.state, &self.cgroups, mount, request).await {
             Ok(worker) => {
                 mount.serve(worker);
                 Ok(())
