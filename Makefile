@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(MILLRACE_CACHE)/target
 export PATH := $(MILLRACE_CACHE)/bin:$(MILLRACE_CACHE)/go/bin:$(PATH)
 export MILLRACE_VERSITYGW ?= $(MILLRACE_CACHE)/bin/versitygw
 export MILLRACE_CSI_SANITY ?= $(MILLRACE_CACHE)/bin/csi-sanity
-TARGETS := test tools own sanity lint fmt audit bench zoo
+TARGETS := test tools own sanity lint fmt audit bench faults zoo
 
 # Everything: checks, tests, csi-sanity. Nothing may be skipped.
 test: tools own
@@ -27,6 +27,10 @@ own:
 # csi-sanity as root against the real controller and node, on the embedded S3 server.
 sanity: own
 	MILLRACE_REQUIRE_ALL=1 cargo test --test sanity -- --nocapture
+
+# Kills at random, freezes, a hundred identities: some minutes. Nothing may be skipped.
+faults: tools own
+	@scripts/faults.sh
 
 # Minutes each: the mount beside a raw client, what the embedded server itself can give, and what a publish costs.
 bench: own

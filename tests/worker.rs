@@ -5,12 +5,16 @@
 
 #[path = "worker/by_hand.rs"]
 mod by_hand;
+#[path = "worker/identities.rs"]
+mod identities;
 #[path = "worker/isolation.rs"]
 mod isolation;
 #[path = "worker/killed.rs"]
 mod killed;
 #[path = "worker/memory.rs"]
 mod memory;
+#[path = "worker/random.rs"]
+mod random;
 #[path = "worker/renewal.rs"]
 mod renewal;
 #[path = "worker/sharing.rs"]
@@ -138,7 +142,7 @@ impl Rig {
     fn assert_clean(&self, workers: &[Pid]) {
         assert_eq!(self.mounts(), Vec::<String>::new());
         assert_eq!(self.records(), Vec::<serde_json::Value>::new());
-        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
+        assert_eq!(memory::cgroups_of(&self.state()), Vec::<PathBuf>::new());
         for dir in ["state/mounts", "state/targets", "targets"] {
             let left: Vec<_> = fs::read_dir(self.dir.join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(left.is_empty(), "{left:?}");
@@ -164,13 +168,7 @@ impl Drop for Rig {
             let point = line.split(' ').nth(4).unwrap();
             let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
         }
-        for cgroup in self.cgroups() {
-            let begun = Instant::now();
-            // Busy until what was killed has ended.
-            while fs::remove_dir(&cgroup).is_err() && begun.elapsed() < Duration::from_secs(5) {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
+        memory::remove_cgroups(&self.state());
     }
 }
 

@@ -60,6 +60,16 @@ pub fn met(needs: &[Requirement]) -> bool {
     false
 }
 
+/// How many, or for how many seconds: `usual`, unless `variable` asks for more, as `make faults` does.
+///
+/// # Panics
+/// Where the variable holds no number.
+pub fn size(variable: &str, usual: usize) -> usize {
+    let Some(value) = std::env::var_os(variable) else { return usual };
+    let number = value.to_str().and_then(|value| value.parse().ok());
+    number.unwrap_or_else(|| panic!("{variable} is {value:?} and not a number"))
+}
+
 /// Where a program is: what `variable` names, else the first `name` on PATH.
 pub fn program(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {

@@ -12,19 +12,28 @@ fn own() -> Option<PathBuf> {
     Some(Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/')))
 }
 
-impl Rig {
-    /// What begins the names of its workers' cgroups.
-    fn cgroup_prefix(&self) -> String {
-        let mounts = self.state().join("mounts");
-        format!("millrace-{}-", HEXLOWER.encode(&Sha256::digest(mounts.as_os_str().as_encoded_bytes())[..4]))
-    }
+/// What begins the names of the cgroups of a node plugin with that state directory.
+fn prefix_of(state: &Path) -> String {
+    let mounts = state.join("mounts");
+    format!("millrace-{}-", HEXLOWER.encode(&Sha256::digest(mounts.as_os_str().as_encoded_bytes())[..4]))
+}
 
-    /// Cgroups of its workers.
-    pub(super) fn cgroups(&self) -> Vec<PathBuf> {
-        let prefix = self.cgroup_prefix();
-        let entries = own().and_then(|own| fs::read_dir(own).ok()).into_iter().flatten().filter_map(Result::ok);
-        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        ours.map(|entry| entry.path()).collect()
+/// Cgroups of the workers of a node plugin with that state directory.
+pub(super) fn cgroups_of(state: &Path) -> Vec<PathBuf> {
+    let prefix = prefix_of(state);
+    let entries = own().and_then(|own| fs::read_dir(own).ok()).into_iter().flatten().filter_map(Result::ok);
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    ours.map(|entry| entry.path()).collect()
+}
+
+/// After a test that failed. Its workers have been killed.
+pub(super) fn remove_cgroups(state: &Path) {
+    for cgroup in cgroups_of(state) {
+        let begun = Instant::now();
+        // Busy until what was killed has ended.
+        while fs::remove_dir(&cgroup).is_err() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -34,7 +43,7 @@ pub(super) fn cgroup_of(rig: &Rig, worker: Pid) -> Option<PathBuf> {
         let processes = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         processes.lines().any(|line| line == worker.to_string())
     };
-    let found = rig.cgroups().into_iter().find(is_its);
+    let found = cgroups_of(&rig.state()).into_iter().find(is_its);
     if found.is_none() {
         let can_be_made = own().is_some_and(|own| {
             let probe = own.join(format!("millrace-tried-{}", std::process::id()));
@@ -109,8 +118,8 @@ fn cgroups_that_a_dead_node_plugin_left_are_collected() {
     let worker = rig.worker();
     let Some(used) = cgroup_of(&rig, worker) else { return };
     drop(workers);
-    let empty = own().unwrap().join(format!("{}0123456789abcdef", rig.cgroup_prefix()));
-    let held = empty.with_file_name(format!("{}fedcba9876543210", rig.cgroup_prefix()));
+    let empty = own().unwrap().join(format!("{}0123456789abcdef", prefix_of(&rig.state())));
+    let held = empty.with_file_name(format!("{}fedcba9876543210", prefix_of(&rig.state())));
     let other = empty.with_file_name(format!("millrace-00000000-{}", std::process::id()));
     for dir in [&empty, &held, &other] {
         fs::create_dir(dir).unwrap();
@@ -125,7 +134,7 @@ fn cgroups_that_a_dead_node_plugin_left_are_collected() {
         next = rig.runtime.block_on(Workers::start(config(&rig.state(), SOON))).ok();
         next.is_some()
     });
-    assert_eq!(rig.cgroups(), [used]);
+    assert_eq!(cgroups_of(&rig.state()), [used]);
     assert!(other.exists());
     fs::remove_dir(other).unwrap();
     assert!(!unknown.wait().unwrap().success());

@@ -110,7 +110,7 @@ async fn version_2_moves_the_node_plugin_to_a_leaf_and_limits_each_worker() {
     // Another node plugin's and the leaf are none of its own.
     let other = Cgroups::at((Version::V2, fake.0.path().to_owned()), Path::new("/other"));
     fake.child(&format!("{}{}", other.prefix, MountId::random()), &[]);
-    assert_eq!(cgroups.mounts().unwrap(), [mount.clone()]);
+    assert_eq!(cgroups.mounts().unwrap(), std::slice::from_ref(&mount));
     // The kernel's files go with the cgroup; these do not.
     for file in WORKER {
         fs::remove_file(fake.path(&name).join(file)).unwrap();
