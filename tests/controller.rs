@@ -13,7 +13,6 @@ use millrace::csi::v1::controller_client::ControllerClient;
 use millrace::csi::v1::volume_capability::access_mode::Mode;
 use millrace::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use millrace::csi::v1::*;
-use millrace::sandbox::requirement;
 use millrace::sandbox::s3::{Fault, Kind, Options, Rule, Server, User};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -266,57 +265,4 @@ async fn no_secret_of_a_request_stays_in_the_memory_of_a_controller() {
     assert!(found(pid, &[OWN_KEY.as_bytes()]) > 0, "the search finds what is there");
     let log = std::fs::read_to_string(rig.path("log")).unwrap();
     assert!(log.contains("CreateVolume") && !log.contains("canary"), "{log}");
-}
-
-/// For how many seconds; `make faults` asks for more.
-const SECONDS: &str = "MILLRACE_TEST_KILLING_S";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn controllers_killed_whenever_leave_what_the_next_one_finishes() {
-    let rig = Rig::new().await;
-    let until = Instant::now() + Duration::from_secs(requirement::size(SECONDS, 3) as u64);
-    let names = ["pvc-0", "pvc-1", "pvc-2", "pvc-3"];
-    let (mut kills, mut done) = (0, 0);
-    while Instant::now() < until || kills == 0 {
-        let controller = rig.start("killed.sock").await;
-        let lives = names.map(|name| {
-            let mut client = controller.client.clone();
-            tokio::spawn(async move {
-                let mut done = 0;
-                while let Ok(made) = client.create_volume(volume(name, HashMap::new())).await {
-                    let volume_id = made.into_inner().volume.unwrap().volume_id;
-                    let delete = DeleteVolumeRequest { volume_id, secrets: HashMap::new() };
-                    if client.delete_volume(delete).await.is_err() {
-                        break;
-                    }
-                    done += 1;
-                }
-                done
-            })
-        });
-        tokio::time::sleep(Duration::from_millis(rand::random_range(0..400))).await;
-        controller.kill();
-        kills += 1;
-        for life in lives {
-            done += life.await.unwrap();
-        }
-    }
-    eprintln!("killed {kills} controllers, which made and deleted {done} volumes");
-
-    let mut last = rig.start("last.sock").await;
-    let mut made = Vec::new();
-    for name in names {
-        made.push(last.client.create_volume(volume(name, HashMap::new())).await.unwrap().into_inner().volume.unwrap());
-    }
-    let mut listed: Vec<_> = last.list().await.into_iter().map(|volume| volume.volume_id).collect();
-    listed.sort();
-    let mut expected: Vec<_> = made.into_iter().map(|volume| volume.volume_id).collect();
-    expected.sort();
-    assert_eq!(listed, expected);
-    for volume_id in listed {
-        last.client.delete_volume(DeleteVolumeRequest { volume_id, secrets: HashMap::new() }).await.unwrap();
-    }
-    assert_eq!(last.list().await, Vec::<Volume>::new());
-    let left: Vec<_> = rig.server.keys("data").into_iter().filter(|key| !key.starts_with(".millrace/")).collect();
-    assert_eq!(left, Vec::<String>::new());
 }
