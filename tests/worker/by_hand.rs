@@ -58,7 +58,14 @@ impl<'a> Spoken<'a> {
 
     fn hear(&mut self) -> FromWorker {
         let Spoken { rig, channel, .. } = self;
-        rig.runtime.block_on(async { tokio::time::timeout(SOON, channel.receive()).await }).unwrap().unwrap().0
+        loop {
+            let heard = rig.runtime.block_on(async { tokio::time::timeout(SOON, channel.receive()).await });
+            // On a busy machine a request may be old enough to be told of.
+            match heard.unwrap().unwrap().0 {
+                FromWorker::Waiting { .. } => {}
+                word => return word,
+            }
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
