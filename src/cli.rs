@@ -53,6 +53,13 @@ pub enum Command {
     /// mount and checks every byte.
     #[cfg(feature = "sandbox")]
     Try(Try),
+    /// Serves the embedded S3 server, which holds everything in memory: for tests.
+    #[cfg(feature = "sandbox")]
+    ServeS3 {
+        /// What to serve, to whom and where, in YAML.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Reads a stores file as the driver would, and says what it understood.
     CheckConfig(CheckConfig),
     /// Lists, releases and adopts the records of volumes.

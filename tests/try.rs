@@ -163,6 +163,36 @@ async fn it_walks_on_a_real_store() {
 }
 
 #[test]
+fn it_walks_on_a_server_of_its_own_process() {
+    if !can_mount() {
+        return;
+    }
+    let ground = Ground::new();
+    let (file, keys) = (ground.dir.path().join("s3.yaml"), ground.dir.path().join("keys.yaml"));
+    let words = "
+listen: 127.0.0.1:0
+buckets: [walk]
+users: [{keyId: walker, accessKey: walkers-secret, under: [walk/here/]}]
+";
+    std::fs::write(&file, words).unwrap();
+    std::fs::write(&keys, "key_id: walker\naccess_key: walkers-secret\n").unwrap();
+    let mut server = Command::new(BINARY).arg("serve-s3").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+    let told: serde_json::Value = serde_json::from_str(&line_with(&mut server, "endpoint")).unwrap();
+    let walk = |prefix: &str| {
+        let endpoint = told["endpoint"].as_str().unwrap();
+        let arguments = ["--endpoint", endpoint, "--bucket", "walk", "--prefix", prefix, "--credentials"];
+        ran(ground.command(&arguments).arg(&keys))
+    };
+    let (success, text) = walk("here");
+    assert!(success && text.contains("every byte is right"), "{text}");
+    let (success, text) = walk("elsewhere");
+    assert!(!success && !text.contains("walkers-secret"), "{text}");
+    kill(Pid::from_raw(i32::try_from(server.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(server.wait().unwrap().success());
+    ground.is_clean();
+}
+
+#[test]
 fn it_walks_without_root() {
     if !can_mount() {
         return;

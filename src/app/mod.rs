@@ -6,6 +6,8 @@ mod node;
 mod place;
 mod records;
 #[cfg(feature = "sandbox")]
+mod serve_s3;
+#[cfg(feature = "sandbox")]
 mod trial;
 mod worker;
 
@@ -36,6 +38,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Worker => worker::run(),
         #[cfg(feature = "sandbox")]
         Command::Try(words) => trial::run(&words),
+        #[cfg(feature = "sandbox")]
+        Command::ServeS3 { file } => block_on(serve_s3::run(&file)),
         Command::CheckConfig(words) => block_on(check_config::run(&words)),
         Command::Records(words) => block_on(records::run(&words)),
     }

@@ -1,0 +1,117 @@
+//! `millrace serve-s3`: the embedded S3 server as a process of its own, for tests that need one to outlive them.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::until_told_to_stop;
+use crate::sandbox::s3::{Conditions, Counters, Options, Rights, Server, User};
+
+/// How often the counters are looked at.
+const PULSE: Duration = Duration::from_millis(500);
+
+/// The file that says what to serve.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Words {
+    listen: SocketAddr,
+    #[serde(default)]
+    tls: bool,
+    buckets: Vec<String>,
+    users: Vec<UserWords>,
+    #[serde(default)]
+    objects: Vec<ObjectWords>,
+    /// Milliseconds until an answer's first byte.
+    #[serde(default)]
+    first_byte_ms: u64,
+    /// Bytes a second on each connection.
+    per_connection: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UserWords {
+    key_id: String,
+    access_key: String,
+    /// `bucket/key-prefix`es; everything where there is none.
+    #[serde(default)]
+    under: Vec<String>,
+    #[serde(default)]
+    read_only: bool,
+}
+
+impl std::fmt::Debug for UserWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserWords").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+/// An object whose bytes are computed and kept nowhere.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ObjectWords {
+    bucket: String,
+    key: String,
+    seed: u64,
+    size: u64,
+}
+
+/// Serves what `file` says until told to stop. Prints its endpoint, then the counters, as a line of JSON whenever they
+/// have changed.
+///
+/// # Errors
+/// A file that cannot be read, an address that cannot be had.
+pub(super) async fn run(file: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let words: Words = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
+    let stop = until_told_to_stop()?;
+    let server = start(words).await?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", json!({ "endpoint": server.endpoint(), "ca": server.ca_pem() }))?;
+    let mut told = Counters::default();
+    let mut pulse = tokio::time::interval(PULSE);
+    while stop.run_until_cancelled(pulse.tick()).await.is_some() {
+        let counters = server.counters();
+        if counters != told {
+            writeln!(out, "{}", shown(&counters))?;
+            told = counters;
+        }
+    }
+    Ok(())
+}
+
+async fn start(words: Words) -> anyhow::Result<Server> {
+    let users = words.users.into_iter().map(|user| {
+        let rights = Rights { read_only: user.read_only, under: user.under };
+        User::new(user.key_id, user.access_key).with(rights)
+    });
+    let conditions = Conditions {
+        first_byte: Duration::from_millis(words.first_byte_ms),
+        per_connection: words.per_connection,
+        ..Conditions::default()
+    };
+    let options = Options {
+        users: users.collect(),
+        buckets: words.buckets,
+        conditions,
+        tls: words.tls,
+        listen: Some(words.listen),
+        ..Options::default()
+    };
+    let server = Server::start(options).await.with_context(|| format!("cannot listen on {}", words.listen))?;
+    for ObjectWords { bucket, key, seed, size } in words.objects {
+        server.put_computed(&bucket, &key, seed, size);
+    }
+    Ok(server)
+}
+
+fn shown(counters: &Counters) -> serde_json::Value {
+    let requests: serde_json::Map<_, _> =
+        counters.requests.iter().map(|(kind, count)| (format!("{kind:?}"), (*count).into())).collect();
+    json!({ "requests": requests, "bodyBytes": counters.body_bytes, "connections": counters.connections })
+}
