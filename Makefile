@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(MILLRACE_CACHE)/target
 export PATH := $(MILLRACE_CACHE)/bin:$(MILLRACE_CACHE)/go/bin:$(PATH)
 export MILLRACE_VERSITYGW ?= $(MILLRACE_CACHE)/bin/versitygw
 export MILLRACE_CSI_SANITY ?= $(MILLRACE_CACHE)/bin/csi-sanity
-TARGETS := test tools own sanity lint fmt audit bench faults zoo
+TARGETS := test tools own sanity lint fmt audit bench faults zoo e2e
 
 # Everything: checks, tests, csi-sanity. Nothing may be skipped.
 test: tools own
@@ -41,6 +41,11 @@ bench: own
 # Real programs on a mount, compared with local disk. Half an hour.
 zoo: own
 	scripts/zoo.sh
+
+# The driver in a real Kubernetes on this machine, as root; STORAGE=1 adds Kubernetes' own storage tests (an hour). The
+# cluster's programs are built once, which takes long.
+e2e: own
+	scripts/e2e.sh
 
 lint: tools own
 	cargo fmt --check

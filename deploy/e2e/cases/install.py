@@ -1,0 +1,34 @@
+"""The driver as it was applied."""
+import testbed
+
+
+def pods(cluster):
+    return cluster.get("pods", "-n", "millrace")["items"]
+
+
+def everything_is_ready(cluster):
+    for pod in pods(cluster):
+        for container in pod["status"]["containerStatuses"]:
+            name = f"{pod['metadata']['name']}/{container['name']}"
+            assert container["ready"], f"{name} is not ready"
+            assert container["restartCount"] == 0, f"{name} was restarted {container['restartCount']} times"
+    applied = cluster.k("apply", "-k", testbed.DEPLOY / "kustomize" / "overlays" / "e2e", "--dry-run=server", "--warnings-as-errors")
+    assert "daemonset.apps/node" in applied, applied
+
+
+def the_nodes_are_registered(cluster):
+    for node in ("node1", "node2"):
+        drivers = cluster.get("csinode", node)["spec"]["drivers"]
+        ours = [driver for driver in drivers if driver["name"] == testbed.DRIVER]
+        assert len(ours) == 1, f"{node}: {drivers}"
+        keys = sorted(key.removeprefix(testbed.DRIVER + "/") for key in ours[0].get("topologyKeys") or [])
+        assert keys == ["jurisdiction", "rack", "region", "zone"], f"{node}: {keys}"
+
+
+def rights_are_the_golden_ones(cluster):
+    for account in ("controller", "node"):
+        listed = cluster.k("auth", "can-i", "--list", "--as", f"system:serviceaccount:millrace:{account}", "-n", "millrace")
+        # Every account may review itself and read the API's own description: not ours to list.
+        rows = sorted(" ".join(row.split()) for row in listed.splitlines()[1:] if "selfsubject" not in row and "[/" not in row)
+        golden = (testbed.HERE / "golden" / f"rights-{account}.txt").read_text().splitlines()
+        assert rows == golden, f"{account} may:\n" + "\n".join(rows)
