@@ -12,6 +12,7 @@ ALL = [
     volumes.a_read_write_once_pod_claim_has_one_pod,
     volumes.a_static_volume_shows_a_data_set,
     volumes.a_job_reads_a_data_set_once_a_node,
+    volumes.the_kernel_reads_ahead_as_far_as_the_volume_says,
     volumes.a_claim_grows_under_its_pod,
     restarts.a_kubelet_restarts_under_a_running_pod,
     restarts.the_node_plugin_is_deleted_under_load,

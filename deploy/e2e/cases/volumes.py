@@ -78,6 +78,15 @@ def a_job_reads_a_data_set_once_a_node(cluster):
     assert fetched <= 1.2 * (128 << 20), f"{fetched} bytes left the store for {128 << 20} of data"
 
 
+def the_kernel_reads_ahead_as_far_as_the_volume_says(cluster):
+    static(cluster, "images", "datasets/images")
+    cluster.pod("ahead", "sleep 600", "images", "node1")
+    cluster.ready("ahead")
+    device = cluster.mounts("node1")[0].split()[2]
+    kib = cluster.on("node1", "cat", f"/sys/class/bdi/{device}/read_ahead_kb").strip()
+    assert kib == "4096", kib
+
+
 def a_claim_grows_under_its_pod(cluster):
     cluster.claim("growing", size="10Mi")
     cluster.pod("growing", "sleep 600", "growing")
