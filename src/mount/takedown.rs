@@ -2,7 +2,7 @@
 //! be done again where it failed.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -15,6 +15,10 @@ use super::{Error, kernel};
 
 /// How long a worker whose mount is gone may take to finish what it has begun (a file closed is a file published).
 const DRAIN: Duration = Duration::from_secs(60);
+
+/// How long a mount may be in use before that is an error: a process that is being started holds its parent's files
+/// until it executes its program.
+const PASSING: Duration = Duration::from_secs(1);
 
 /// Who serves a mount that is to go.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +116,7 @@ impl Workers {
     /// force where it is well, since that ends the whole connection and with it every other target.
     pub(super) async fn unmount_ours(&self, point: &Path, behind: Behind<'_>) -> Result<(), Error> {
         let mut force = None;
+        let begun = Instant::now();
         loop {
             match Table::read()?.top(point) {
                 None => return Ok(()),
@@ -131,6 +136,10 @@ impl Workers {
                 // In use by a program that works, or by one that hangs in a mount that does not answer.
                 Ok(None | Some(Err(Errno::EBUSY))) if !by_force => {
                     if self.is_well(point, behind).await {
+                        if begun.elapsed() < PASSING {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            continue;
+                        }
                         return Err(Error::System(format!(
                             "the volume at {} is in use: a process has a file or its working directory in it; it can \
                              be unmounted when that has ended",
