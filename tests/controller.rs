@@ -142,10 +142,11 @@ async fn a_controller_killed_between_any_two_writes_leaves_a_list_that_all_other
         let (mut second, mut third) = tokio::join!(rig.start("second.sock"), rig.start("third.sock"));
         let before = second.list().await;
         assert_eq!(before, third.list().await);
-        assert_eq!(before, made.iter().cloned().collect::<Vec<_>>(), "killed at write {write}");
+        // Without an answer it may be there already, whole, or not yet.
+        assert!(before.len() <= 1 && made.iter().all(|made| before == [made.clone()]), "killed at write {write}");
         let again = second.client.create_volume(volume("pvc-1", HashMap::new())).await.unwrap();
         let again = again.into_inner().volume.unwrap();
-        assert!(made.is_none_or(|made| made == again));
+        assert!(made.iter().chain(&before).all(|there| *there == again));
         assert_eq!(second.list().await, std::slice::from_ref(&again));
         assert_eq!(third.list().await, [again]);
         steps = write;
