@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use serde::de::DeserializeOwned;
@@ -121,8 +122,12 @@ pub(super) struct State {
     _lock: File,
 }
 
+/// How long the lock of a node plugin that was killed may last: a worker that it was just starting holds it until it
+/// executes its program.
+const PASSING: Duration = Duration::from_secs(2);
+
 impl State {
-    /// Makes what is missing and takes the lock.
+    /// Makes what is missing and takes the lock, for which it may block a moment.
     pub(super) fn open(dir: &Path) -> Result<State, Error> {
         let fail = |error: io::Error| Error::System(format!("the state directory {}: {error}", dir.display()));
         let (targets, mounts) = (dir.join("targets"), dir.join("mounts"));
@@ -131,14 +136,18 @@ impl State {
         }
         let mut how = File::options();
         let lock = how.write(true).create(true).truncate(true).mode(0o600).open(dir.join("lock")).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(fail(error)),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::System(format!(
-                    "the state directory {} is in use by another node plugin; give each its own",
-                    dir.display()
-                )));
+        let begun = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(fail(error)),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PASSING => std::thread::sleep(PASSING / 50),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::System(format!(
+                        "the state directory {} is in use by another node plugin; give each its own",
+                        dir.display()
+                    )));
+                }
             }
         }
         // mountinfo knows the mount points below by their real path.

@@ -139,7 +139,9 @@ impl Workers {
     /// # Errors
     /// A state directory that cannot be used, or is another node plugin's.
     pub async fn start(config: Config) -> Result<Arc<Workers>, Error> {
-        let state = State::open(&config.state_dir)?;
+        let dir = config.state_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || State::open(&dir)).await;
+        let state = opened.map_err(|error| Error::System(format!("opening the state directory: {error}")))??;
         let identity_key = state.identity_key()?;
         let claims =
             Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
