@@ -28,7 +28,6 @@ pub(super) struct Served {
     pub(super) timeout: Span,
     pub(super) ttl: Span,
     pub(super) vfs: Arc<Vfs>,
-    #[allow(dead_code, reason = "what a worker says unasked comes with the mutable parameters")]
     pub(super) words: mpsc::UnboundedSender<FromWorker>,
     /// Whether the volume has a limit.
     pub(super) limited: watch::Sender<bool>,
@@ -60,7 +59,6 @@ impl Served {
     }
 
     /// Says something to the node plugin, if there is one.
-    #[allow(dead_code, reason = "as `words`")]
     pub(super) fn say(&self, word: FromWorker) {
         let _ = self.words.send(word);
     }

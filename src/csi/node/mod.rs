@@ -168,11 +168,7 @@ impl node_server::Node for Node {
         let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = request.get_ref();
         Subject::note(&request, volume_id, volume_path);
         named(volume_id)?;
-        if volume_path.is_empty() {
-            return Err(status::invalid("the request has no volume path"));
-        }
-        // What could not have been published shows no volume.
-        let path = target_of(volume_path).map_err(|refused| status::not_found(refused.message()))?;
+        let path = shown_at(volume_path)?;
         let usage = self.mounter.usage(volume_id, &path).await?;
         // A volume without a limit has no total, and 0 is how CSI writes a size that is not known. A made-up total
         // would be alarmed about when `used` comes near it.
@@ -194,10 +190,7 @@ impl node_server::Node for Node {
         let NodeExpandVolumeRequest { volume_id, volume_path, .. } = request.get_ref();
         Subject::note(&request, volume_id, volume_path);
         named(volume_id)?;
-        if volume_path.is_empty() {
-            return Err(status::invalid("the request has no volume path"));
-        }
-        let path = target_of(volume_path).map_err(|refused| status::not_found(refused.message()))?;
+        let path = shown_at(volume_path)?;
         let usage = self.mounter.reload(volume_id, &path).await?;
         Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: usage.limit.map_or(0, number) }))
     }
@@ -265,6 +258,14 @@ fn named(volume_id: &str) -> Result<(), Status> {
 /// The longest path and name in bytes that the kernel takes (PATH_MAX without its NUL, NAME_MAX).
 const LONGEST_TARGET: usize = 4095;
 const LONGEST_NAME: usize = 255;
+
+/// The path at which a call asks for a published volume. What could not have been published shows none.
+fn shown_at(volume_path: &str) -> Result<PathBuf, Status> {
+    if volume_path.is_empty() {
+        return Err(status::invalid("the request has no volume path"));
+    }
+    target_of(volume_path).map_err(|refused| status::not_found(refused.message()))
+}
 
 /// A target path: absolute and without `..`, which a lexical look at mounts would get wrong. Written in one way,
 /// without doubled or trailing slashes, since calls are kept apart by it.
