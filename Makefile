@@ -42,8 +42,7 @@ bench: own
 zoo: own
 	scripts/zoo.sh
 
-# The driver in a real Kubernetes on this machine, as root; STORAGE=1 adds Kubernetes' own storage tests (an hour). The
-# cluster's programs are built once, which takes long.
+# The driver in a real Kubernetes on this machine, as root. The cluster's programs are built once, which takes long.
 e2e: own
 	scripts/e2e.sh
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Brings up the Kubernetes of deploy/e2e, installs the driver in it, and runs its cases; with STORAGE=1 also Kubernetes' own
-# storage tests. Needs root. Arguments are parts of cases' names.
+# Brings up the Kubernetes of deploy/e2e, installs the driver in it, and runs its cases. Needs root. Arguments are parts of
+# cases' names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${MILLRACE_CACHE:?the folder for built tools; make sets it}
 export K8S_BIN=${K8S_BIN:-$cache/k8s} K8S_RUN=${K8S_RUN:-${TMPDIR:-/tmp}/millrace-e2e}
 scripts/tools.sh
-deploy/e2e/cluster/build ${STORAGE:+e2e}
+deploy/e2e/cluster/build
 export MILLRACE_IMAGE=$K8S_BIN/images/millrace.tar MILLRACE
 deploy/image/pack millrace.test/millrace:1 "$MILLRACE_IMAGE"
 # The test's own S3 server, which the image is built without.
