@@ -95,12 +95,14 @@ async fn of_mount(mount: &Shared) -> Vec<Ailment> {
         let gone = || Ailment::WorkerGone(format!("the worker of volume {volume} ended while no node plugin ran"));
         return is_made.then(gone).into_iter().collect();
     };
+    let gone = |why| Ailment::WorkerGone(format!("worker {} is gone: {why}", worker.identity()));
     if let Some(why) = worker.ended() {
-        return vec![Ailment::WorkerGone(format!("worker {} is gone: {why}", worker.identity()))];
+        return vec![gone(why)];
     }
     let health = match worker.usage().await {
         Ok(usage) => usage.health,
-        Err(error) => return vec![Ailment::WorkerSilent(error.to_string())],
+        // It may have ended while it was asked.
+        Err(error) => return vec![worker.ended().map_or_else(|| Ailment::WorkerSilent(error.to_string()), gone)],
     };
     let told = [
         health.credential.map(Ailment::CredentialRefused),
