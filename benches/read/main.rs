@@ -1,0 +1,179 @@
+//! Reads through a mount beside the limit of the wire, workload by workload, every byte checked. Needs root and
+//! `/dev/fuse`.
+//!
+//! The store is a process of its own at 15 ms and 100 MB/s a connection; each subject has a fresh mount. Runs come in
+//! adjacent pairs with the raw client, so that what else the machine does meets both, and a pair counts only if the
+//! raw client reached 0.9 of what the wire gives. Lines of JSON go to `target/bench/results.jsonl`.
+//!
+//! `make bench FULL=1 PEERS=1 ONLY=R1,R3` passes the words below on.
+
+mod dataset;
+mod mounted;
+mod origin;
+mod process;
+mod raw;
+mod reader;
+mod report;
+mod workload;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use millrace::sandbox::requirement::{self, Requirement};
+use tempfile::TempDir;
+
+use mounted::{Mounted, PEERS};
+use origin::{Counts, Origin, WIRE};
+use process::Used;
+use reader::Outcome;
+use report::{Results, Run};
+use workload::{By, Scale, Unit, Workload};
+
+const FOLDER: &str = "set";
+/// The share of the wire's limit that the raw client must reach.
+const NEAR: f64 = 0.9;
+
+#[derive(Parser)]
+struct Words {
+    /// 5 pairs of up to 20 s each instead of 3 of 10 s.
+    #[arg(long)]
+    full: bool,
+    /// Other clients that are installed, too.
+    #[arg(long)]
+    peers: bool,
+    /// Some workloads alone, as `R1,R3`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
+        bail!("this bench needs root and /dev/fuse");
+    }
+    let words = Words::parse();
+    let (pairs, cut) = if words.full { (5, Duration::from_secs(20)) } else { (3, Duration::from_secs(10)) };
+    let wanted = |one: &Workload| words.only.is_empty() || words.only.iter().any(|name| name == one.name);
+    let mut subjects = vec!["millrace"];
+    if words.peers {
+        subjects.extend(PEERS);
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench").join("results.jsonl");
+    let mut results = Results::create(&file)?;
+    for workload in workload::all(Scale(1)).into_iter().filter(wanted) {
+        let workload = Arc::new(workload);
+        for pair in 1..=pairs {
+            let dir = tempfile::Builder::new().prefix("millrace-bench-").tempdir()?;
+            // Workers have uids of their own and pass through.
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
+            let origin = Origin::start(dir.path(), FOLDER, &workload.objects, WIRE, workload.tls)?;
+            let pair = Pair { workload: &workload, dir, origin, number: pair, cut, results: &mut results };
+            pair.run(&subjects).await?;
+        }
+    }
+    println!("\n{}", results.table());
+    Ok(())
+}
+
+/// One pair: the raw client, and then each subject, on a store of their own.
+struct Pair<'a> {
+    workload: &'a Arc<Workload>,
+    dir: TempDir,
+    origin: Origin,
+    number: usize,
+    cut: Duration,
+    results: &'a mut Results,
+}
+
+/// What the raw client reached, and whether that is near what the wire gives.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    value: f64,
+    valid: bool,
+}
+
+impl Pair<'_> {
+    async fn run(mut self, subjects: &[&str]) -> Result<()> {
+        let connections = if self.workload.unit == Unit::Milliseconds { 1 } else { self.workload.connections };
+        let limit = self.raw("raw", connections, None).await?;
+        if self.workload.by == By::WholeFile {
+            // What a client without foresight reaches with as many readers: one request each at a time.
+            self.raw("on-demand", u32::try_from(self.workload.readers.len())?, Some(limit)).await?;
+        }
+        for subject in subjects {
+            self.subject(subject, limit).await?;
+        }
+        Ok(())
+    }
+
+    async fn raw(&mut self, subject: &str, connections: u32, limit: Option<Limit>) -> Result<Limit> {
+        let (before, cpu) = (self.origin.counts(), process::own_cpu());
+        let outcome = raw::run(self.origin.access(), FOLDER, self.workload, connections, self.cut).await?;
+        let (cpu, counts) = (process::own_cpu() - cpu, self.origin.counts().since(before));
+        let limit = limit.unwrap_or_else(|| Limit {
+            value: report::value(self.workload.unit, &outcome),
+            valid: near(self.workload, &outcome),
+        });
+        let peak = process::used(i32::try_from(std::process::id())?).peak;
+        self.add(subject, &outcome, counts, Used { cpu, peak }, limit)?;
+        Ok(limit)
+    }
+
+    async fn subject(&mut self, subject: &str, limit: Limit) -> Result<()> {
+        let (dir, connections) = (self.dir.path(), self.workload.connections);
+        let mounted = match subject {
+            "millrace" => Some(Mounted::millrace(dir, &self.origin, FOLDER, connections).await?),
+            peer => Mounted::peer(dir, &self.origin, peer, FOLDER, connections)?,
+        };
+        let Some(mounted) = mounted else {
+            if self.number == 1 {
+                println!("{subject} is not installed: skipped");
+            }
+            return Ok(());
+        };
+        let outcome = self.through(&mounted).await;
+        mounted.unmount().await?;
+        let (outcome, counts, used) = outcome?;
+        self.add(subject, &outcome, counts, used, limit)
+    }
+
+    async fn through(&self, mounted: &Mounted) -> Result<(Outcome, Counts, Used)> {
+        let root = mounted.root().to_owned();
+        let (listed, work) = (root.clone(), self.workload.clone());
+        blocking(move || reader::prepare(&listed, &work)).await?;
+        let (before, cpu) = (self.origin.counts(), process::used(mounted.pid()).cpu);
+        let (work, cut) = (self.workload.clone(), self.cut);
+        let outcome = blocking(move || reader::run(&root, &work, cut)).await?;
+        let mut used = process::used(mounted.pid());
+        used.cpu -= cpu;
+        Ok((outcome, self.origin.counts().since(before), used))
+    }
+
+    fn add(&mut self, subject: &str, outcome: &Outcome, counts: Counts, used: Used, limit: Limit) -> Result<()> {
+        let Limit { value, valid } = limit;
+        let run =
+            Run { workload: self.workload, subject, outcome, counts, used, limit: value, pair: self.number, valid };
+        self.results.add(run.row())
+    }
+}
+
+fn near(workload: &Workload, raw: &Outcome) -> bool {
+    let part = match workload.unit {
+        Unit::Milliseconds => return true,
+        Unit::FilesPerSecond => raw.bytes / raw.steps.max(1),
+        Unit::MegabytesPerSecond => raw::PART,
+    };
+    raw.bytes as f64 / raw.seconds >= NEAR * WIRE.limit(workload.connections, part)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}

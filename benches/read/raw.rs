@@ -1,0 +1,80 @@
+//! The limit: a plain HTTP client with foresight, on as many connections as the mount has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::StreamExt;
+use millrace::sandbox::computed;
+use millrace::sandbox::raw::{Access, Raw};
+
+use super::dataset::Object;
+use super::reader::Outcome;
+use super::workload::{By, MIB, Step, Unit, Workload};
+
+/// Ranges that the raw client asks for.
+pub(crate) const PART: u64 = 8 * MIB;
+
+/// The requests that show what the wire gives for a workload: small files whole, random reads as they are, and
+/// everything else by parts in the order of the objects.
+fn requests(workload: &Workload) -> Vec<Step> {
+    match (workload.by, workload.unit) {
+        (By::WholeFile, _) | (_, Unit::Milliseconds) => workload.readers.concat(),
+        _ => {
+            let parts = |(object, Object { size, .. }): (usize, &Object)| {
+                let size = *size;
+                (0..size).step_by(PART as usize).map(move |at| Step { object, at, length: PART.min(size - at) })
+            };
+            workload.objects.iter().enumerate().flat_map(parts).collect()
+        }
+    }
+}
+
+/// Runs the workload's bytes over `connections`.
+pub(crate) async fn run(
+    access: Access,
+    folder: &str,
+    workload: &Workload,
+    connections: u32,
+    cut: Duration,
+) -> Result<Outcome> {
+    let raw = Raw::new(access)?;
+    let (steps, next) = (Arc::new(requests(workload)), Arc::new(AtomicUsize::new(0)));
+    let objects: Arc<Vec<_>> =
+        Arc::new(workload.objects.iter().map(|one| (format!("{folder}/{}", one.name), one.seed)).collect());
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..connections)
+        .map(|_| {
+            let (raw, steps, next, objects) = (raw.clone(), steps.clone(), next.clone(), objects.clone());
+            tokio::spawn(async move {
+                let mut outcome = Outcome::default();
+                while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if begun.elapsed() > cut {
+                        break;
+                    }
+                    let (key, seed) = &objects[step.object];
+                    let at = Instant::now();
+                    let mut position = step.at;
+                    let mut body = raw.get(key, Some(step.at..step.at + step.length)).await?;
+                    while let Some(chunk) = body.next().await {
+                        let chunk = chunk?;
+                        ensure!(computed::matches(*seed, position, &chunk), "{key} has wrong bytes at {position}");
+                        position += chunk.len() as u64;
+                    }
+                    ensure!(position == step.at + step.length, "{key} ends at {position}");
+                    outcome.times.push(at.elapsed().as_secs_f64() * 1000.0);
+                    outcome.bytes += step.length;
+                    outcome.steps += 1;
+                }
+                outcome.seconds = begun.elapsed().as_secs_f64();
+                Ok(outcome)
+            })
+        })
+        .collect();
+    let mut sum = Outcome::default();
+    for task in tasks {
+        sum = sum.with(task.await??);
+    }
+    Ok(sum)
+}
