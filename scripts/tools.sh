@@ -22,12 +22,14 @@ install_packages() {
 }
 
 # program:package
-needed=(cc:gcc git:git make:make python3:python3 rsync:rsync tar:tar unshare:util-linux ps:procps)
+needed=(cc:gcc git:git make:make python3:python3 rsync:rsync tar:tar unshare:util-linux ps:procps
+    ganesha.nfsd:nfs-ganesha)
 missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+[ -e "/usr/lib/$(uname -m)-linux-gnu/ganesha/libfsalvfs.so" ] || missing+=(nfs-ganesha-vfs)
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
 # Debian 12 has Go 1.19. It is new enough to fetch a newer one as a module, whose sum it checks.

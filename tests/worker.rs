@@ -359,7 +359,7 @@ fn what_the_store_refuses_is_never_mounted() {
     let gone = rig.publish(&workers, absent);
     assert!(matches!(gone, Err(Error::NoSuchVolume(_))), "{gone:?}");
     let mut nowhere = rig.request("a");
-    let backend::Config::S3(config) = &mut nowhere.spec.backend;
+    let backend::Config::S3(config) = &mut nowhere.spec.backend else { panic!("{nowhere:?}") };
     config.bucket = "no-such-bucket".into();
     let refused = rig.publish(&workers, nowhere);
     assert!(matches!(&refused, Err(Error::Store { .. })), "{refused:?}");

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::backend::{self, s3};
+use crate::backend::{self, nfs, s3};
 use crate::cli::CheckConfig;
 use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::csi::volumes::controller_credential;
@@ -50,12 +50,47 @@ fn row(out: &mut dyn Write, word: &str, value: &str) -> std::io::Result<()> {
 }
 
 fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
-    let backend::Config::S3(config) = &store.backend;
-    let or = |value: &Option<String>, otherwise: &str| value.clone().unwrap_or_else(|| otherwise.to_owned());
+    writeln!(out, "store {}", store.name)?;
+    match &store.backend {
+        backend::Config::S3(config) => describe_s3(out, store, config)?,
+        backend::Config::Nfs(config) => describe_nfs(out, store, config)?,
+    }
+    row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
+    let capacity = store.capacity.map(|bytes| format!("{} MiB for the limits of its volumes together", bytes >> 20));
+    row(out, "capacity", &or(&capacity, "no bound"))?;
+    let residency = store.residency.as_ref().map(ToString::to_string);
+    row(out, "residency", &or(&residency, "none: shown on every node"))?;
+    let inline = store.inline.as_ref().map(ToString::to_string);
+    row(out, "inline volumes", &or(&inline, "none"))?;
+    row(out, "location hash", &store.location_hash())?;
+    Ok(())
+}
+
+fn or(value: &Option<String>, otherwise: &str) -> String {
+    value.clone().unwrap_or_else(|| otherwise.to_owned())
+}
+
+fn describe_nfs(out: &mut dyn Write, store: &Store, config: &nfs::Config) -> anyhow::Result<()> {
+    let port = |port: Option<u16>| port.map_or_else(|| "asked of the portmapper".to_owned(), |port| port.to_string());
+    row(out, "backend", "nfs: NFSv3 over TCP, neither encrypted nor authenticated")?;
+    row(out, "server", &config.server)?;
+    row(out, "export", &config.export)?;
+    row(out, "prefix", if config.prefix.is_empty() { "none: the whole export" } else { &config.prefix })?;
+    row(out, "NFS port", &port(config.port))?;
+    row(out, "MOUNT port", &port(config.mount_port))?;
+    row(out, "connections", &format!("{} a mount", config.connections))?;
+    row(out, "groups", if config.server_groups { "the server's own" } else { "those of the table below" })?;
+    if let Credentials::Listed(identities) = &store.credentials {
+        row(out, "identities", &identities.to_string())?;
+    }
+    row(out, "controller credential", "none: volumes are directories made by hand")?;
+    Ok(())
+}
+
+fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyhow::Result<()> {
     let s3::Config { region, path_style, max_connections, requests_per_second, .. } = config;
     let style = if *path_style { "bucket in the path" } else { "bucket in the host name" };
     let rate = requests_per_second.map_or_else(|| "as many as go".to_owned(), |rate| rate.to_string());
-    writeln!(out, "store {}", store.name)?;
     row(out, "backend", "s3")?;
     row(out, "endpoint", &format!("{}, {style}", or(&config.endpoint, &format!("AWS, {region}"))))?;
     row(out, "region", region)?;
@@ -70,9 +105,10 @@ fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     row(
         out,
         "credentials",
-        match store.credentials {
+        match &store.credentials {
             Credentials::Secret => "secret: each publish brings its own",
             Credentials::None => "none: public data",
+            Credentials::Listed(_) => "a table of users",
         },
     )?;
     row(out, "controller credential", &credential(store))?;
@@ -98,14 +134,6 @@ fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     )?;
     row(out, "connections", &max_connections.to_string())?;
     row(out, "requests a second", &rate)?;
-    row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
-    let capacity = store.capacity.map(|bytes| format!("{} MiB for the limits of its volumes together", bytes >> 20));
-    row(out, "capacity", &or(&capacity, "no bound"))?;
-    let residency = store.residency.as_ref().map(ToString::to_string);
-    row(out, "residency", &or(&residency, "none: shown on every node"))?;
-    let inline = store.inline.as_ref().map(ToString::to_string);
-    row(out, "inline volumes", &or(&inline, "none"))?;
-    row(out, "location hash", &store.location_hash())?;
     Ok(())
 }
 

@@ -9,11 +9,11 @@ use super::Credential;
 /// HMAC-SHA256 of the principal under the installation's `key`, its first 16 hexadecimal digits. The secret half of
 /// the credential plays no part: this says who, not with which proof.
 pub fn hash(credential: &Credential, key: &[u8; 64]) -> String {
-    let principal = match credential {
-        Credential::Anonymous => "anonymous",
-        Credential::S3 { key_id, .. } => key_id,
-    };
-    digest(key, &[principal.as_bytes()], 8)
+    match credential {
+        Credential::Anonymous => digest(key, &[b"anonymous"], 8),
+        Credential::S3 { key_id, .. } => digest(key, &[key_id.as_bytes()], 8),
+        Credential::Sys { uid, gid, groups } => digest(key, &[b"sys", &numbers(*uid, *gid, groups)], 8),
+    }
 }
 
 /// HMAC-SHA256 of every byte of the credential under the installation's `key`, 32 hexadecimal digits: equal only for
@@ -34,7 +34,18 @@ pub fn fingerprint(credential: &Credential, key: &[u8; 64]) -> String {
             ];
             digest(key, &parts, 16)
         }
+        Credential::Sys { uid, gid, groups } => {
+            digest(key, &[b"fingerprint", b"sys", &numbers(*uid, *gid, groups)], 16)
+        }
     }
+}
+
+/// A user and groups as bytes; groups are a set.
+fn numbers(uid: u32, gid: u32, groups: &[u32]) -> Vec<u8> {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    [uid, gid].iter().chain(&groups).flat_map(|number| number.to_le_bytes()).collect()
 }
 
 /// Each of several parts goes in behind its length, so that no two lists of parts are one text.
@@ -62,6 +73,19 @@ mod tests {
         }
     }
 
+    fn sys(uid: u32, gid: u32, groups: &[u32]) -> Credential {
+        Credential::Sys { uid, gid, groups: groups.to_vec() }
+    }
+
+    #[test]
+    fn a_user_by_number_is_uid_gid_and_the_set_of_groups() {
+        let key = [1; 64];
+        assert_eq!(hash(&sys(1, 2, &[3, 4]), &key), hash(&sys(1, 2, &[4, 3, 4]), &key));
+        for other in [sys(2, 2, &[3, 4]), sys(1, 3, &[3, 4]), sys(1, 2, &[3])] {
+            assert_ne!(hash(&sys(1, 2, &[3, 4]), &key), hash(&other, &key));
+        }
+    }
+
     #[test]
     fn the_principal_and_the_key_decide() {
         let (one, other) = ([1; 64], [2; 64]);
@@ -81,6 +105,10 @@ mod tests {
             credential("a", "x", Some("")),
             credential("a", "x", Some("t")),
             credential("b", "x", Some("t")),
+            sys(1, 1, &[]),
+            sys(1, 2, &[]),
+            sys(1, 1, &[2]),
+            sys(1, 1, &[2, 3]),
             Credential::Anonymous,
         ];
         for (at, one) in all.iter().enumerate() {

@@ -28,6 +28,15 @@ pub enum Credential {
         /// The token of temporary keys.
         session_token: Option<Secret>,
     },
+    /// A user and groups by number (AUTH_SYS): a claim without a proof, which the store's administrator allowed.
+    Sys {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// Further groups.
+        groups: Vec<u32>,
+    },
 }
 
 impl std::fmt::Debug for Credential {
@@ -35,6 +44,7 @@ impl std::fmt::Debug for Credential {
         f.write_str(match self {
             Credential::Anonymous => "Credential::Anonymous",
             Credential::S3 { .. } => "Credential::S3(***)",
+            Credential::Sys { .. } => "Credential::Sys",
         })
     }
 }

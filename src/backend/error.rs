@@ -51,6 +51,10 @@ pub enum ErrorKind {
     NotEmpty,
     /// The store knows who asks, and refuses.
     Denied,
+    /// Only the file's owner or a superuser may do that.
+    NotPermitted,
+    /// The store takes no changes there from anybody.
+    ReadOnly,
     /// The store does not accept the credential itself.
     Unauthenticated,
     /// The file is no longer that version.
@@ -63,8 +67,10 @@ pub enum ErrorKind {
     NameTooLong,
     /// The file would pass the store's largest.
     TooLarge,
-    /// No space, or over quota.
+    /// No space.
     NoSpace,
+    /// The user's quota is used up.
+    OverQuota,
     /// The store asks for less, still after all retries.
     Throttled,
     /// The store cannot be reached or does not answer in time.

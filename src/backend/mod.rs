@@ -13,6 +13,7 @@ mod error;
 pub(crate) mod faulty;
 pub mod memory;
 mod name;
+pub mod nfs;
 pub mod records;
 pub mod s3;
 mod swappable;
@@ -279,6 +280,8 @@ pub struct Attributes {
 pub enum Config {
     /// An S3 bucket, or a prefix of one.
     S3(s3::Config),
+    /// An NFSv3 export, or a directory of one.
+    Nfs(nfs::Config),
 }
 
 /// A client of one volume: the directory `root` of the store that `config` names, used as `credential`.
@@ -297,6 +300,7 @@ pub fn connect(
 ) -> Result<Arc<dyn Backend>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3::connect(config, credential.into(), root, limits)?)),
+        Config::Nfs(config) => Ok(Arc::new(nfs::Nfs::connect(config, &credential.into(), root, limits)?)),
     }
 }
 
@@ -305,10 +309,14 @@ pub fn connect(
 /// Asks nothing of the store.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect`]; `Unsupported` for a store of backend nfs, whose volumes are made by hand.
 pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn records::Records>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
+        Config::Nfs(_) => {
+            let why = "volumes of a store of backend nfs are directories made by hand";
+            Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), why))
+        }
     }
 }
 
@@ -320,6 +328,7 @@ pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn
 pub async fn reach(config: &Config, deadline: std::time::Duration) -> Result<()> {
     match config {
         Config::S3(config) => s3::reach(config, deadline).await,
+        Config::Nfs(config) => nfs::reach(config, deadline).await,
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Parameters {
     pub path: Option<String>,
     /// `deletion`, of a StorageClass only.
     pub deletion: Option<Deletion>,
+    /// `user`, of a volume only: which of the users that the store lists for the pod's namespace.
+    pub user: Option<String>,
     /// How to show the volume; defaults where no word was given.
     pub options: VolumeOptions,
 }
@@ -39,6 +41,7 @@ pub struct BadWord(pub String);
 pub const OPTION_WORDS: &[&str] = &[
     "attributes",
     "dirMode",
+    "enforceModes",
     "fileMode",
     "gid",
     "immutable",
@@ -65,7 +68,8 @@ impl Parameters {
     /// # Errors
     /// The word, and those that are known or its right form.
     pub fn parse(words: &HashMap<String, String>, place: Place) -> Result<Parameters, BadWord> {
-        let mut parsed = Parameters { store: None, path: None, deletion: None, options: VolumeOptions::default() };
+        let mut parsed =
+            Parameters { store: None, path: None, deletion: None, user: None, options: VolumeOptions::default() };
         let mut sorted: Vec<_> = words.iter().collect();
         sorted.sort();
         for (word, value) in sorted {
@@ -83,6 +87,10 @@ impl Parameters {
                 }
                 ("deletion", Place::StorageClass) => {
                     one_of(value, "current, all, keep").map(|d| parsed.deletion = Some(d))
+                }
+                ("user", Place::VolumeContext) => {
+                    parsed.user = Some(value.clone());
+                    Ok(())
                 }
                 (own, Place::VolumeContext) if OWN_WORDS.contains(&own) => Ok(()),
                 (option, _) if OPTION_WORDS.contains(&option) => set(&mut parsed.options, option, value),
@@ -125,7 +133,7 @@ pub fn is_kubernetes(word: &str) -> bool {
 fn unknown(word: &str, place: Place) -> BadWord {
     let (what, extra) = match place {
         Place::StorageClass => ("StorageClass parameter", "store, path, deletion"),
-        Place::VolumeContext => ("volume attribute", "store, path"),
+        Place::VolumeContext => ("volume attribute", "store, path, user"),
     };
     BadWord(format!("unknown {what} {word:?}; known are {extra}, {}", OPTION_WORDS.join(", ")))
 }
@@ -136,6 +144,7 @@ fn set(options: &mut VolumeOptions, word: &str, value: &str) -> Result<(), Strin
         "gid" => options.gid = id(value)?,
         "fileMode" => options.file_mode = mode(value)?,
         "dirMode" => options.dir_mode = mode(value)?,
+        "enforceModes" => options.enforce_modes = one_of(value, "true, false")?,
         "timeout" => options.timeout = duration(value, Duration::from_secs(1))?,
         "ttl" => options.ttl = duration(value, Duration::ZERO)?,
         "memory" => options.memory = memory(value)?,
@@ -231,6 +240,7 @@ mod tests {
                 ("gid", "100"),
                 ("fileMode", "0600"),
                 ("dirMode", "700"),
+                ("enforceModes", "true"),
                 ("timeout", "5m"),
                 ("ttl", "0s"),
                 ("memory", "64Mi"),
@@ -249,6 +259,7 @@ mod tests {
             gid: 100,
             file_mode: 0o600,
             dir_mode: 0o700,
+            enforce_modes: true,
             timeout: Duration::from_secs(300),
             ttl: Duration::ZERO,
             memory: 64 << 20,

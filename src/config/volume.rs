@@ -43,6 +43,8 @@ pub struct VolumeOptions {
     pub file_mode: u32,
     /// Permission bits of directories (octal word `dirMode`).
     pub dir_mode: u32,
+    /// The kernel decides by owner and mode too, where the store decides by the mount's identity (word `enforceModes`).
+    pub enforce_modes: bool,
     /// Deadline of a request (word `timeout`); for writes that move bytes, since the last progress.
     pub timeout: Duration,
     /// How long attributes, entries and absences are believed (word `ttl`).
@@ -66,6 +68,7 @@ impl Default for VolumeOptions {
             gid: 0,
             file_mode: 0o644,
             dir_mode: 0o755,
+            enforce_modes: false,
             timeout: Duration::from_secs(60),
             ttl: Duration::from_secs(1),
             memory: 256 << 20,

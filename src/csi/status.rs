@@ -85,17 +85,18 @@ pub fn code_of(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Denied | ErrorKind::NotPermitted => Code::PermissionDenied,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Stale => Code::Aborted,
         ErrorKind::InvalidName | ErrorKind::NameTooLong => Code::InvalidArgument,
         ErrorKind::TooLarge => Code::OutOfRange,
-        ErrorKind::NoSpace => Code::ResourceExhausted,
+        ErrorKind::NoSpace | ErrorKind::OverQuota => Code::ResourceExhausted,
         ErrorKind::Throttled | ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::NotADirectory
         | ErrorKind::IsADirectory
         | ErrorKind::NotEmpty
         | ErrorKind::Unsupported
+        | ErrorKind::ReadOnly
         | ErrorKind::Misconfigured => Code::FailedPrecondition,
         ErrorKind::Corrupt | ErrorKind::Other => Code::Internal,
     }

@@ -21,6 +21,7 @@ pub(super) fn errno(error: Error) -> Errno {
         Error::NameTooLong => Errno::ENAMETOOLONG,
         Error::TooLarge => Errno::EFBIG,
         Error::NoSpace => Errno::ENOSPC,
+        Error::OverQuota => Errno::EDQUOT,
         Error::ReadOnly => Errno::EROFS,
         Error::Busy => Errno::EBUSY,
         Error::BadHandle => Errno::EBADF,

@@ -2,7 +2,9 @@
 //! Kubernetes API server that knows Nodes.
 
 pub mod computed;
+pub mod ganesha;
 pub mod kubernetes;
+mod process;
 pub mod raw;
 pub mod requirement;
 pub mod s3;

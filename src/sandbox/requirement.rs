@@ -27,6 +27,9 @@ pub enum Requirement {
 /// versitygw, the real S3 server that the tests run against.
 pub const VERSITYGW: Requirement = Requirement::Program { variable: "MILLRACE_VERSITYGW", name: "versitygw" };
 
+/// nfs-ganesha, the real NFS server that the tests run against.
+pub const GANESHA: Requirement = Requirement::Program { variable: "MILLRACE_GANESHA", name: "ganesha.nfsd" };
+
 impl Requirement {
     /// Why it is not met, in words that say how to meet it; `None` where it is.
     pub fn missing(self) -> Option<String> {
@@ -39,7 +42,7 @@ impl Requirement {
             },
             Requirement::Program { variable, name } => match program(variable, name) {
                 Some(_) => None,
-                None => Some(format!("no {name} on PATH or in {variable} (`make tools` builds it)")),
+                None => Some(format!("no {name} on PATH or in {variable} (`make tools` provides it)")),
             },
         }
     }

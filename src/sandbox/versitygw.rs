@@ -5,20 +5,18 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::process::Process;
 use super::raw::{Access, Raw, good, tagged};
 use super::requirement::{Requirement, VERSITYGW, met, program};
 
@@ -160,18 +158,6 @@ fn command(binary: &Path, port: u16) -> Command {
     command
 }
 
-/// A process that is killed when this is dropped.
-#[derive(Debug)]
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only for a process that is gone.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Starts what `command` makes for a free port, and waits until it listens there; its endpoint.
 async fn listening(log: &Path, command: impl Fn(u16) -> Command) -> io::Result<(String, Process)> {
     for _ in 0..ATTEMPTS {
@@ -179,8 +165,7 @@ async fn listening(log: &Path, command: impl Fn(u16) -> Command) -> io::Result<(
         let output = std::fs::File::create(log)?;
         let mut command = command(port);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        die_with_parent(&mut command);
-        let mut process = Process(command.spawn()?);
+        let mut process = Process::spawn(&mut command)?;
         let listens = async {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 if process.0.try_wait()?.is_some() {
@@ -197,15 +182,6 @@ async fn listening(log: &Path, command: impl Fn(u16) -> Command) -> io::Result<(
     let said = std::fs::read_to_string(log)?;
     let last = said.lines().last().unwrap_or("nothing");
     Err(io::Error::other(format!("versitygw ended {ATTEMPTS} times before it listened; it said: {last}")))
-}
-
-fn die_with_parent(command: &mut Command) {
-    let set = || set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
-    #[expect(unsafe_code, reason = "there is no safe way to have the child itself call prctl(2)")]
-    // SAFETY: between fork and exec the closure makes one system call and does not allocate.
-    unsafe {
-        command.pre_exec(set);
-    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub enum Error {
     /// ENOSPC
     #[error("no space left")]
     NoSpace,
+    /// EDQUOT
+    #[error("quota exceeded")]
+    OverQuota,
     /// EROFS
     #[error("read-only file system")]
     ReadOnly,
@@ -83,9 +86,12 @@ impl From<backend::Error> for Error {
             ErrorKind::Unsupported => (Error::Unsupported, true),
             ErrorKind::InvalidName => (Error::Invalid, true),
             ErrorKind::NameTooLong => (Error::NameTooLong, true),
+            ErrorKind::NotPermitted => (Error::NotPermitted, true),
+            ErrorKind::ReadOnly => (Error::ReadOnly, true),
             ErrorKind::Denied | ErrorKind::Unauthenticated => (Error::Denied, false),
             ErrorKind::TooLarge => (Error::TooLarge, false),
             ErrorKind::NoSpace => (Error::NoSpace, false),
+            ErrorKind::OverQuota => (Error::OverQuota, false),
             ErrorKind::Throttled
             | ErrorKind::Unavailable
             | ErrorKind::Corrupt

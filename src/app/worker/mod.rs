@@ -81,7 +81,8 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
             return Ok(());
         }
     };
-    channel.send(&FromWorker::Accepted { own_permissions: backend.traits().own_permissions }).await?;
+    let own_permissions = backend.traits().own_permissions && !spec.options.enforce_modes;
+    channel.send(&FromWorker::Accepted { own_permissions }).await?;
     let (ToWorker::Device, Some(device)) = channel.receive().await? else { bail!("no device was handed over") };
     let seen: Arc<dyn Backend> = Arc::new(backend.clone());
     let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));

@@ -77,6 +77,10 @@ impl Client {
                 config.bucket
             )));
         }
+        if let auth::Credential::Sys { .. } = &credential.get().credential {
+            let why = "an S3 store is used with access keys, and the credential is of another kind";
+            return Err(Error::new(ErrorKind::Unauthenticated, Op::Connect, root, why));
+        }
         let keys = Keys::new(&config.prefix, root).ok_or_else(|| wrong("names in S3 are UTF-8".into()))?;
         let connector = Connector::new(config, Patience::of(&limits.timeout)).map_err(wrong)?;
         let sdk = aws_sdk_s3::Client::from_conf(settings(config, &credential, connector).build());
@@ -186,7 +190,9 @@ impl ProvideCredentials for Keyring {
         Self: 'a,
     {
         future::ProvideCredentials::ready(match &self.0.get().credential {
-            Credential::Anonymous => Err(CredentialsError::not_loaded("the volume's credential holds no keys")),
+            Credential::Anonymous | Credential::Sys { .. } => {
+                Err(CredentialsError::not_loaded("the volume's credential holds no keys"))
+            }
             Credential::S3 { key_id, secret_key, session_token } => {
                 let token = session_token.as_ref().map(|token| token.expose().to_owned());
                 Ok(Credentials::new(key_id, secret_key.expose(), token, None, "volume"))
@@ -217,7 +223,7 @@ fn settings(config: &Config, credential: &auth::Current, connector: Connector) -
     match &credential.get().credential {
         Credential::Anonymous => settings.allow_no_auth(),
         // Nothing is kept between two requests: the next is signed with what is in force then.
-        Credential::S3 { .. } => {
+        Credential::S3 { .. } | Credential::Sys { .. } => {
             settings.identity_cache(IdentityCache::no_cache()).credentials_provider(Keyring(credential.clone()))
         }
     }

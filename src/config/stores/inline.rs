@@ -51,12 +51,7 @@ impl TryFrom<Words> for Rule {
 
     fn try_from(words: Words) -> Result<Rule, BadRule> {
         let Words { namespace, paths } = words;
-        let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
-        if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(inside) {
-            return Err(BadRule(format!(
-                "inline: namespace {namespace:?} is 1 to 63 of a-z, 0-9 and '-', and '*' for any text"
-            )));
-        }
+        namespace_pattern(&namespace).map_err(|why| BadRule(format!("inline: {why}")))?;
         if paths.is_empty() {
             return Err(BadRule(format!("inline: the rule for namespace {namespace:?} has no paths")));
         }
@@ -111,8 +106,17 @@ fn segments(path: &str) -> Result<Vec<String>, BadRule> {
     Ok(segments)
 }
 
+/// Checks a pattern of namespaces' names.
+pub(super) fn namespace_pattern(namespace: &str) -> Result<(), String> {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
+    match (1..=63).contains(&namespace.len()) && namespace.bytes().all(inside) {
+        true => Ok(()),
+        false => Err(format!("namespace {namespace:?} is 1 to 63 of a-z, 0-9 and '-', and '*' for any text")),
+    }
+}
+
 /// Whether `text` is of the form `pattern`.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut left) = text.strip_prefix(head) else { return false };
     let mut parts: Vec<_> = rest.split('*').collect();

@@ -1,5 +1,6 @@
 //! The stores file: what an administrator declares once. Users name stores; no request can set an endpoint.
 
+mod identities;
 mod inline;
 mod live;
 mod words;
@@ -11,11 +12,12 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use identities::{Identities, Unlisted, User};
 pub use inline::Inline;
 pub use live::LiveStores;
 pub use words::Invalid;
 
-use crate::backend::{self, s3};
+use crate::backend;
 use crate::topology::Residency;
 
 /// All stores of one file, checked as a whole.
@@ -46,13 +48,14 @@ pub struct Store {
 }
 
 /// What a mount of a store must bring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// A credential in the Secret of its request.
     Secret,
     /// Nothing: public data.
     None,
+    /// A choice, where several are listed for its namespace.
+    Listed(Identities),
 }
 
 /// What DeleteVolume removes. Fixed in the record at creation.
@@ -104,25 +107,43 @@ impl Stores {
 }
 
 impl Store {
-    /// A hash of where the data lies: backend, endpoint, bucket and prefix. It travels in `volume_context`, so that a
-    /// volume is never mounted from somewhere else.
+    /// A hash of where the data lies: backend, server, bucket or export, and prefix. It travels in `volume_context`, so
+    /// that a volume is never mounted from somewhere else.
     pub fn location_hash(&self) -> String {
-        let backend::Config::S3(config) = &self.backend;
-        let (realm, bucket, prefix) = location(config);
-        let digest = Sha256::digest(serde_json::json!(["s3", realm, bucket, prefix]).to_string());
+        let (place, prefix) = location(&self.backend);
+        let parts: Vec<&str> = place.iter().map(String::as_str).chain([prefix.as_str()]).collect();
+        let digest = Sha256::digest(serde_json::json!(parts).to_string());
         HEXLOWER.encode(&digest[..16])
     }
 }
 
-/// Where an S3 store's keys lie: realm, bucket, prefix. The realm is the endpoint's host and port; all of AWS is one
-/// realm, since bucket names are unique in it.
-fn location(config: &s3::Config) -> (String, &str, &str) {
-    let realm = config.endpoint.as_deref().and_then(|endpoint| url::Url::parse(endpoint).ok());
-    let realm = realm.map_or_else(
-        || "aws".to_owned(),
-        |url| format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default()),
-    );
-    (realm, &config.bucket, &config.prefix)
+/// Where NFS usually listens, and where a portmapper usually says that it does.
+const NFS_PORT: u16 = 2049;
+
+/// Where a store lies, and the directory in it.
+///
+/// Of S3: the endpoint's host and port, where all of AWS is one, since bucket names are unique in it; the bucket; the
+/// prefix. Of NFS: the server and its port; export and prefix as one path, since one export may lie in another.
+fn location(config: &backend::Config) -> (Vec<String>, String) {
+    match config {
+        backend::Config::S3(config) => {
+            let realm = config.endpoint.as_deref().and_then(|endpoint| url::Url::parse(endpoint).ok());
+            let realm = realm.map_or_else(
+                || "aws".to_owned(),
+                |url| {
+                    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default());
+                    format!("{host}:{}", port.unwrap_or_default())
+                },
+            );
+            (vec!["s3".into(), realm, config.bucket.clone()], config.prefix.clone())
+        }
+        backend::Config::Nfs(config) => {
+            let server = config.server.to_ascii_lowercase();
+            let place = format!("{server}:{}", config.port.unwrap_or(NFS_PORT));
+            let inside = format!("{}/{}", config.export, config.prefix);
+            (vec!["nfs".into(), place], inside.trim_matches('/').to_owned())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn a_short_file_has_sane_defaults() {
     let lake = stores.get("lake").unwrap();
     assert_eq!(lake.credentials, Credentials::Secret);
     assert_eq!(lake.deletion, Deletion::Current);
-    let backend::Config::S3(config) = &lake.backend;
+    let backend::Config::S3(config) = &lake.backend else { panic!("{lake:?}") };
     assert!(config.path_style && config.max_connections == 64);
     assert_eq!(stores.names(), "lake");
 }
@@ -162,5 +162,72 @@ proptest::proptest! {
             }
             Err(why) => proptest::prop_assert!(!why.to_string().is_empty()),
         }
+    }
+}
+
+const HOMES: &str = "
+stores:
+  - name: homes
+    backend: nfs
+    server: Filer.example
+    export: /srv/homes
+    prefix: teams
+    identities:
+      - namespace: team-a
+        users: [{name: alice, uid: 1000, gid: 100, groups: [7]}]
+";
+
+#[test]
+fn an_nfs_store_says_where_it_is_and_who_may_be_whom() {
+    let stores = Stores::parse(HOMES, Path::new("")).unwrap();
+    let homes = stores.get("homes").unwrap();
+    let backend::Config::Nfs(config) = &homes.backend else { panic!("{homes:?}") };
+    assert_eq!((config.connections, config.port, config.mount_port, config.server_groups), (4, None, None, false));
+    let Credentials::Listed(identities) = &homes.credentials else { panic!("{homes:?}") };
+    assert_eq!(identities.user(Some("team-a"), None).unwrap().uid, 1000);
+    let hash = |text: &str| Stores::parse(text, Path::new("")).unwrap().get("homes").unwrap().location_hash();
+    assert_eq!(hash(HOMES), hash(&HOMES.replace("Filer", "filer").replace("server:", "port: 2049\n    server:")));
+    for (from, to) in [("Filer", "other"), ("/srv/homes", "/srv"), ("prefix: teams", "prefix: teams/a")] {
+        assert_ne!(hash(HOMES), hash(&HOMES.replace(from, to)), "{to}");
+    }
+    // One path, however it is cut into export and prefix.
+    assert_eq!(hash(HOMES), hash(&HOMES.replace("/srv/homes", "/srv").replace("prefix: teams", "prefix: homes/teams")));
+}
+
+#[test]
+fn each_wrong_word_of_an_nfs_store_is_refused_with_a_reason() {
+    for (from, to, why) in [
+        ("server: Filer.example", "region: x", "region means nothing"),
+        ("server: Filer.example", "deletion: keep", "server is needed"),
+        ("server: Filer.example", "server: 'filer:2049'", "host name"),
+        ("server: Filer.example", "server: '[::1]'", "without brackets"),
+        ("export: /srv/homes", "export: srv", "absolute"),
+        ("export: /srv/homes", "export: /srv/", "no slash"),
+        ("export: /srv/homes", "export: /srv/../x", "'..'"),
+        ("export: /srv/homes", "bucket: data", "bucket means nothing"),
+        ("prefix: teams", "port: 0", "1 to 65535"),
+        ("prefix: teams", "limits: {connections: 9}", "1 to 8"),
+        ("prefix: teams", "limits: {connections: 0}", "1 to 8"),
+        ("prefix: teams", "limits: {requestsPerSecond: 5}", "requestsPerSecond means nothing"),
+        ("prefix: teams", "controllerCredential: x", "made by hand"),
+        ("prefix: teams", "credentials: secret", "credentials means nothing"),
+        ("uid: 1000", "uid: 0", "uid 0"),
+        ("name: alice", "name: hive", "superusers"),
+        ("groups: [7]", "group: 7", "group"),
+    ] {
+        assert!(HOMES.contains(from));
+        let error = refused(&HOMES.replace(from, to));
+        assert!(error.contains(why), "{to}: {error}");
+    }
+    let without = HOMES.split("    identities").next().unwrap();
+    assert!(refused(without).contains("identities is needed"));
+    assert!(refused(&ONE.replace("prefix: teams/a", "export: /x")).contains("export means nothing"));
+    let inside = HOMES.replace("name: homes", "name: inside").replace("prefix: teams", "prefix: teams/a");
+    let both = format!("{HOMES}{}", inside.replace("\nstores:\n", ""));
+    assert!(refused(&both).contains("overlap"), "{both}");
+    let beside = both.replace("teams/a", "team");
+    assert!(Stores::parse(&beside, Path::new("")).is_ok());
+    for server in ["::1", "127.0.0.1", "filer"] {
+        assert!(Stores::parse(&HOMES.replace("Filer.example", &format!("'{server}'")), Path::new("")).is_ok());
     }
 }

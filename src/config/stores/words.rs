@@ -7,8 +7,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
-use super::{Credentials, Deletion, Inline, Store, location};
-use crate::backend::{self, s3};
+use super::{Credentials, Deletion, Identities, Inline, Store, identities, location};
+use crate::backend::{self, nfs, s3};
 use crate::topology::Residency;
 
 /// Why a stores file is refused: what, where, and what would be right.
@@ -28,25 +28,29 @@ struct Words {
     name: String,
     backend: Kind,
     endpoint: Option<String>,
-    bucket: String,
+    bucket: Option<String>,
     #[serde(default)]
     prefix: String,
     region: Option<String>,
     path_style: Option<bool>,
     ca_bundle: Option<PathBuf>,
     proxy: Option<String>,
-    #[serde(default = "secret")]
-    credentials: Credentials,
+    credentials: Option<Proof>,
     controller_credential: Option<PathBuf>,
     #[serde(default = "current")]
     deletion: Deletion,
     capacity: Option<String>,
-    #[serde(default)]
-    requester_pays: bool,
+    requester_pays: Option<bool>,
     sse_kms_key: Option<String>,
     storage_class: Option<String>,
-    #[serde(default = "supported")]
-    checksums: s3::Checksums,
+    checksums: Option<s3::Checksums>,
+    server: Option<String>,
+    export: Option<String>,
+    port: Option<u16>,
+    mount_port: Option<u16>,
+    server_groups: Option<bool>,
+    identities: Option<Vec<identities::Row>>,
+    superusers: Option<Vec<String>>,
     #[serde(default)]
     limits: Limits,
     residency: Option<Residency>,
@@ -57,32 +61,33 @@ struct Words {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     S3,
+    Nfs,
+}
+
+/// What a mount of an S3 store brings.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Proof {
+    Secret,
+    None,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct Limits {
-    connections: u32,
+    connections: Option<u32>,
     memory: String,
     requests_per_second: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 64, memory: "4Gi".into(), requests_per_second: None }
+        Limits { connections: None, memory: "4Gi".into(), requests_per_second: None }
     }
-}
-
-fn secret() -> Credentials {
-    Credentials::Secret
 }
 
 fn current() -> Deletion {
     Deletion::Current
-}
-
-fn supported() -> s3::Checksums {
-    s3::Checksums::Supported
 }
 
 pub(super) fn parse(text: &str, base: &Path) -> Result<BTreeMap<String, Store>, Invalid> {
@@ -105,11 +110,53 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<BTreeMap<String, Store>, 
     Ok(stores)
 }
 
-fn understood(words: Words, base: &Path) -> Result<Store, String> {
-    let Kind::S3 = words.backend;
+fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
     store_name(&words.name)?;
-    bucket_name(&words.bucket)?;
     prefix(&words.prefix)?;
+    let memory =
+        super::super::parameters::bytes(&words.limits.memory).map_err(|why| format!("limits.memory: {why}"))?;
+    let capacity = words.capacity.as_deref().map(super::super::parameters::bytes).transpose();
+    let capacity = capacity.map_err(|why| format!("capacity: {why}"))?;
+    let (backend, credentials) = match words.backend {
+        Kind::S3 => s3_store(&mut words, base)?,
+        Kind::Nfs => nfs_store(&mut words)?,
+    };
+    Ok(Store {
+        name: words.name,
+        backend,
+        credentials,
+        controller_credential: words.controller_credential.map(|path| base.join(path)),
+        deletion: words.deletion,
+        capacity,
+        memory,
+        residency: words.residency,
+        inline: words.inline,
+    })
+}
+
+/// Refuses words of another backend.
+fn foreign(backend: &str, words: &[(&str, bool)]) -> Result<(), String> {
+    match words.iter().find(|(_, is_there)| *is_there) {
+        Some((word, _)) => Err(format!("{word} means nothing to a store of backend {backend}: leave it out")),
+        None => Ok(()),
+    }
+}
+
+fn s3_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credentials), String> {
+    foreign(
+        "s3",
+        &[
+            ("server", words.server.is_some()),
+            ("export", words.export.is_some()),
+            ("port", words.port.is_some()),
+            ("mountPort", words.mount_port.is_some()),
+            ("serverGroups", words.server_groups.is_some()),
+            ("identities", words.identities.is_some()),
+            ("superusers", words.superusers.is_some()),
+        ],
+    )?;
+    let bucket = words.bucket.take().ok_or("bucket is needed")?;
+    bucket_name(&bucket)?;
     if let Some(endpoint) = &words.endpoint {
         web_address("endpoint", endpoint, &["http", "https"])?;
     }
@@ -119,39 +166,105 @@ fn understood(words: Words, base: &Path) -> Result<Store, String> {
     if words.endpoint.is_none() && words.region.is_none() {
         return Err("region is needed where there is no endpoint".into());
     }
-    if words.limits.connections == 0 || words.limits.requests_per_second == Some(0) {
+    let connections = words.limits.connections.unwrap_or(64);
+    if connections == 0 || words.limits.requests_per_second == Some(0) {
         return Err("limits: connections and requestsPerSecond must be at least 1".into());
     }
-    let memory =
-        super::super::parameters::bytes(&words.limits.memory).map_err(|why| format!("limits.memory: {why}"))?;
-    let capacity = words.capacity.as_deref().map(super::super::parameters::bytes).transpose();
-    let capacity = capacity.map_err(|why| format!("capacity: {why}"))?;
-    let ca_bundle = words.ca_bundle.map(|path| ca_bundle(&base.join(path))).transpose()?;
-    Ok(Store {
-        name: words.name,
-        credentials: words.credentials,
-        controller_credential: words.controller_credential.map(|path| base.join(path)),
-        deletion: words.deletion,
-        capacity,
-        memory,
-        residency: words.residency,
-        inline: words.inline,
-        backend: backend::Config::S3(s3::Config {
-            path_style: words.path_style.unwrap_or(words.endpoint.is_some()),
-            endpoint: words.endpoint,
-            bucket: words.bucket,
-            prefix: words.prefix,
-            region: words.region.unwrap_or_else(|| "us-east-1".into()),
-            ca_bundle,
-            proxy: words.proxy,
-            requester_pays: words.requester_pays,
-            sse_kms_key: words.sse_kms_key,
-            storage_class: words.storage_class,
-            checksums: words.checksums,
-            max_connections: words.limits.connections,
-            requests_per_second: words.limits.requests_per_second,
-        }),
-    })
+    let ca_bundle = words.ca_bundle.take().map(|path| ca_bundle(&base.join(path))).transpose()?;
+    let credentials = match words.credentials.take() {
+        Some(Proof::None) => Credentials::None,
+        Some(Proof::Secret) | None => Credentials::Secret,
+    };
+    let config = s3::Config {
+        path_style: words.path_style.unwrap_or(words.endpoint.is_some()),
+        endpoint: words.endpoint.take(),
+        bucket,
+        prefix: std::mem::take(&mut words.prefix),
+        region: words.region.take().unwrap_or_else(|| "us-east-1".into()),
+        ca_bundle,
+        proxy: words.proxy.take(),
+        requester_pays: words.requester_pays.unwrap_or_default(),
+        sse_kms_key: words.sse_kms_key.take(),
+        storage_class: words.storage_class.take(),
+        checksums: words.checksums.unwrap_or(s3::Checksums::Supported),
+        max_connections: connections,
+        requests_per_second: words.limits.requests_per_second,
+    };
+    Ok((backend::Config::S3(config), credentials))
+}
+
+fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String> {
+    foreign(
+        "nfs",
+        &[
+            ("endpoint", words.endpoint.is_some()),
+            ("bucket", words.bucket.is_some()),
+            ("region", words.region.is_some()),
+            ("pathStyle", words.path_style.is_some()),
+            ("caBundle", words.ca_bundle.is_some()),
+            ("proxy", words.proxy.is_some()),
+            ("credentials", words.credentials.is_some()),
+            ("requesterPays", words.requester_pays.is_some()),
+            ("sseKmsKey", words.sse_kms_key.is_some()),
+            ("storageClass", words.storage_class.is_some()),
+            ("checksums", words.checksums.is_some()),
+            ("limits.requestsPerSecond", words.limits.requests_per_second.is_some()),
+        ],
+    )?;
+    if words.controller_credential.is_some() {
+        return Err(
+            "controllerCredential: volumes of a store of backend nfs are directories made by hand, so that the \
+                    controller has nothing to do there: leave it out"
+                .into(),
+        );
+    }
+    let server = words.server.take().ok_or("server is needed: the name or address of the NFS server")?;
+    host(&server)?;
+    let export = words.export.take().ok_or("export is needed: the exported directory, as the server names it")?;
+    absolute("export", &export)?;
+    if words.port == Some(0) || words.mount_port == Some(0) {
+        return Err("port and mountPort are 1 to 65535; leave them out to ask the server's portmapper".into());
+    }
+    let connections = words.limits.connections.unwrap_or(4);
+    if !(1..=nfs::MOST_CONNECTIONS).contains(&connections) {
+        return Err(format!("limits: connections are 1 to {} for a store of backend nfs", nfs::MOST_CONNECTIONS));
+    }
+    let rows = words.identities.take().ok_or(
+        "identities is needed: NFS believes whatever user it is told, so a table says which namespace may act as whom",
+    )?;
+    let server_groups = words.server_groups.unwrap_or_default();
+    let identities = Identities::new(rows, words.superusers.take(), server_groups)?;
+    let config = nfs::Config {
+        server,
+        export,
+        prefix: std::mem::take(&mut words.prefix),
+        port: words.port,
+        mount_port: words.mount_port,
+        connections,
+        server_groups,
+    };
+    Ok((backend::Config::Nfs(config), Credentials::Listed(identities)))
+}
+
+/// A name or address, without a port.
+fn host(server: &str) -> Result<(), String> {
+    let name = |text: &str| {
+        let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        (1..=253).contains(&text.len()) && text.bytes().all(inside)
+    };
+    match name(server) || server.parse::<std::net::Ipv6Addr>().is_ok() {
+        true => Ok(()),
+        false => Err(format!(
+            "server {server:?} is a host name, an IPv4 address, or an IPv6 address without brackets; ports stand in port \
+             and mountPort"
+        )),
+    }
+}
+
+/// An absolute path of plain segments; the root is one.
+fn absolute(word: &str, path: &str) -> Result<(), String> {
+    let rest = path.strip_prefix('/').ok_or_else(|| format!("{word} {path:?} is an absolute path"))?;
+    backend::Path::parse(rest).map(drop).map_err(|why| format!("{word} {path:?}: {why}; no slash stands at its end"))
 }
 
 fn store_name(name: &str) -> Result<(), String> {
@@ -208,10 +321,9 @@ fn ca_bundle(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Whether one store's keys are among the other's.
+/// Whether one store's data is among the other's.
 fn overlap(one: &Store, other: &Store) -> bool {
-    let (backend::Config::S3(one), backend::Config::S3(other)) = (&one.backend, &other.backend);
-    let ((realm, bucket, prefix), (other_realm, other_bucket, other_prefix)) = (location(one), location(other));
+    let ((place, prefix), (other_place, other_prefix)) = (location(&one.backend), location(&other.backend));
     let below = |a: &str, b: &str| b.is_empty() || a == b || a.strip_prefix(b).is_some_and(|r| r.starts_with('/'));
-    realm == other_realm && bucket == other_bucket && (below(prefix, other_prefix) || below(other_prefix, prefix))
+    place == other_place && (below(&prefix, &other_prefix) || below(&other_prefix, &prefix))
 }

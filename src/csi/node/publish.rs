@@ -18,7 +18,7 @@ use super::{inline, target_of};
 use crate::auth::{Credential, keys};
 use crate::backend::Path;
 use crate::config::parameters::{Parameters, Place};
-use crate::config::stores::{Credentials, Store, Stores};
+use crate::config::stores::{Credentials, Identities, Store, Stores, Unlisted};
 use crate::config::{VolumeOptions, VolumeSpec};
 use crate::mount::Publish;
 use crate::observability::audit::Entry;
@@ -72,12 +72,16 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
     }
     let read_only = request.readonly || access.read_only;
     let mut options = parameters.options;
-    if let Some(group) = access.group {
-        belong_to(group, read_only, &mut options);
+    let credential = credential(request, store, pod.as_ref(), parameters.user.as_deref(), is_inline)?;
+    match (&credential, access.group) {
+        // What the server keeps is shown. The pod's author chooses its group, so that it has no say here.
+        (Credential::Sys { uid, gid, .. }, _) => (options.uid, options.gid) = (*uid, *gid),
+        (_, Some(group)) => belong_to(group, read_only, &mut options),
+        (_, None) => {}
     }
     Ok(Publish {
         target,
-        credential: credential(request, store)?,
+        credential,
         arguments: arguments(request),
         single_writer: access.single_writer,
         namespace: pod.map(|pod| pod.namespace),
@@ -150,8 +154,20 @@ pub(super) fn describe(request: &NodePublishVolumeRequest, entry: &mut Entry) {
     }
 }
 
-fn credential(request: &NodePublishVolumeRequest, store: &Store) -> Result<Credential, Status> {
-    match store.credentials {
+/// Whose credential the mount uses. `chosen` is the volume's attribute `user`.
+fn credential(
+    request: &NodePublishVolumeRequest,
+    store: &Store,
+    pod: Option<&Pod>,
+    chosen: Option<&str>,
+    is_inline: bool,
+) -> Result<Credential, Status> {
+    match &store.credentials {
+        Credentials::Listed(identities) => listed(request, identities, pod, chosen, is_inline),
+        _ if chosen.is_some() => Err(status::invalid(format!(
+            "the volume's attributes have a user, and store {:?} has no table of users (identities): leave user out",
+            store.name
+        ))),
         Credentials::None => Ok(Credential::Anonymous),
         Credentials::Secret if request.secrets.is_empty() => Err(status::invalid(format!(
             "store {:?} needs a credential and the request has none: name a Secret with S3 keys, such as key_id and \
@@ -161,6 +177,36 @@ fn credential(request: &NodePublishVolumeRequest, store: &Store) -> Result<Crede
         ))),
         Credentials::Secret => Ok(keys::s3(&request.secrets)?),
     }
+}
+
+/// The user that the store's table gives to the pod's namespace, or the one of them that was chosen.
+fn listed(
+    request: &NodePublishVolumeRequest,
+    identities: &Identities,
+    pod: Option<&Pod>,
+    attribute: Option<&str>,
+    is_inline: bool,
+) -> Result<Credential, Status> {
+    if is_inline && attribute.is_some() {
+        return Err(status::permission_denied(
+            "an inline volume's attributes are its pod's author's, and choose no user: name the user in the Secret of \
+             nodePublishSecretRef, or leave user out",
+        ));
+    }
+    let secret = request.secrets.get("user").map(|user| user.trim());
+    if let (Some(one), Some(other)) = (secret, attribute)
+        && one != other
+    {
+        return Err(status::invalid(
+            "the Secret and the volume's attributes name different users: leave one of them out",
+        ));
+    }
+    let user =
+        identities.user(pod.map(|pod| pod.namespace.as_str()), secret.or(attribute)).map_err(|why| match why {
+            Unlisted::Nobody(why) => status::permission_denied(why),
+            Unlisted::Several(why) => status::invalid(why),
+        })?;
+    Ok(Credential::Sys { uid: user.uid, gid: user.gid, groups: user.groups.clone() })
 }
 
 /// A hash of all that makes two publishes at one target the same: neither secrets nor tokens, which are renewed under

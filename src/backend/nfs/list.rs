@@ -1,0 +1,161 @@
+//! A directory's entries, a page at a time: with READDIRPLUS, or, where the server has none, with READDIR and a look at
+//! each entry.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use nfs3_types::nfs3::{READDIR3args, READDIRPLUS3args, cookieverf3, fattr3, nfs_fh3, nfsstat3};
+
+use super::calls::{Outcome, option};
+use super::error::Failure;
+use super::mounting::Mounted;
+use super::tree::{Found, Tree};
+use super::{names, version};
+use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
+
+/// Bytes of names and cookies in one page, and of all of it.
+const PAGE: (u32, u32) = (64 << 10, 512 << 10);
+
+/// Looks at entries that are made at once.
+const LOOKS: usize = 16;
+
+/// `Backend::list`.
+pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    let listing = Listing {
+        tree,
+        dir: dir.clone(),
+        place: Some(Place::default()),
+        plus: true,
+        given: HashSet::new(),
+        again: false,
+        ready: VecDeque::new(),
+    };
+    stream::unfold(listing, async |mut listing| {
+        let entry = listing.entry().await?;
+        Some((entry, listing))
+    })
+    .boxed()
+}
+
+struct Listing {
+    tree: Arc<Tree>,
+    dir: Path,
+    /// Where the next page begins; `None` behind the last.
+    place: Option<Place>,
+    /// The server has READDIRPLUS, as far as is known.
+    plus: bool,
+    /// The names that were given, for a listing that has to begin anew.
+    given: HashSet<Name>,
+    again: bool,
+    ready: VecDeque<Entry>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    cookie: u64,
+    verifier: cookieverf3,
+}
+
+/// An entry as the server gives it.
+struct Row {
+    name: Vec<u8>,
+    cookie: u64,
+    known: Option<(nfs_fh3, fattr3)>,
+}
+
+impl Listing {
+    async fn entry(&mut self) -> Option<Result<Entry>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                if !self.again {
+                    self.given.insert(entry.name.clone());
+                } else if !self.given.insert(entry.name.clone()) {
+                    continue;
+                }
+                return Some(Ok(entry));
+            }
+            let place = self.place.take()?;
+            match self.page(place).await {
+                Ok(next) => self.place = next,
+                // The server no longer knows where the listing stood: what it gave before is left out.
+                Err(failure) if failure.status == Some(nfsstat3::NFS3ERR_BAD_COOKIE) && place.cookie != 0 => {
+                    (self.again, self.place) = (true, Some(Place::default()));
+                }
+                Err(failure) => return Some(Err(failure.at(Op::List, &self.dir))),
+            }
+        }
+    }
+
+    /// Fetches a page; where the next one begins.
+    async fn page(&mut self, place: Place) -> Outcome<Option<Place>> {
+        let (rows, verifier, eof) = self.rows(place).await?;
+        let next = match rows.last() {
+            _ if eof => None,
+            Some(last) if last.cookie == place.cookie => {
+                return Err(Failure::corrupt("the server's listing goes round in a circle"));
+            }
+            Some(last) => Some(Place { cookie: last.cookie, verifier }),
+            None => return Err(Failure::corrupt("the server's listing ends in its middle")),
+        };
+        let looks: Vec<_> = rows
+            .into_iter()
+            .filter_map(|row| Some(entry(self.tree.clone(), self.dir.clone(), shown(&row.name)?, row.known)))
+            .collect();
+        let mut entries = stream::iter(looks).buffered(LOOKS);
+        while let Some(entry) = entries.next().await {
+            self.ready.extend(entry?);
+        }
+        Ok(next)
+    }
+
+    async fn rows(&mut self, place: Place) -> Outcome<(Vec<Row>, cookieverf3, bool)> {
+        if self.plus {
+            let rows = self.tree.in_directory(&self.dir, |mounted, dir| plus(mounted, dir, place)).await;
+            match rows {
+                Err(failure) if failure.kind == ErrorKind::Unsupported => self.plus = false,
+                outcome => return outcome,
+            }
+        }
+        self.tree.in_directory(&self.dir, |mounted, dir| plain(mounted, dir, place)).await
+    }
+}
+
+async fn plus(mounted: Arc<Mounted>, dir: nfs_fh3, place: Place) -> Outcome<(Vec<Row>, cookieverf3, bool)> {
+    let Place { cookie, verifier: cookieverf } = place;
+    let asked = READDIRPLUS3args { dir, cookie, cookieverf, dircount: PAGE.0, maxcount: PAGE.1 };
+    let page = mounted.server.readdirplus(&asked).await?;
+    let rows = page.reply.entries.into_inner().into_iter().map(|entry| Row {
+        name: entry.name.0.into_owned(),
+        cookie: entry.cookie,
+        known: option(entry.name_handle).zip(option(entry.name_attributes)),
+    });
+    Ok((rows.collect(), page.cookieverf, page.reply.eof))
+}
+
+async fn plain(mounted: Arc<Mounted>, dir: nfs_fh3, place: Place) -> Outcome<(Vec<Row>, cookieverf3, bool)> {
+    let Place { cookie, verifier: cookieverf } = place;
+    let asked = READDIR3args { dir, cookie, cookieverf, count: PAGE.0 };
+    let page = mounted.server.readdir(&asked).await?;
+    let rows = page.reply.entries.into_inner().into_iter();
+    let rows = rows.map(|entry| Row { name: entry.name.0.into_owned(), cookie: entry.cookie, known: None });
+    Ok((rows.collect(), page.cookieverf, page.reply.eof))
+}
+
+/// An entry with what is known of it, or is found out now; `None` where it was removed since it was listed.
+async fn entry(tree: Arc<Tree>, dir: Path, name: Name, known: Option<(nfs_fh3, fattr3)>) -> Outcome<Option<Entry>> {
+    let path = dir.join(&name);
+    let Found { handle, attributes } = match known {
+        Some((handle, attributes)) => Found { handle, attributes },
+        None => match tree.lookup_any(&path).await? {
+            Some(found) => found,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Entry { name, meta: version::meta(&path, &handle, &attributes) }))
+}
+
+/// The name of an entry that is shown: neither `.` nor `..`, nor one of the backend's own.
+fn shown(name: &[u8]) -> Option<Name> {
+    Name::new(name).ok().filter(|name| !names::is_own(name))
+}

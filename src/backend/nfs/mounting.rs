@@ -1,0 +1,169 @@
+//! From the administrator's words to an export's root: portmapper (RFC 1833, version 2), MOUNT (RFC 1813, appendix I)
+//! and FSINFO.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use nfs3_types::nfs3::{self as wire, nfs_fh3};
+use nfs3_types::xdr_codec::{Opaque, Pack};
+use nfs3_types::{mount, portmap};
+
+use super::Config;
+use super::calls::{Outcome, Server};
+use super::error::Failure;
+use super::rpc::{Address, Call, Client, Credential, Refusal, Trouble};
+use crate::backend::ErrorKind;
+use crate::tunable::Span;
+
+/// The longest that any one question on the way may take: who publishes a volume waits for the answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What moves in one READ or WRITE at most, whatever the server prefers.
+const LARGEST_TRANSFER: u32 = 1 << 20;
+
+/// What moves in one READ or WRITE where the server prefers less: every server must take this much.
+const SMALLEST_TRANSFER: u32 = 8 << 10;
+
+/// AUTH_NONE and AUTH_SYS.
+const FLAVORS: [u32; 2] = [0, 1];
+
+/// Longer lists of flavors are not looked at.
+const MOST_FLAVORS: u32 = 64;
+
+/// A server whose export is open to this principal.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    pub(super) server: Server,
+    /// The export's own directory.
+    pub(super) root: nfs_fh3,
+    /// Bytes of one READ.
+    pub(super) read_size: u32,
+    /// Bytes of one WRITE.
+    pub(super) write_size: u32,
+}
+
+/// Finds the server, and asks it for the export's root.
+pub(super) async fn mounted(config: &Config, credential: &Credential, timeout: &Span) -> Outcome<Mounted> {
+    let patience = timeout.get().min(PATIENCE);
+    let mount_port = match config.mount_port {
+        Some(port) => port,
+        None => port_of(config, (mount::PROGRAM, mount::VERSION), "MOUNT", patience).await?,
+    };
+    let root = root_of(config, mount_port, credential, patience).await?;
+    let port = match config.port {
+        Some(port) => port,
+        None => port_of(config, (wire::PROGRAM, wire::VERSION), "NFS", patience).await?,
+    };
+    let client = Client::new(&at(config, port), credential, config.connections as usize);
+    let server = Server::new(client, timeout.clone());
+    let asked = tokio::time::timeout(patience, server.fsinfo(&root)).await;
+    let info = asked.unwrap_or_else(|_| Err(Trouble::Late(patience, None).into())).map_err(|failure| {
+        let message = format!("NFS at {}: {failure}", at(config, port));
+        Failure { message, ..failure }
+    })?;
+    let size = |preferred: u32, most: u32| {
+        let preferred = if preferred == 0 { most } else { preferred };
+        preferred.clamp(SMALLEST_TRANSFER, LARGEST_TRANSFER)
+    };
+    Ok(Mounted { server, root, read_size: size(info.rtpref, info.rtmax), write_size: size(info.wtpref, info.wtmax) })
+}
+
+/// Asks without a credential whether NFSv3 is served there.
+pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> {
+    let asking = async {
+        let port = match config.port {
+            Some(port) => port,
+            None => port_of(config, (wire::PROGRAM, wire::VERSION), "NFS", patience).await?,
+        };
+        let address = at(config, port);
+        let call = Call { procedure: (wire::PROGRAM, wire::VERSION, 0), arguments: Vec::new(), data: Bytes::new() };
+        let answer = Client::new(&address, &Credential::None, 1).call(&call, patience).await;
+        answer.map(drop).map_err(|trouble| {
+            let message = format!("NFS at {address}: {trouble}");
+            Failure { message, ..Failure::from(trouble) }
+        })
+    };
+    let late = |_| Err(Trouble::Late(patience, None).into());
+    tokio::time::timeout(patience, asking).await.unwrap_or_else(late)
+}
+
+fn at(config: &Config, port: u16) -> Address {
+    Address { host: config.server.clone(), port }
+}
+
+/// Asks the server's portmapper where a program listens.
+async fn port_of(config: &Config, program: (u32, u32), name: &str, patience: Duration) -> Outcome<u16> {
+    let address = at(config, portmap::PMAP_PORT);
+    let asked = portmap::mapping { prog: program.0, vers: program.1, prot: portmap::IPPROTO_TCP, port: 0 };
+    let mut arguments = Vec::new();
+    asked.pack(&mut arguments)?;
+    let procedure = (portmap::PROGRAM, portmap::VERSION, portmap::PMAP_PROG::PMAPPROC_GETPORT as u32);
+    let call = Call { procedure, arguments, data: Bytes::new() };
+    let portmapper = Client::new(&address, &Credential::None, 1);
+    let answer = portmapper.call(&call, patience).await.map_err(|trouble| {
+        let kind = Failure::from(trouble.clone()).kind;
+        let mend = "give port and mountPort in the stores file where the server has no portmapper";
+        Failure::new(kind, format!("the portmapper at {address}: {trouble}; {mend}"))
+    });
+    match answer?.results.try_get_u32().map(u16::try_from) {
+        Ok(Ok(0)) => Err(Failure::new(
+            ErrorKind::Misconfigured,
+            format!(
+                "the portmapper at {address} knows of no {name} in version 3 over TCP: this driver speaks NFSv3, and a \
+                 server that speaks only NFSv4 cannot be used"
+            ),
+        )),
+        Ok(Ok(port)) => Ok(port),
+        _ => Err(Failure::corrupt(format!("the portmapper at {address} did not answer with a port"))),
+    }
+}
+
+/// Asks the MOUNT service for the root of the export.
+async fn root_of(config: &Config, port: u16, credential: &Credential, patience: Duration) -> Outcome<nfs_fh3> {
+    let (address, export) = (at(config, port), &config.export);
+    let mut arguments = Vec::new();
+    Opaque::borrowed(export.as_bytes()).pack(&mut arguments)?;
+    let procedure = (mount::PROGRAM, mount::VERSION, mount::MOUNT_PROGRAM::MOUNTPROC3_MNT as u32);
+    let call = Call { procedure, arguments, data: Bytes::new() };
+    let answer = Client::new(&address, credential, 1).call(&call, patience).await;
+    let mut results = answer.map_err(|trouble| unserved(&address, trouble))?.results;
+    let odd = |_| Failure::corrupt("the MOUNT service's answer cannot be understood");
+    let refused =
+        |kind, why: &str| Err(Failure::new(kind, format!("the server at {address}: export {export:?}: {why}")));
+    match results.try_get_u32().map_err(odd)? {
+        0 => {}
+        2 => return refused(ErrorKind::Misconfigured, "there is no such export (MNT3ERR_NOENT)"),
+        20 => return refused(ErrorKind::Misconfigured, "it is no directory (MNT3ERR_NOTDIR)"),
+        1 | 13 => {
+            let why = "the server does not let this machine mount it, or only from a privileged port (MNT3ERR_ACCES)";
+            return refused(ErrorKind::Denied, why);
+        }
+        10004 | 10006 => return refused(ErrorKind::Unavailable, "the server cannot mount it now"),
+        status => return refused(ErrorKind::Other, &format!("MOUNT status {status}")),
+    }
+    let length = results.try_get_u32().map_err(odd)? as usize;
+    if length > wire::NFS3_FHSIZE || results.len() < length.next_multiple_of(4) {
+        return Err(Failure::corrupt("the MOUNT service's answer has no file handle"));
+    }
+    let root = nfs_fh3 { data: Opaque::owned(results[..length].to_vec()) };
+    results.advance(length.next_multiple_of(4));
+    let count = results.try_get_u32().map_err(odd)?.min(MOST_FLAVORS);
+    let flavors: Vec<u32> = (0..count).map_while(|_| results.try_get_u32().ok()).collect();
+    if !flavors.is_empty() && !flavors.iter().any(|flavor| FLAVORS.contains(flavor)) {
+        let why =
+            "it is exported with other security than AUTH_SYS (such as sec=krb5), which this driver does not speak";
+        return refused(ErrorKind::Misconfigured, why);
+    }
+    Ok(root)
+}
+
+fn unserved(address: &Address, trouble: Trouble) -> Failure {
+    let message = match &trouble {
+        Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..)) => format!(
+            "{address} serves no MOUNT in version 3 ({trouble}): this driver speaks NFSv3, and a server that speaks only \
+             NFSv4 cannot be used"
+        ),
+        _ => format!("the MOUNT service at {address}: {trouble}"),
+    };
+    Failure { message, ..Failure::from(trouble) }
+}

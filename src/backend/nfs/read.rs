@@ -1,0 +1,176 @@
+//! Exactly the bytes of one version, as far as the server's attributes tell.
+//!
+//! A file is read by its handle. Every answer carries the file's attributes, and an answer whose attributes are not the
+//! version's is `Stale`; but a file that only grew is read on, since what was there is still there.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use nfs3_types::nfs3::nfs_fh3;
+
+use super::calls::Outcome;
+use super::error::Failure;
+use super::mounting::Mounted;
+use super::tree::Tree;
+use super::version::{self, Change};
+use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
+use crate::observability::metrics::STORE_READ_BYTES;
+
+/// READs of one body that are asked for at once.
+const DEPTH: usize = 4;
+
+/// How often a small file is read again that changed while it was read.
+const ATTEMPTS: usize = 5;
+
+/// `Backend::read`.
+pub(super) async fn read(
+    tree: &Arc<Tree>,
+    file: &Version,
+    range: Range<u64>,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    if range.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
+    let fail = {
+        let path = file.path.clone();
+        move |failure: Failure| failure.at(Op::Read, &path)
+    };
+    if range.end > file.size {
+        return Err(fail(Failure::new(ErrorKind::Other, "the range lies outside the file")));
+    }
+    let Some(handle) = version::handle(file) else {
+        return Err(fail(Failure::new(ErrorKind::Stale, "the version is of another store")));
+    };
+    let reading = Arc::new(Reading::new(tree, handle, file).await.map_err(&fail)?);
+    let pieces: Vec<Range<u64>> = reading.pieces(&range).collect();
+    let mut body = stream::iter(pieces)
+        .map(move |piece| {
+            let reading = reading.clone();
+            async move { reading.piece(piece).await }
+        })
+        .buffered(DEPTH)
+        .boxed();
+    // The first answer decides whether there is a body at all.
+    let first = body.next().await.transpose().map_err(&fail)?;
+    let body = stream::iter(first.map(Ok)).chain(body);
+    // An error is the end.
+    let body = body.scan(false, |over, piece| {
+        let given = (!*over).then(|| {
+            *over = piece.is_err();
+            piece
+        });
+        futures::future::ready(given)
+    });
+    Ok(body.map(move |piece| piece.map_err(&fail)).boxed())
+}
+
+struct Reading {
+    tree: Arc<Tree>,
+    mounted: Arc<Mounted>,
+    handle: nfs_fh3,
+    file: Version,
+    /// Bytes of one READ.
+    size: u64,
+}
+
+impl Reading {
+    async fn new(tree: &Arc<Tree>, handle: nfs_fh3, file: &Version) -> Outcome<Reading> {
+        let mounted = tree.mounted().await?;
+        let size = u64::from(mounted.read_size);
+        Ok(Reading { tree: tree.clone(), mounted, handle, file: file.clone(), size })
+    }
+
+    /// `range` cut where the file is cut into pieces of one READ.
+    fn pieces(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (size, end) = (self.size, range.end);
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let begin = at;
+            at = ((begin / size + 1) * size).min(end);
+            (begin < end).then_some(begin..at)
+        })
+    }
+
+    /// All bytes of `range`.
+    async fn piece(&self, mut range: Range<u64>) -> Outcome<Bytes> {
+        let mut whole = BytesMut::new();
+        loop {
+            let count = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+            let read = match self.mounted.server.read(&self.handle, range.start, count).await {
+                // Some servers forget a handle for a moment, above all after a restart.
+                Err(failure) if failure.is_stale() && self.lies_there().await? => {
+                    self.mounted.server.read(&self.handle, range.start, count).await?
+                }
+                outcome => outcome?,
+            };
+            if let Some(attributes) = &read.attributes
+                && version::change(&self.file, &self.handle, attributes) == Change::Other
+            {
+                return Err(changed());
+            }
+            range.start += read.data.len() as u64;
+            metrics::counter!(STORE_READ_BYTES, "backend" => "nfs").increment(read.data.len() as u64);
+            if range.is_empty() && whole.is_empty() {
+                return Ok(read.data);
+            }
+            whole.extend_from_slice(&read.data);
+            if range.is_empty() {
+                return Ok(whole.freeze());
+            }
+            if read.eof || read.data.is_empty() {
+                return Err(changed());
+            }
+        }
+    }
+
+    /// Whether the file's path leads to its handle.
+    async fn lies_there(&self) -> Outcome<bool> {
+        Ok(self.tree.lookup_any(&self.file.path).await?.is_some_and(|found| found.handle == self.handle))
+    }
+}
+
+fn changed() -> Failure {
+    Failure::new(ErrorKind::Stale, "another client changed the file")
+}
+
+/// `Backend::fetch`.
+pub(super) async fn fetch(tree: &Arc<Tree>, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+    let fail = |failure: Failure| failure.at(Op::Fetch, path);
+    let mut attempts = 0;
+    loop {
+        let found = tree.lookup(path).await.map_err(fail)?;
+        let meta = version::meta(path, &found.handle, &found.attributes);
+        let Some(version) = meta.version() else {
+            return Err(fail(Failure::new(ErrorKind::IsADirectory, "it is a directory")));
+        };
+        if known == Some(version) {
+            return Ok(Fetched::Same);
+        }
+        if version.size > longest {
+            return Err(fail(Failure::new(ErrorKind::TooLarge, format!("it is longer than {longest} bytes"))));
+        }
+        if version.size == 0 {
+            return Ok(Fetched::New { meta, bytes: Bytes::new() });
+        }
+        let reading = Reading::new(tree, found.handle, version).await.map_err(fail)?;
+        let mut whole = BytesMut::new();
+        let mut failed = None;
+        for piece in reading.pieces(&(0..version.size)) {
+            match reading.piece(piece).await {
+                Ok(bytes) => whole.extend_from_slice(&bytes),
+                Err(failure) => {
+                    failed = Some(failure);
+                    break;
+                }
+            }
+        }
+        attempts += 1;
+        match failed {
+            None => return Ok(Fetched::New { meta, bytes: whole.freeze() }),
+            Some(failure) if failure.kind == ErrorKind::Stale && attempts < ATTEMPTS => {}
+            Some(failure) => return Err(fail(failure)),
+        }
+    }
+}
