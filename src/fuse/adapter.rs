@@ -1,4 +1,4 @@
-//! fuser's trait over [`Vfs`].
+//! fuser's trait over [`Vfs`]: a request's words to a call. What the call comes to is replied in [`super::reply`].
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,17 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answer::Answers;
 use super::errno::errno;
-use super::words::{fopen, how, kind, nothing, shown, time};
-use crate::vfs::{Attr, Error, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
+use super::handshake::negotiate;
+use super::reply::{self, done};
+use super::words::{how, time};
+use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
 
 /// For ever, as far as a kernel's lifetime goes.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -29,14 +30,6 @@ const ENTRIES: usize = 1024;
 
 /// Entries asked for a reply that carries attributes.
 const ENTRIES_PLUS: usize = 256;
-
-/// What `df` shows as the volume's size where nothing limits it: 1 PiB.
-const CAPACITY: u64 = 1 << 50;
-
-const BLOCK: u32 = 4096;
-
-/// Inode numbers are never used for a second file.
-const GENERATION: Generation = Generation(0);
 
 /// A volume as fuser sees it.
 #[derive(Debug)]
@@ -59,16 +52,6 @@ impl Adapter {
     fn vfs(&self) -> Arc<Vfs> {
         self.answers.vfs.clone()
     }
-
-    /// Replies with a name and its attributes, or with its absence, which the kernel may believe as long.
-    fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<Attr, Error>) + Send + 'static {
-        let ttl = self.ttl();
-        move |outcome| match outcome {
-            Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
-            Err(Error::NotFound) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing(), GENERATION),
-            Err(error) => reply.error(errno(error)),
-        }
-    }
 }
 
 /// Closes what was opened for a caller that does not wait any more.
@@ -78,44 +61,20 @@ async fn close(vfs: Arc<Vfs>, opened: Opened) {
     }
 }
 
-/// Replies with success or an errno.
-fn done(reply: ReplyEmpty) -> impl FnOnce(Result<(), Error>) + Send + 'static {
-    move |outcome| match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
 /// Every call but `batch_forget`, whose argument cannot be named outside fuser and whose default is right; a default
 /// of another may answer ENOSYS, which ends that call for good. A test counts them, since
 /// `clippy::missing_trait_methods` cannot spare one.
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without it `> f` arrives as a truncation by path, indistinguishable from truncate(2).
-        config
-            .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
-            .map_err(|_| io::Error::new(io::ErrorKind::Unsupported, "this kernel has no FUSE_ATOMIC_O_TRUNC"))?;
-        for wanted in [
-            // Lookups and listings of one directory go side by side.
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            // Set-id bits and capabilities are kept nowhere: no write needs to ask for them.
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ] {
-            if let Err(missing) = config.add_capabilities(wanted) {
-                tracing::info!(?missing, "this kernel's FUSE lacks a capability");
-            }
-        }
-        let _ = config.set_max_background(self.max_background);
-        Ok(())
+        negotiate(config, self.max_background)
     }
 
     fn destroy(&mut self) {}
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.ask(req.pid(), async move { vfs.lookup(parent, &name).await }, self.entry(reply));
+        let call = async move { vfs.lookup(parent, &name).await };
+        self.answers.ask(req.pid(), call, reply::looked_up(reply, self.ttl()));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -123,10 +82,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.answers.vfs.getattr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&self.ttl(), &shown(&attr)),
-            Err(error) => reply.error(errno(error)),
-        }
+        reply::attributes(reply, self.ttl())(self.answers.vfs.getattr(Ino(ino.0)));
     }
 
     fn setattr(
@@ -148,16 +104,9 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
-        let (vfs, ino, ttl) = (self.vfs(), Ino(ino.0), self.ttl());
-        let handle = fh.map(|fh| Handle(fh.0));
-        self.answers.change(
-            req.pid(),
-            async move { vfs.setattr(ino, handle, set).await },
-            move |outcome| match outcome {
-                Ok(attr) => reply.attr(&ttl, &shown(&attr)),
-                Err(error) => reply.error(errno(error)),
-            },
-        );
+        let (vfs, ino, handle) = (self.vfs(), Ino(ino.0), fh.map(|fh| Handle(fh.0)));
+        let call = async move { vfs.setattr(ino, handle, set).await };
+        self.answers.change(req.pid(), call, reply::attributes(reply, self.ttl()));
     }
 
     fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
@@ -179,16 +128,13 @@ impl Filesystem for Adapter {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
+        let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
         let call = {
             let vfs = vfs.clone();
             async move { vfs.mkdir(parent, &name).await }
         };
-        let reply = move |outcome: Result<Attr, Error>| match outcome {
-            Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
-            Err(error) => reply.error(errno(error)),
-        };
-        self.answers.grant(req.pid(), call, reply, move |attr| async move { vfs.forget(attr.ino, 1) });
+        let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
+        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -237,18 +183,9 @@ impl Filesystem for Adapter {
             let vfs = vfs.clone();
             async move { vfs.open(ino, how).await }
         };
-        let reply = move |outcome: Result<Opened, Error>| match outcome {
-            Ok(opened) => {
-                let mut flags = fopen(&opened);
-                if !how.write && !how.truncate {
-                    // Nothing of it can be left to publish.
-                    flags |= FopenFlags::FOPEN_NOFLUSH;
-                }
-                reply.opened(FileHandle(opened.handle.0), flags);
-            }
-            Err(error) => reply.error(errno(error)),
-        };
-        self.answers.grant(req.pid(), call, reply, move |opened| close(vfs, opened));
+        // Nothing of one that only reads can be left to publish.
+        let more = if how.write || how.truncate { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
+        self.answers.grant(req.pid(), call, reply::opened(reply, more), move |opened| close(vfs, opened));
     }
 
     fn read(
@@ -264,11 +201,7 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.answer(handle, offset, size).await };
-        self.answers.ask(req.pid(), call, move |outcome| match outcome {
-            // Told while it is held.
-            Ok(answer) => reply.data(&answer.bytes),
-            Err(error) => reply.error(errno(error)),
-        });
+        self.answers.ask(req.pid(), call, reply::data(reply));
     }
 
     fn write(
@@ -286,10 +219,7 @@ impl Filesystem for Adapter {
         let (vfs, handle, data) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(data));
         let owner = lock_owner.map(|owner| Owner(owner.0));
         let call = async move { vfs.write(handle, offset, data, owner).await };
-        self.answers.transfer(req.pid(), call, move |outcome| match outcome {
-            Ok(written) => reply.written(written),
-            Err(error) => reply.error(errno(error)),
-        });
+        self.answers.transfer(req.pid(), call, reply::written(reply));
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -328,48 +258,16 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.read_dir(handle, offset, ENTRIES).await };
-        self.answers.ask(req.pid(), call, move |outcome| match outcome {
-            Ok(listed) => {
-                for entry in &listed {
-                    let name = OsStr::from_bytes(&entry.name);
-                    if reply.add(INodeNo(entry.ino.0), entry.next, kind(entry.kind), name) {
-                        break;
-                    }
-                }
-                reply.ok();
-            }
-            Err(error) => reply.error(errno(error)),
-        });
+        self.answers.ask(req.pid(), call, reply::listed(reply));
     }
 
-    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let (vfs, dir, handle, ttl) = (self.vfs(), Ino(ino.0), Handle(fh.0), self.ttl());
-        let call = {
-            let vfs = vfs.clone();
-            async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await }
-        };
-        self.answers.ask(req.pid(), call, move |outcome| {
-            let listed = match outcome {
-                Ok(listed) => listed,
-                Err(error) => return reply.error(errno(error)),
-            };
-            for entry in &listed {
-                // A directory that went meanwhile ends here.
-                let Ok(taken) = vfs.take_listed(dir, entry) else { break };
-                let (attr, name) = (shown(&taken.attr), OsStr::from_bytes(&entry.name));
-                let ttl = if taken.sure { ttl } else { Duration::ZERO };
-                if reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION) {
-                    if taken.counted {
-                        vfs.forget(taken.attr.ino, 1);
-                    }
-                    break;
-                }
-            }
-            reply.ok();
-        });
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let (vfs, handle) = (self.vfs(), Handle(fh.0));
+        let call = async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await };
+        self.answers.ask(req.pid(), call, reply::listed_plus(reply, self.vfs(), Ino(ino.0), self.ttl()));
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -382,11 +280,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let usage = self.answers.vfs.usage();
-        let used = usage.bytes.div_ceil(u64::from(BLOCK));
-        let blocks = (usage.limit.unwrap_or(CAPACITY) / u64::from(BLOCK)).max(used);
-        let (files, free) = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
-        reply.statfs(blocks, blocks - used, blocks - used, files, free, BLOCK, 255, BLOCK);
+        reply::usage(reply, &self.answers.vfs.usage());
     }
 
     fn setxattr(
@@ -432,21 +326,16 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, parent, name, ttl) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec(), self.ttl());
+        let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
         let call = {
             let vfs = vfs.clone();
             async move { vfs.create(parent, &name, how(flags)).await }
         };
-        let reply = move |outcome: Result<(Attr, Opened), Error>| match outcome {
-            Ok((attr, opened)) => {
-                reply.created(&ttl, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));
-            }
-            Err(error) => reply.error(errno(error)),
-        };
-        self.answers.grant(req.pid(), call, reply, move |(attr, opened)| async move {
+        let take_back = move |(attr, opened): (Attr, Opened)| async move {
             vfs.forget(attr.ino, 1);
             close(vfs, opened).await;
-        });
+        };
+        self.answers.grant(req.pid(), call, reply::created(reply, self.ttl()), take_back);
     }
 
     fn getlk(

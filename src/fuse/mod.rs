@@ -7,6 +7,8 @@
 mod adapter;
 mod answer;
 mod errno;
+mod handshake;
+mod reply;
 mod waiting;
 mod words;
 

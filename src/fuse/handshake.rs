@@ -1,0 +1,30 @@
+//! What is agreed with the kernel when a mount begins (FUSE_INIT).
+
+use std::io;
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Asks for what the calls rely on.
+///
+/// # Errors
+/// A kernel without what nothing can stand in for.
+pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16) -> io::Result<()> {
+    // Without it `> f` arrives as a truncation by path, indistinguishable from truncate(2).
+    config
+        .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
+        .map_err(|_| io::Error::new(io::ErrorKind::Unsupported, "this kernel has no FUSE_ATOMIC_O_TRUNC"))?;
+    for wanted in [
+        // Lookups and listings of one directory go side by side.
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+        // Set-id bits and capabilities are kept nowhere: no write needs to ask for them.
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    ] {
+        if let Err(missing) = config.add_capabilities(wanted) {
+            tracing::info!(?missing, "this kernel's FUSE lacks a capability");
+        }
+    }
+    let _ = config.set_max_background(max_background);
+    Ok(())
+}

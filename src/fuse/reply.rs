@@ -1,0 +1,142 @@
+//! Outcomes of calls as fuser's replies. Each function takes a reply and returns what gives it, once there is an outcome.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+};
+
+use super::errno::errno;
+use super::words::{fopen, kind, nothing, shown};
+use crate::vfs::{Answer, Attr, Error, Ino, Listed, Opened, Result, Usage, Vfs};
+
+/// Inode numbers are never used for a second file.
+const GENERATION: Generation = Generation(0);
+
+/// What `df` shows as the volume's size where nothing limits it: 1 PiB.
+const CAPACITY: u64 = 1 << 50;
+
+const BLOCK: u32 = 4096;
+
+/// Success or an errno.
+pub(super) fn done(reply: ReplyEmpty) -> impl FnOnce(Result<()>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// A name and its attributes, or its absence, which the kernel may believe as long.
+pub(super) fn looked_up(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
+        Err(Error::NotFound) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing(), GENERATION),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// A name that was just made, and its attributes.
+pub(super) fn made(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Attributes.
+pub(super) fn attributes(reply: ReplyAttr, ttl: Duration) -> impl FnOnce(Result<Attr>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(attr) => reply.attr(&ttl, &shown(&attr)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// An open file, with `more` said of it than how its pages are kept.
+pub(super) fn opened(reply: ReplyOpen, more: FopenFlags) -> impl FnOnce(Result<Opened>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen(&opened) | more),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// A file that was just made, open.
+pub(super) fn created(reply: ReplyCreate, ttl: Duration) -> impl FnOnce(Result<(Attr, Opened)>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok((attr, opened)) => {
+            reply.created(&ttl, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));
+        }
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Bytes of a file, told while they are held.
+pub(super) fn data(reply: ReplyData) -> impl FnOnce(Result<Answer>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(answer) => reply.data(&answer.bytes),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// How many bytes were taken.
+pub(super) fn written(reply: ReplyWrite) -> impl FnOnce(Result<u32>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(written) => reply.written(written),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// As many names as the reply holds.
+pub(super) fn listed(mut reply: ReplyDirectory) -> impl FnOnce(Result<Vec<Listed>>) + Send + 'static {
+    move |outcome| {
+        let listed = match outcome {
+            Ok(listed) => listed,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for entry in &listed {
+            if reply.add(INodeNo(entry.ino.0), entry.next, kind(entry.kind), OsStr::from_bytes(&entry.name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+/// As many names of `dir` as the reply holds with their attributes: the kernel counts each as looked up.
+pub(super) fn listed_plus(
+    mut reply: ReplyDirectoryPlus,
+    vfs: Arc<Vfs>,
+    dir: Ino,
+    ttl: Duration,
+) -> impl FnOnce(Result<Vec<Listed>>) + Send + 'static {
+    move |outcome| {
+        let listed = match outcome {
+            Ok(listed) => listed,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for entry in &listed {
+            // A directory that went meanwhile ends here.
+            let Ok(taken) = vfs.take_listed(dir, entry) else { break };
+            let (attr, name) = (shown(&taken.attr), OsStr::from_bytes(&entry.name));
+            let ttl = if taken.sure { ttl } else { Duration::ZERO };
+            if reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION) {
+                if taken.counted {
+                    vfs.forget(taken.attr.ino, 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+/// What `df` shows.
+pub(super) fn usage(reply: ReplyStatfs, usage: &Usage) {
+    let used = usage.bytes.div_ceil(u64::from(BLOCK));
+    let blocks = (usage.limit.unwrap_or(CAPACITY) / u64::from(BLOCK)).max(used);
+    let (files, free) = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
+    reply.statfs(blocks, blocks - used, blocks - used, files, free, BLOCK, 255, BLOCK);
+}
