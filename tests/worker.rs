@@ -41,6 +41,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 const KEY: &str = "canary-key-id";
@@ -176,7 +177,7 @@ fn config(state_dir: &Path, ping_deadline: Duration) -> Config {
     Config {
         state_dir: state_dir.to_owned(),
         program: env!("CARGO_BIN_EXE_millrace").into(),
-        worker_uid_base: 1_900_000_000,
+        worker_uid_base: uids_of(state_dir),
         worker_uid_count: 1000,
         ping_deadline,
         isolate: true,
@@ -226,8 +227,17 @@ fn is_running(pid: Pid) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// The processes whose uid is one of the thousand from `base` on.
-fn workers_of(base: u32) -> Vec<Pid> {
+/// The first of a thousand uids that no other node plugin's workers have, be it of another test or of another run of
+/// these tests on this machine.
+fn uids_of(state: &Path) -> u32 {
+    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+    let number = u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]]);
+    100_000_000 + number % 1_700_000 * 1000
+}
+
+/// The processes that run as one of the uids of the node plugin with that state directory.
+fn workers_of(state: &Path) -> Vec<Pid> {
+    let base = uids_of(state);
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let is_one = |pid: &i32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

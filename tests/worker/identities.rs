@@ -16,11 +16,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 
-const UIDS: u32 = 1_990_000_000;
 /// How many at once; `make faults` asks for more.
 const COUNT: &str = "MILLRACE_TEST_IDENTITIES";
-/// How many others each tries to read.
-const NEIGHBOURS: usize = 9;
+/// How many read at the same time.
+const AT_ONCE: usize = 8;
 
 #[derive(Debug)]
 struct User {
@@ -44,7 +43,8 @@ impl Node {
         fs::create_dir(dir.join("targets")).unwrap();
         let socket = format!("unix://{}", dir.join("csi.sock").display());
         let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
-            .args(["node", "--node-id", "here", "--log-level", "debug", "--worker-uid-base", &UIDS.to_string()])
+            .args(["node", "--node-id", "here", "--log-level", "debug", "--worker-uid-base"])
+            .arg(uids_of(&dir.join("state")).to_string())
             .args(["--endpoint", &socket, "--ping-deadline", "60s"])
             .args(["--stores".as_ref(), dir.join("stores.yaml").as_os_str()])
             .args(["--state-dir".as_ref(), dir.join("state").as_os_str()])
@@ -100,7 +100,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in workers_of(UIDS) {
+        for pid in workers_of(&self.dir.join("state")) {
             let _ = kill(pid, Signal::SIGKILL);
         }
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -177,15 +177,16 @@ async fn identities_at_once_see_and_hold_only_their_own() {
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
 
     tokio::task::block_in_place(|| {
-        for (number, user) in users.iter().enumerate() {
-            let file = |of: usize| node.target(number).join(format!("file-{}", of % count));
-            assert_eq!(fs::read_to_string(file(number)).unwrap(), user.canary);
-            // Names are for all to see.
-            assert_eq!(fs::read_dir(node.target(number)).unwrap().count(), count);
-            for other in (number + 1..number + count).take(NEIGHBOURS) {
-                assert_eq!(errno(fs::read(file(other))), Errno::EACCES, "{number} at {other}");
+        std::thread::scope(|scope| {
+            for first in 0..AT_ONCE {
+                let (node, users) = (&node, &users);
+                scope.spawn(move || {
+                    for number in (first..count).step_by(AT_ONCE) {
+                        sees_its_own(node, users, number);
+                    }
+                });
             }
-        }
+        });
         search(&node, &users, &refused.to_string());
     });
 
@@ -194,12 +195,23 @@ async fn identities_at_once_see_and_hold_only_their_own() {
         outcome.unwrap();
     }
     tokio::task::block_in_place(|| {
-        eventually("no worker is left", || workers_of(UIDS).is_empty());
+        eventually("no worker is left", || workers_of(&dir.join("state")).is_empty());
         assert_eq!(memory::cgroups_of(&dir.join("state")), Vec::<PathBuf>::new());
         for left in ["targets", "state/mounts", "state/targets"] {
             assert_eq!(fs::read_dir(dir.join(left)).unwrap().count(), 0, "{left}");
         }
     });
+}
+
+/// Reads its own file, and tries everybody else's.
+fn sees_its_own(node: &Node, users: &[User], number: usize) {
+    let file = |of: usize| node.target(number).join(format!("file-{of}"));
+    assert_eq!(fs::read_to_string(file(number)).unwrap(), users[number].canary);
+    // Names are for all to see.
+    assert_eq!(fs::read_dir(node.target(number)).unwrap().count(), users.len());
+    for other in (0..users.len()).filter(|other| *other != number) {
+        assert_eq!(errno(fs::read(file(other))), Errno::EACCES, "{number} at {other}");
+    }
 }
 
 /// Looks for everybody's secret in everything that is the node's.

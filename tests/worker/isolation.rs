@@ -206,7 +206,7 @@ fn a_worker_reaches_neither_others_nor_the_node() {
     fs::write(&program, format!("#!/bin/sh\n{INSIDE}='{words}' exec {} {}\n", exe.display(), ARGUMENTS.join(" ")))
         .unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let pretended = Config { program, worker_uid_base: 1_960_000_000, ..config(&rig.dir.join("pretended"), SOON) };
+    let pretended = Config { program, ..config(&rig.dir.join("pretended"), SOON) };
     let pretended = rig.runtime.block_on(Workers::start(pretended)).unwrap();
     let refused = rig.publish(&pretended, rig.request("b")).unwrap_err();
     let inside = reported(&refused.to_string());

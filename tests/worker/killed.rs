@@ -2,19 +2,13 @@
 
 use super::*;
 
-const UIDS: u32 = 1_950_000_000;
-
-fn killable(state: &Path) -> Config {
-    Config { worker_uid_base: UIDS, ..config(state, SOON) }
-}
-
 /// The role of the one that is killed: two targets of one mount and one of another come and go.
 #[test]
 fn a_short_life() {
     let Some([endpoint, state, target]) = words_of_other_node() else { return };
     let runtime = Runtime::new().unwrap();
     runtime.block_on(async {
-        let workers = Workers::start(killable(Path::new(&state))).await.unwrap();
+        let workers = Workers::start(config(Path::new(&state), SOON)).await.unwrap();
         let targets = ["a", "b", "c"].map(|name| Path::new(&target).with_file_name(name));
         for at in &targets {
             workers.publish(of_namespace(&endpoint, at)).await.unwrap();
@@ -65,6 +59,41 @@ fn kill_at(rig: &Rig, node: &mut OtherNode, step: usize) -> bool {
     }
 }
 
+/// Soon the workers that run are those of the records, one each.
+fn assert_each_worker_is_recorded(rig: &Rig, when: &str) {
+    let recorded = || {
+        let records = rig.records();
+        let mut pids: Vec<_> = records.iter().map(|record| record["worker"]["pid"].as_i64()).collect();
+        pids.sort_unstable();
+        pids
+    };
+    let running = || {
+        let mut pids: Vec<_> = workers_of(&rig.state()).iter().map(|pid| Some(i64::from(pid.as_raw()))).collect();
+        pids.sort_unstable();
+        pids
+    };
+    let begun = Instant::now();
+    while recorded() != running() {
+        if begun.elapsed() > SOON {
+            let seen: Vec<_> = workers_of(&rig.state()).iter().map(|pid| described(*pid)).collect();
+            panic!("{when}\nrecords {:#?}\nworkers {seen:#?}\nmounts {:#?}", rig.records(), rig.mounts());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A process, for whoever wonders why it is there.
+fn described(pid: Pid) -> String {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|error| error.to_string());
+    let status = read("status");
+    let lines =
+        status.lines().filter(|line| ["State", "PPid", "Uid", "NSpid"].iter().any(|word| line.starts_with(word)));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    let wait: Vec<_> =
+        threads.map(|thread| fs::read_to_string(thread.path().join("wchan")).unwrap_or_default()).collect();
+    format!("{pid} {} {wait:?} mounts {:?}", lines.collect::<Vec<_>>().join(" "), read("mountinfo"))
+}
+
 #[test]
 fn a_node_plugin_killed_at_any_step_leaves_nothing() {
     let Some(rig) = Rig::new() else { return };
@@ -74,9 +103,10 @@ fn a_node_plugin_killed_at_any_step_leaves_nothing() {
         let mut node = OtherNode::play(&rig, "killed::a_short_life");
         let was_killed = kill_at(&rig, &mut node, step);
         drop(node);
-        let workers = rig.runtime.block_on(Workers::start(killable(&rig.state()))).unwrap();
-        let served: Vec<_> = rig.records().iter().filter_map(|record| record["worker"]["pid"].as_i64()).collect();
-        eventually("workers without a mount are gone", || workers_of(UIDS).len() == served.len());
+        let begun = Instant::now();
+        let workers = rig.workers_with(SOON);
+        let recovered = begun.elapsed();
+        assert_each_worker_is_recorded(&rig, &format!("step {step}, recovered in {recovered:?}"));
         // What it had begun, the kubelet asks for again, and then for its end.
         for name in ["a", "b", "c"] {
             let target = rig.target(name);
@@ -94,7 +124,7 @@ fn a_node_plugin_killed_at_any_step_leaves_nothing() {
             rig.unpublish(&workers, name).unwrap();
         }
         rig.assert_clean(&[]);
-        eventually("no worker is left", || workers_of(UIDS).is_empty());
+        eventually("no worker is left", || workers_of(&rig.state()).is_empty());
         lived += usize::from(!was_killed);
         step += usize::from(was_killed);
     }
@@ -104,10 +134,8 @@ fn a_node_plugin_killed_at_any_step_leaves_nothing() {
 /// Workers die at any moment of a publish, a repeated one and an unpublish: each call ends, and what is left is right.
 #[test]
 fn workers_killed_at_random_leave_nothing() {
-    const THESE: u32 = 1_970_000_000;
     let Some(rig) = Rig::new() else { return };
-    let config = Config { worker_uid_base: THESE, ..config(&rig.state(), Duration::from_secs(5)) };
-    let workers = rig.runtime.block_on(Workers::start(config)).unwrap();
+    let workers = rig.workers_with(Duration::from_secs(5));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
     let pod = async |number: usize| {
@@ -129,7 +157,7 @@ fn workers_killed_at_random_leave_nothing() {
         scope.spawn(|| {
             for round in 0..40 {
                 std::thread::sleep(Duration::from_millis(40 + round % 7 * 20));
-                if let Some(pid) = workers_of(THESE).first() {
+                if let Some(pid) = workers_of(&rig.state()).first() {
                     let _ = kill(*pid, Signal::SIGKILL);
                 }
             }
@@ -139,5 +167,5 @@ fn workers_killed_at_random_leave_nothing() {
     });
     assert!(served > 0);
     rig.assert_clean(&[]);
-    eventually("no worker is left", || workers_of(THESE).is_empty());
+    eventually("no worker is left", || workers_of(&rig.state()).is_empty());
 }

@@ -1,7 +1,6 @@
 //! A worker's memory cgroup, by the kernel's own (version 1; version 2 has its tests in src/mount/cgroup).
 
 use data_encoding::HEXLOWER;
-use sha2::{Digest, Sha256};
 
 use super::*;
 

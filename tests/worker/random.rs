@@ -2,14 +2,9 @@
 
 use super::*;
 
-const UIDS: u32 = 1_980_000_000;
 /// For how many seconds; `make faults` asks for more.
 const SECONDS: &str = "MILLRACE_TEST_KILLING_S";
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-
-fn killable(state: &Path) -> Config {
-    Config { worker_uid_base: UIDS, ..config(state, SOON) }
-}
 
 /// Two share a worker, the others do not.
 fn of_pod(endpoint: &str, target: &Path) -> Publish {
@@ -25,7 +20,7 @@ fn a_busy_life() {
     Runtime::new().unwrap().block_on(async {
         // What the one before left may take a moment to end.
         let workers = loop {
-            match Workers::start(killable(Path::new(&state))).await {
+            match Workers::start(config(Path::new(&state), SOON)).await {
                 Ok(workers) => break workers,
                 Err(error) => eprintln!("{error}"),
             }
@@ -55,7 +50,7 @@ fn whoever_is_killed_whenever_nothing_is_left() {
     let (mut nodes, mut workers) = (0, 0);
     while Instant::now() < until || nodes == 0 || workers == 0 {
         std::thread::sleep(Duration::from_millis(rand::random_range(0..700)));
-        let running = workers_of(UIDS);
+        let running = workers_of(&rig.state());
         if rand::random_range(0..3) == 0 {
             drop(node);
             nodes += 1;
@@ -69,13 +64,13 @@ fn whoever_is_killed_whenever_nothing_is_left() {
     drop(node);
     eprintln!("killed {nodes} node plugins and {workers} workers");
 
-    let next = rig.runtime.block_on(Workers::start(killable(&rig.state()))).unwrap();
+    let next = rig.workers_with(SOON);
     for name in NAMES {
         let target = rig.target(name);
         rig.publish(&next, of_pod(&rig.server.endpoint(), &target)).unwrap();
         assert_eq!(rig.hello(name).unwrap(), "hello, world");
         rig.unpublish(&next, name).unwrap();
     }
-    eventually("no worker is left", || workers_of(UIDS).is_empty());
+    eventually("no worker is left", || workers_of(&rig.state()).is_empty());
     rig.assert_clean(&[]);
 }

@@ -133,9 +133,7 @@ fn the_targets_of_a_killed_worker_share_the_next() {
 #[test]
 fn two_hundred_publishes_and_unpublishes_at_once_leave_nothing() {
     let Some(rig) = Rig::new() else { return };
-    let uids = 1_960_000_000;
-    let config = Config { worker_uid_base: uids, ..config(&rig.state(), SOON) };
-    let workers = rig.runtime.block_on(Workers::start(config)).unwrap();
+    let workers = rig.workers_with(SOON);
     let pod = async |number: usize| {
         let (namespace, target) = (["team", "other"][number % 2], format!("pod-{number}"));
         for _ in 0..10 {
@@ -148,7 +146,7 @@ fn two_hundred_publishes_and_unpublishes_at_once_leave_nothing() {
     };
     rig.runtime.block_on(futures::future::join_all((0..20).map(pod)));
     rig.assert_clean(&[]);
-    eventually("no worker is left", || workers_of(uids).is_empty());
+    eventually("no worker is left", || workers_of(&rig.state()).is_empty());
 }
 
 /// A target whose pod is gone without an unpublish, with all that belonged to it.
