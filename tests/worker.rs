@@ -11,6 +11,8 @@ mod identities;
 mod isolation;
 #[path = "worker/killed.rs"]
 mod killed;
+#[path = "worker/limits.rs"]
+mod limits;
 #[path = "worker/memory.rs"]
 mod memory;
 #[path = "worker/random.rs"]

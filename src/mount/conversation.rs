@@ -59,6 +59,7 @@ pub(super) async fn converse(
     let mut ticks = tokio::time::interval(pulse);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Waiting::default();
+    let mut member = place.accounts.member(&place.volume_id);
     loop {
         let step = tokio::select! {
             biased;
@@ -72,6 +73,10 @@ pub(super) async fn converse(
                     callers if callers.is_empty() => Ok(()),
                     callers => channel.send(&ToWorker::Killed { callers }).await,
                 },
+                Ok((FromWorker::Tally(tally), _)) => {
+                    member.hear(tally);
+                    Ok(())
+                }
                 Ok((message, _)) => match waiting.hear(message, place) {
                     Ok(()) => Ok(()),
                     Err(why) => return Parting::Wrong(why),
@@ -79,6 +84,7 @@ pub(super) async fn converse(
                 Err(error) => Err(error),
             },
             Some(question) = asked.recv() => channel.send(&waiting.put(question)).await,
+            () = member.called() => channel.send(&ToWorker::Tally(member.news())).await,
             _ = ticks.tick() => {
                 if waiting.unanswered == PINGS {
                     return Parting::Wrong(format!("it did not answer for {:?}", pulse * PINGS));

@@ -11,6 +11,8 @@
 //!
 //! node    Credential                               Reload
 //! worker         CredentialAccepted|-Refused              Reloaded   ReadAhead, Memory at any time
+//!
+//! both    Tally at any time
 //! ```
 //!
 //! The first frame of each side names its version. Both normally come from one binary; where they do not, a word that
@@ -30,6 +32,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::Usage;
+use super::accounts::Tally;
 use crate::auth::Credential;
 use crate::backend::{self, ErrorKind};
 use crate::config::VolumeSpec;
@@ -66,6 +69,8 @@ pub enum ToWorker {
     },
     /// The volume's own file may have changed (size, mutable parameters): it is read at once. Answered by `Reloaded`.
     Reload,
+    /// What the volume's other workers on this node did with it. To those that have said what they do alone.
+    Tally(Tally),
     /// Of the threads that a `Waiting` named, those that are being killed.
     Killed {
         /// Thread ids.
@@ -141,6 +146,9 @@ pub enum FromWorker {
         /// Thread ids in the node plugin's pid namespace.
         callers: Vec<u32>,
     },
+    /// What this worker did with its volume, which has a limit. The first one to a node plugin says what it knew before,
+    /// and is answered by a `Tally`.
+    Tally(Tally),
     /// What the worker's buffers may hold from now on.
     Memory {
         /// In bytes.

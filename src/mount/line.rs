@@ -43,6 +43,11 @@ impl Line {
         self.caller
     }
 
+    /// Who would hear what is sent; `None` while no node plugin runs.
+    pub fn connected(&self) -> Option<Caller> {
+        self.channel.is_some().then_some(self.caller)
+    }
+
     /// The next message of whichever node plugin there is. May be cancelled and called again. Never ends where none
     /// comes.
     pub async fn receive(&mut self) -> ToWorker {

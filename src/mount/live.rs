@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::accounts::Accounts;
 use super::cgroup::Cgroup;
 use super::conversation::{PINGS, Parting, Question, converse};
 use super::handover::{Channel, Refusal};
@@ -35,6 +36,8 @@ pub(super) struct Place {
     pub(super) device: String,
     /// Where its memory is limited.
     pub(super) cgroup: Option<Cgroup>,
+    /// Where its volume's use is summed up.
+    pub(super) accounts: Accounts,
 }
 
 /// A worker, until it has ended and after.

@@ -5,6 +5,7 @@
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
+pub mod accounts;
 mod cgroup;
 mod claims;
 pub mod confine;

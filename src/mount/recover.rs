@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(60);
 
 impl Workers {
-    /// Takes over what the records and the table of mounts tell of.
-    pub(super) async fn recover(&self) -> Result<(), Error> {
+    /// Takes over what the records and the table of mounts tell of. False where clearing the rest away takes too long to
+    /// wait for.
+    pub(super) async fn recover(&self) -> Result<bool, Error> {
         let mut mounts = HashMap::new();
         for (id, record) in self.state.load_mounts()? {
             let Some(record) = record else { continue };
@@ -58,22 +59,23 @@ impl Workers {
                 }
             }
         }
-        // A worker that is slow to end does not keep this node plugin from serving: it is looked for again soon.
+        // A worker that is slow to end does not keep this node plugin from serving.
         match tokio::time::timeout(PATIENCE, self.collect()).await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.map(|()| true),
             Err(_) => {
                 tracing::warn!(
                     "what is left takes longer than {PATIENCE:?} to clear away; it goes on beside the service"
                 );
-                Ok(())
+                Ok(false)
             }
         }
     }
 
-    /// Looks for leftovers as long as there is somebody to look for them for.
-    pub(super) async fn keep_tidy(workers: Weak<Workers>) {
+    /// Looks for leftovers as long as there is somebody to look for them for; at once, where it `is_tidy` not.
+    pub(super) async fn keep_tidy(workers: Weak<Workers>, is_tidy: bool) {
+        let mut pause = if is_tidy { SWEEP } else { Duration::ZERO };
         loop {
-            tokio::time::sleep(SWEEP).await;
+            tokio::time::sleep(std::mem::replace(&mut pause, SWEEP)).await;
             let Some(workers) = workers.upgrade() else { return };
             if let Err(error) = workers.tidy().await {
                 tracing::warn!("looking for leftovers: {error}");
@@ -189,7 +191,8 @@ impl Workers {
                     .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
                 let point = self.state.mount_point(&id);
                 let cgroup = self.cgroups.of(&id);
-                let place = Place { volume_id: record.volume_id.clone(), point, device: device.clone(), cgroup };
+                let (volume_id, accounts) = (record.volume_id.clone(), self.accounts.clone());
+                let place = Place { volume_id, point, device: device.clone(), cgroup, accounts };
                 match process {
                     Some(process) => {
                         let channel = self.state.connect(&id).await.and_then(Channel::new);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::accounts::Accounts;
 use super::cgroup::{Cgroup, Cgroups};
 use super::handover::{self, Begin, Channel, FromWorker, Log, ToWorker, Volume};
 use super::live::{Live, Place};
@@ -28,6 +29,7 @@ pub(super) async fn start(
     config: &Config,
     state: &State,
     cgroups: &Cgroups,
+    accounts: &Accounts,
     mount: &Shared,
     request: &Publish,
 ) -> Result<Live, Error> {
@@ -84,7 +86,13 @@ pub(super) async fn start(
     }
     mount.note(state, |record| record.device = Some(device.clone()))?;
     let Starting { process, channel, exit, volume_id } = starting;
-    Ok(Live::follow(process, channel, exit, Place { volume_id, point, device, cgroup }, config.ping_deadline))
+    Ok(Live::follow(
+        process,
+        channel,
+        exit,
+        Place { volume_id, point, device, cgroup, accounts: accounts.clone() },
+        config.ping_deadline,
+    ))
 }
 
 /// Puts a worker that has not begun into a cgroup of its own, where there are cgroups.

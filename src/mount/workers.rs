@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::timeout;
 
+use super::accounts::Accounts;
 use super::cgroup::Cgroups;
 use super::claims::Claims;
 use super::health::Failures;
@@ -39,6 +40,7 @@ pub struct Workers {
     pub(super) config: Config,
     pub(super) state: State,
     pub(super) cgroups: Cgroups,
+    pub(super) accounts: Accounts,
     /// Keys the identities' hashes; this node's own.
     pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
@@ -146,10 +148,10 @@ impl Workers {
         let claims =
             Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
         let cgroups = if config.isolate { Cgroups::open(state.mounts()) } else { Cgroups::none() };
-        let (failures, slots) = (Mutex::default(), Mutex::default());
-        let workers = Arc::new(Workers { config, state, cgroups, identity_key, claims, failures, slots });
-        workers.recover().await?;
-        tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers)));
+        let (failures, slots, accounts) = (Mutex::default(), Mutex::default(), Accounts::default());
+        let workers = Arc::new(Workers { config, state, cgroups, accounts, identity_key, claims, failures, slots });
+        let is_tidy = workers.recover().await?;
+        tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers), is_tidy));
         Ok(workers)
     }
 
@@ -263,7 +265,8 @@ impl Workers {
         if let Some(outcome) = &*made {
             return outcome.clone();
         }
-        let outcome = match start::start(&self.config, &self.state, &self.cgroups, mount, request).await {
+        let outcome = match start::start(&self.config, &self.state, &self.cgroups, &self.accounts, mount, request).await
+        {
             Ok(worker) => {
                 mount.serve(worker);
                 Ok(())

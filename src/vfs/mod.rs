@@ -15,6 +15,7 @@ mod locks;
 #[cfg(test)]
 mod model;
 mod names;
+mod news;
 mod publish;
 mod read;
 mod reign;
@@ -34,6 +35,7 @@ pub use dirs::{Listed, Taken};
 pub use error::{Error, Result};
 pub use handles::Handle;
 pub use inodes::Ino;
+pub use news::{Amount, Change, News};
 pub use read::{Answer, OpenOptions, Opened, Pages};
 pub use write::Owner;
 

@@ -60,9 +60,9 @@ impl<'a> Spoken<'a> {
         let Spoken { rig, channel, .. } = self;
         loop {
             let heard = rig.runtime.block_on(async { tokio::time::timeout(SOON, channel.receive()).await });
-            // On a busy machine a request may be old enough to be told of.
             match heard.unwrap().unwrap().0 {
-                FromWorker::Waiting { .. } => {}
+                // On a busy machine a request may be old enough to be told of; of its use it tells unasked.
+                FromWorker::Waiting { .. } | FromWorker::Tally(_) => {}
                 word => return word,
             }
         }

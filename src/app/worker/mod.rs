@@ -5,6 +5,7 @@
 
 mod entry;
 mod served;
+mod sharing;
 mod talk;
 mod upkeep;
 
@@ -29,6 +30,7 @@ use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
 use crate::vfs::{self, Vfs};
 use served::{Served, State};
+use sharing::{Others, Telling};
 
 /// Threads of the runtime: the work is moving bytes between sockets, which more of them would not speed up.
 const THREADS: usize = 2;
@@ -101,6 +103,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
         vfs,
         words,
         limited: watch::Sender::new(false),
+        others: watch::Sender::new(Others::default()),
         state: Mutex::new(state),
         looking: tokio::sync::Mutex::default(),
     });
@@ -120,10 +123,12 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     if served.spec.generation.is_some() {
         tokio::spawn(upkeep::look(served.clone()));
     }
+    let mut telling = Telling::new(&served);
     tokio::select! {
         ended = session.ended() => ended?,
-        never = talk::talk(&mut line, &served, &session, said) => match never {},
+        never = talk::talk(&mut line, &served, &session, &mut telling, said) => match never {},
     }
+    telling.finish(&mut line).await;
     line.send(&FromWorker::Ended).await;
     Ok(())
 }

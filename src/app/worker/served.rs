@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 
 use super::entry::{self, Known, Look};
+use super::sharing::Others;
 use crate::auth::{self, Credential};
 use crate::backend::{self, ErrorKind, Limits, Swappable};
 use crate::budget::Budget;
@@ -31,6 +32,8 @@ pub(super) struct Served {
     pub(super) words: mpsc::UnboundedSender<FromWorker>,
     /// Whether the volume has a limit.
     pub(super) limited: watch::Sender<bool>,
+    /// What is known of the volume's other mounts on this node.
+    pub(super) others: watch::Sender<Others>,
     pub(super) state: Mutex<State>,
     /// One look at a time at the volume's own file.
     pub(super) looking: tokio::sync::Mutex<()>,

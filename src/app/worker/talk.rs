@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::served::Served;
+use super::sharing::Telling;
 use crate::auth::Credential;
 use crate::fuse::Session;
 use crate::mount::handover::{FromWorker, ToWorker};
@@ -28,13 +29,20 @@ enum Errand {
     Reload,
 }
 
-/// Answers whichever node plugin there is, and passes on `words`.
-pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, session: &Session, mut words: Words) -> Infallible {
+/// Answers whichever node plugin there is, and passes on `words` and what is to be told of the volume's use.
+pub(super) async fn talk(
+    line: &mut Line,
+    served: &Arc<Served>,
+    session: &Session,
+    telling: &mut Telling,
+    mut words: Words,
+) -> Infallible {
     let (errands, queue) = mpsc::unbounded_channel();
     let (tell, mut answers) = mpsc::unbounded_channel();
     // What has begun goes on to its end, also when the node plugin is gone.
     tokio::spawn(run_errands(served.clone(), queue, tell));
     loop {
+        let connected = line.connected();
         let reply = tokio::select! {
             // What a change brings along is said before that it is done.
             biased;
@@ -48,6 +56,7 @@ pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, session: &Sessio
                     continue;
                 }
             }
+            () = telling.called(connected) => telling.word(line.caller()),
             message = line.receive() => {
                 let errand = match message {
                     ToWorker::Ping => {
@@ -62,6 +71,10 @@ pub(super) async fn talk(line: &mut Line, served: &Arc<Served>, session: &Sessio
                         Errand::Credential { credential, same_principal }
                     }
                     ToWorker::Reload => Errand::Reload,
+                    ToWorker::Tally(tally) => {
+                        served.hear(tally);
+                        continue;
+                    }
                     ToWorker::Killed { callers } => {
                         session.let_go(&callers);
                         continue;

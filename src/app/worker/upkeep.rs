@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::served::Served;
 use crate::observability::metrics::{VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES, VOLUME_USED_BYTES};
 
@@ -12,6 +14,8 @@ const LOOK: Duration = Duration::from_secs(30);
 const COUNT: Duration = Duration::from_secs(3600);
 /// Before a count that failed is begun anew the first time; twice as long each time after that, up to [`COUNT`].
 const RETRY: Duration = Duration::from_secs(300);
+/// How long the node plugin may take to say what other mounts know.
+const GREETING: Duration = Duration::from_secs(3);
 
 /// Looks at the volume's own file for as long as it is polled, and tells the metrics.
 pub(super) async fn look(served: Arc<Served>) {
@@ -29,26 +33,33 @@ pub(super) async fn look(served: Arc<Served>) {
     }
 }
 
-/// Counts the volume's files, while it has a limit, for as long as it is polled.
+/// Counts the volume's files, while it has a limit, for as long as it is polled. Where another mount of this node has
+/// counted, or is about to, that counts for this one too.
 pub(super) async fn count(served: Arc<Served>) {
     let mut limited = served.limited.subscribe();
-    let mut retry = RETRY;
+    let (mut retry, mut greeting) = (RETRY, GREETING);
     // The sender lives as long as what is served.
     while limited.wait_for(|limited| *limited).await.is_ok() {
+        let mut others = served.others.subscribe();
+        let _ = timeout(greeting, others.wait_for(|others| others.heard)).await;
+        greeting = Duration::ZERO;
+        // Where no node plugin runs, nobody says when it is done.
+        let _ = timeout(COUNT, others.wait_for(|others| !others.counting)).await;
+        if let Some(fresh) = served.vfs.usage().counted.and_then(|age| COUNT.checked_sub(age)) {
+            // Not all at the same moment, when it is old.
+            tokio::time::sleep(fresh + COUNT.mul_f64(rand::random_range(0.001..0.05))).await;
+            continue;
+        }
         let counted = served.vfs.count().await;
         served.state().health.count = counted.as_ref().err().map(ToString::to_string);
-        let pause = match counted {
-            Ok(()) => {
-                retry = RETRY;
-                COUNT
-            }
+        match counted {
+            Ok(()) => retry = RETRY,
             Err(error) => {
                 tracing::warn!(%error, "the volume's files cannot be counted: an earlier count stands");
+                tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(COUNT);
-                retry / 2
             }
-        };
-        tokio::time::sleep(pause).await;
+        }
     }
 }
 
@@ -59,6 +70,7 @@ mod tests {
     use tokio::sync::{mpsc, watch};
 
     use super::super::served::State;
+    use super::super::sharing::Others;
     use super::*;
     use crate::auth::{Credential, Current};
     use crate::backend::faulty::{Fault, Faulty};
@@ -99,6 +111,7 @@ mod tests {
             vfs,
             words: mpsc::unbounded_channel().0,
             limited: watch::Sender::new(false),
+            others: watch::Sender::new(Others::default()),
             state: Mutex::new(state),
             looking: tokio::sync::Mutex::default(),
             spec,
@@ -144,7 +157,7 @@ mod tests {
         store.nth(Op::List, 1, Fault::Fail(ErrorKind::Denied));
         say(&memory, r#","limit":5000"#);
         served.reload().await.unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(GREETING + Duration::from_secs(1)).await;
         let usage = served.usage();
         assert!(usage.health.count.is_some() && usage.counted_s.is_none(), "{usage:?}");
         tokio::time::sleep(RETRY).await;
@@ -153,7 +166,7 @@ mod tests {
         let asked = store.calls(Op::List);
         tokio::time::sleep(COUNT - Duration::from_secs(60)).await;
         assert_eq!(store.calls(Op::List), asked);
-        tokio::time::sleep(Duration::from_secs(120)).await;
+        tokio::time::sleep(Duration::from_secs(60) + COUNT / 20).await;
         assert!(store.calls(Op::List) > asked);
     }
 }

@@ -7,22 +7,40 @@
 //! directory before that directory was listed is in its listing, what is changed after is not: so changes are kept
 //! apart by directory while a count runs. Off by as much as is changed in a directory while it is being listed, until
 //! the next count.
+//!
+//! Where the volume has a limit, its other mounts on this node are told of all this, and tell ([`super::news`]). What
+//! they change is as if this mount had changed it.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::news::{Change, News};
 use crate::backend::Path;
 
 /// Directories that are kept apart; past that, what is changed in others counts as changed after their listing.
 const KEPT: usize = 1_000_000;
 
+/// Directories that are kept apart for the other mounts while nobody tells them.
+const UNTOLD: usize = 1024;
+
+/// Counts that began so near each other are one.
+const SAME: Duration = Duration::from_secs(1);
+
+/// Stands for the directories past that. It is never listed.
+const FURTHER: u64 = 0;
+
 /// Bytes and names, or a difference of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Amount {
-    pub(super) bytes: i64,
-    pub(super) inodes: i64,
+pub struct Amount {
+    /// Bytes.
+    pub bytes: i64,
+    /// Files and directories.
+    pub inodes: i64,
 }
 
 impl Amount {
@@ -50,6 +68,10 @@ impl Amount {
         self.bytes = self.bytes.saturating_add(more.bytes);
         self.inodes = self.inodes.saturating_add(more.inodes);
     }
+
+    fn less(self, other: Amount) -> Amount {
+        Amount { bytes: self.bytes.saturating_sub(other.bytes), inodes: self.inodes.saturating_sub(other.inodes) }
+    }
 }
 
 /// Sizes of stores are far below 2^63.
@@ -69,10 +91,15 @@ pub(super) struct Ledger {
     stored: Amount,
     /// What is written here beyond what is in the store.
     unpublished: u64,
+    /// What other mounts have written beyond what is in the store.
+    elsewhere: u64,
     /// When the count began that `stored` rests on.
     counted: Option<Instant>,
     counting: Option<Counting>,
-    hasher: RandomState,
+    /// What the other mounts have not been told yet, by directory; what is no change of one under `None`.
+    untold: HashMap<Option<u64>, Amount>,
+    /// Rung where there is something to tell.
+    bell: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -95,7 +122,8 @@ impl Ledger {
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
-        u64::try_from(self.stored.bytes).unwrap_or(0).saturating_add(self.unpublished)
+        let stored = u64::try_from(self.stored.bytes).unwrap_or(0);
+        stored.saturating_add(self.unpublished).saturating_add(self.elsewhere)
     }
 
     pub(super) fn used_inodes(&self) -> u64 {
@@ -116,22 +144,72 @@ impl Ledger {
             return Err(Full);
         }
         self.unpublished = self.unpublished.saturating_add(bytes);
+        self.bell.notify_one();
         Ok(())
     }
 
     /// `bytes` that were taken are published, or never will be.
     pub(super) fn give_back(&mut self, bytes: u64) {
         self.unpublished = self.unpublished.saturating_sub(bytes);
+        self.bell.notify_one();
     }
 
     /// The store was changed by this mount, in the directory `dir`.
     pub(super) fn change(&mut self, dir: &Path, by: Amount) {
+        let key = key(dir);
+        self.changed(key, by);
+        self.tell(Some(key), by);
+    }
+
+    fn changed(&mut self, dir: u64, by: Amount) {
         self.stored.add(by);
-        let key = self.hasher.hash_one(dir);
         if let Some(counting) = &mut self.counting
-            && (counting.apart.len() < KEPT || counting.apart.contains_key(&key))
+            && (counting.apart.len() < KEPT || counting.apart.contains_key(&dir))
         {
-            counting.apart.entry(key).or_default().add(by);
+            counting.apart.entry(dir).or_default().add(by);
+        }
+    }
+
+    /// Notes what the other mounts are to be told. Without a limit nobody asks.
+    fn tell(&mut self, dir: Option<u64>, by: Amount) {
+        if self.limit.is_some() {
+            let full = self.untold.len() >= UNTOLD && !self.untold.contains_key(&dir);
+            let dir = if full && dir.is_some() { Some(FURTHER) } else { dir };
+            self.untold.entry(dir).or_default().add(by);
+            self.bell.notify_one();
+        }
+    }
+
+    /// Rung where there is something to tell, now and then without.
+    pub(super) fn bell(&self) -> Arc<Notify> {
+        self.bell.clone()
+    }
+
+    /// What the other mounts are to be told now; all that is known, where they hear of this one for the first time.
+    pub(super) fn news(&mut self, first: bool) -> News {
+        let untold = std::mem::take(&mut self.untold);
+        let base = first.then(|| untold.values().fold(self.stored, |base, by| base.less(*by)));
+        News {
+            base,
+            changes: untold.into_iter().map(|(dir, by)| Change { dir, by }).collect(),
+            unpublished: self.unpublished,
+            counted: self.counted,
+            counting: self.counting.is_some(),
+        }
+    }
+
+    /// The other mounts did this.
+    pub(super) fn hear(&mut self, news: News) {
+        for Change { dir, by } in news.changes {
+            match dir {
+                Some(dir) => self.changed(dir, by),
+                None => self.stored.add(by),
+            }
+        }
+        self.elsewhere = news.unpublished;
+        // An age that travels makes a count a little younger each time.
+        if news.counted > self.counted.map(|counted| counted + SAME) {
+            self.counted = news.counted;
         }
     }
 
@@ -140,11 +218,12 @@ impl Ledger {
         let counting =
             Counting { began: Instant::now(), found: Amount::default(), begun: HashSet::new(), apart: HashMap::new() };
         self.counting = Some(counting);
+        self.bell.notify_one();
     }
 
     /// The listing of `dir` is about to begin: it shows what was changed there so far.
     pub(super) fn begin_directory(&mut self, dir: &Path) {
-        let key = self.hasher.hash_one(dir);
+        let key = key(dir);
         if let Some(counting) = &mut self.counting {
             counting.apart.remove(&key);
             if counting.begun.len() < KEPT {
@@ -174,142 +253,26 @@ impl Ledger {
                 false => stored.add(Amount { bytes: changed.bytes.max(0), inodes: changed.inodes.max(0) }),
             }
         }
+        // No change of the volume, and so no part of a count that runs elsewhere.
+        self.tell(None, stored.less(self.stored));
         self.stored = stored;
-        self.counted = Some(counting.began);
+        self.counted = self.counted.max(Some(counting.began));
+        self.bell.notify_one();
     }
 
     /// The count came to nothing: the one before stands.
     pub(super) fn abandon(&mut self) {
         self.counting = None;
+        self.bell.notify_one();
     }
+}
+
+/// A directory's number, the same in all mounts. Who finds two directories of one number miscounts his own volume.
+fn key(dir: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    dir.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn what_is_taken_counts_until_it_is_given_back() {
-        let mut ledger = Ledger::default();
-        ledger.take(1 << 40).unwrap();
-        ledger.give_back(1 << 40);
-        ledger.set_limit(Some(100));
-        ledger.change(&Path::root(), Amount::file(60, 1));
-        assert_eq!((ledger.take(41), ledger.take(40)), (Err(Full), Ok(())));
-        assert_eq!((ledger.take(1), ledger.take(0), ledger.used_bytes()), (Err(Full), Ok(()), 100));
-        ledger.give_back(40);
-        ledger.change(&Path::root(), Amount::file(60, -1));
-        assert_eq!((ledger.used_bytes(), ledger.used_inodes(), ledger.take(100)), (0, 0, Ok(())));
-        // A limit that is passed already stops writes and nothing else.
-        ledger.set_limit(Some(10));
-        assert_eq!((ledger.take(1), ledger.take(0)), (Err(Full), Ok(())));
-    }
-
-    #[test]
-    fn a_count_that_failed_changes_nothing() {
-        let mut ledger = Ledger::default();
-        ledger.change(&Path::root(), Amount::file(7, 1));
-        ledger.begin();
-        ledger.begin_directory(&Path::root());
-        ledger.found(Amount::file(1000, 1));
-        ledger.abandon();
-        assert_eq!((ledger.used_bytes(), ledger.counted()), (7, None));
-    }
-
-    /// One of four directories, the root the first.
-    fn dir(index: usize) -> Path {
-        Path::parse(["", "a", "a/b", "c"][index]).unwrap()
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Put(usize, usize, u64),
-        Remove(usize, usize),
-        ListNext,
-    }
-
-    fn steps() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0..4usize, 0..3usize, 0..1000u64).prop_map(|(dir, name, size)| Step::Put(dir, name, size)),
-            (0..4usize, 0..3usize).prop_map(|(dir, name)| Step::Remove(dir, name)),
-            Just(Step::ListNext),
-        ]
-    }
-
-    proptest! {
-        /// Changes between the listings of directories neither count twice nor get lost, whatever the order.
-        #[test]
-        fn a_count_under_changes_is_exact(
-            before in proptest::collection::vec((0..4usize, 0..3usize, 0..1000u64), 0..12),
-            steps in proptest::collection::vec(steps(), 0..40),
-        ) {
-            let mut files: BTreeMap<(usize, usize), u64> = BTreeMap::new();
-            for (dir, name, size) in before {
-                files.insert((dir, name), size);
-            }
-            let mut ledger = Ledger::default();
-            ledger.begin();
-            let mut unlisted = vec![3, 2, 1, 0];
-            let mut list = |ledger: &mut Ledger, files: &BTreeMap<(usize, usize), u64>| {
-                if let Some(next) = unlisted.pop() {
-                    ledger.begin_directory(&dir(next));
-                    for ((_, _), size) in files.iter().filter(|((dir, _), _)| *dir == next) {
-                        ledger.found(Amount::file(*size, 1));
-                    }
-                }
-            };
-            for step in steps {
-                match step {
-                    Step::Put(at, name, size) => {
-                        let old = files.insert((at, name), size);
-                        let mut by = Amount::file(size, 1);
-                        if let Some(old) = old {
-                            by.add(Amount::file(old, -1));
-                        }
-                        ledger.change(&dir(at), by);
-                    }
-                    Step::Remove(at, name) => {
-                        if let Some(old) = files.remove(&(at, name)) {
-                            ledger.change(&dir(at), Amount::file(old, -1));
-                        }
-                    }
-                    Step::ListNext => list(&mut ledger, &files),
-                }
-            }
-            for _ in 0..4 {
-                list(&mut ledger, &files);
-            }
-            ledger.finish();
-            prop_assert_eq!(ledger.used_bytes(), files.values().sum::<u64>());
-            prop_assert_eq!(ledger.used_inodes(), files.len() as u64);
-        }
-
-        /// A directory that came to be, or went, without ever being listed.
-        #[test]
-        fn a_directory_that_was_never_listed_counts_as_what_is_in_it(
-            old in proptest::collection::vec(0..1000u64, 0..5),
-            new in proptest::collection::vec(0..1000u64, 0..5),
-        ) {
-            let mut went = Ledger::default();
-            went.begin();
-            for size in &old {
-                went.change(&dir(1), Amount::file(*size, -1));
-            }
-            went.begin_directory(&dir(0));
-            went.finish();
-            prop_assert_eq!((went.used_bytes(), went.used_inodes()), (0, 0));
-            let mut came = Ledger::default();
-            came.begin();
-            came.begin_directory(&dir(0));
-            for size in &new {
-                came.change(&dir(1), Amount::file(*size, 1));
-            }
-            came.finish();
-            prop_assert_eq!(came.used_bytes(), new.iter().sum::<u64>());
-        }
-    }
-}
+mod tests;
