@@ -131,6 +131,8 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
         arguments,
         single_writer: false,
         namespace: None,
+        pod: None,
+        service_account: None,
         fs_group: None,
     };
     workers.publish(request).await?;

@@ -36,7 +36,7 @@ use millrace::auth::{Credential, Secret};
 use millrace::backend::{self, ErrorKind, s3};
 use millrace::config::{VolumeOptions, VolumeSpec};
 use millrace::mount::handover::Refusal;
-use millrace::mount::{Ailment, Config, Error, Health, Mounter, Publish, Usage, Workers};
+use millrace::mount::{Ailment, Config, Error, Health, Mounter, Publish, Usage, Whose, Workers};
 use millrace::sandbox::requirement::{self, Requirement};
 use millrace::sandbox::s3::{Conditions, Kind, Options, Rights, Server, User};
 use nix::errno::Errno;
@@ -207,6 +207,8 @@ fn request(endpoint: &str, target: &Path) -> Publish {
         arguments: "a".into(),
         single_writer: false,
         namespace: None,
+        pod: None,
+        service_account: None,
         fs_group: None,
     }
 }

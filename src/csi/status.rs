@@ -115,7 +115,7 @@ impl From<mount::Error> for Status {
             mount::Error::SecondWriter(_) | mount::Error::NotInForce(_) => Code::FailedPrecondition,
             mount::Error::Unfinished(_) => Code::Aborted,
             mount::Error::NotMounted(_) | mount::Error::NoSuchVolume(_) => Code::NotFound,
-            mount::Error::Store { kind, .. } => code_of(*kind),
+            mount::Error::Store { kind, .. } | mount::Error::ChangeRefused { kind, .. } => code_of(*kind),
             mount::Error::Worker(_) => Code::Unavailable,
             mount::Error::System(_) => Code::Internal,
         };

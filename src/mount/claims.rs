@@ -41,6 +41,18 @@ struct Claim {
     refused: Option<String>,
 }
 
+/// A target, for whoever asks how it is.
+#[derive(Debug, Clone)]
+pub(super) struct Claimed {
+    pub(super) target: PathBuf,
+    /// What it shows.
+    pub(super) mount: Option<Arc<Shared>>,
+    /// The hash of the credential that it last brought.
+    pub(super) brought: String,
+    /// Why the store refused that.
+    pub(super) refused: Option<String>,
+}
+
 impl Claims {
     pub(super) fn new(range: Option<(u32, u32)>) -> Claims {
         Claims { range, targets: HashMap::new(), mounts: HashMap::new(), open: HashMap::new(), uids: HashMap::new() }
@@ -141,13 +153,17 @@ impl Claims {
         (all().count(), without.count())
     }
 
-    /// The targets of a volume, with what they show and why the credential that each last brought was refused.
-    pub(super) fn of_volume(&self, volume_id: &str) -> Vec<(PathBuf, Option<Arc<Shared>>, Option<String>)> {
+    /// The targets of a volume, in order.
+    pub(super) fn of_volume(&self, volume_id: &str) -> Vec<Claimed> {
         let claims = self.targets.iter().filter(|(_, claim)| claim.volume_id == volume_id);
-        let mut found: Vec<_> = claims
-            .map(|(target, claim)| (target.clone(), self.mounts.get(&claim.mount).cloned(), claim.refused.clone()))
-            .collect();
-        found.sort_by(|a, b| a.0.cmp(&b.0));
+        let claimed = |(target, claim): (&PathBuf, &Claim)| Claimed {
+            target: target.clone(),
+            mount: self.mounts.get(&claim.mount).cloned(),
+            brought: claim.brought.clone(),
+            refused: claim.refused.clone(),
+        };
+        let mut found: Vec<_> = claims.map(claimed).collect();
+        found.sort_by(|a, b| a.target.cmp(&b.target));
         found
     }
 
@@ -273,7 +289,7 @@ mod tests {
         assert_eq!(claims.count_without(&mount, "new"), (3, 0));
 
         claims.refuse(Path::new("/2"), "no such key");
-        let refused = |claims: &Claims| claims.of_volume("v")[1].2.clone();
+        let refused = |claims: &Claims| claims.of_volume("v")[1].refused.clone();
         assert_eq!(refused(&claims).as_deref(), Some("no such key"));
         claims.bring(Path::new("/2"), "new");
         assert!(refused(&claims).is_some());

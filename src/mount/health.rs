@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use super::claims::Claimed;
 use super::shared::Shared;
 use super::workers::Workers;
 use super::{Ailment, Error};
@@ -65,26 +66,40 @@ impl Workers {
     pub(super) async fn ailments(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error> {
         let mut ailments = self.failures().of(volume_id, target);
         let mut targets = self.claims().of_volume(volume_id);
-        targets.retain(|(at, ..)| target.is_none_or(|target| target == at));
+        targets.retain(|claimed| target.is_none_or(|target| target == claimed.target));
         if targets.is_empty() && ailments.is_empty() {
             let at = target.map(|target| format!(" at {}", target.display())).unwrap_or_default();
             return Err(Error::NotMounted(format!("volume {volume_id} is not published on this node{at}")));
         }
-        for (at, _, refused) in &targets {
-            let tell = |why: &String| {
-                let at = at.display();
-                Ailment::CredentialRefused(format!(
-                    "the credential that {at} brought; the one before is in force: {why}"
-                ))
-            };
-            ailments.extend(refused.as_ref().map(tell));
-        }
-        let mut mounts: Vec<_> = targets.into_iter().filter_map(|(_, mount, _)| mount).collect();
+        ailments.extend(targets.iter().filter_map(of_credential));
+        let mut mounts: Vec<_> = targets.into_iter().filter_map(|claimed| claimed.mount).collect();
         mounts.sort_by(|a, b| a.id.cmp(&b.id));
         mounts.dedup_by(|a, b| a.id == b.id);
         ailments.extend(join_all(mounts.iter().map(|mount| of_mount(mount))).await.into_iter().flatten());
         Ok(ailments)
     }
+}
+
+/// Whether the credential that a target brought last is in force.
+fn of_credential(Claimed { target, mount, brought, refused }: &Claimed) -> Option<Ailment> {
+    let at = target.display();
+    if let Some(why) = refused {
+        let why = format!("the credential that {at} brought; the one before is in force: {why}");
+        return Some(Ailment::CredentialRefused(why));
+    }
+    let mount = mount.as_ref()?;
+    let record = mount.record();
+    let waits = mount.worker().is_some() && (record.renewing || record.sharing.credential != *brought);
+    waits.then(|| {
+        let why = match record.renewing {
+            true => "its change is not finished, and is tried again when the volume is published the next time",
+            false => {
+                "other pods share the mount and have not brought it yet; the one before is in force until they have, or \
+                 have been silent for some minutes"
+            }
+        };
+        Ailment::CredentialWaits(format!("the credential that {at} brought: {why}"))
+    })
 }
 
 async fn of_mount(mount: &Shared) -> Vec<Ailment> {

@@ -52,6 +52,10 @@ pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
     /// What the mount at `target` knows of its use, without listing anything. Answers within a second.
     async fn usage(&self, volume_id: &str, target: &Path) -> Result<Usage, Error>;
 
+    /// For whom a volume was published at `target`, and as whom, as far as that is known. Does not wait long for a
+    /// publish or unpublish there.
+    async fn whose(&self, target: &Path) -> Whose;
+
     /// The hash that stands for the principal of `credential` on this node.
     fn identity(&self, credential: &Credential) -> String;
 
@@ -85,6 +89,8 @@ pub enum Ailment {
     PublishFailed(String),
     /// The store refuses the credential.
     CredentialRefused(String),
+    /// A changed credential is not in force yet, and why.
+    CredentialWaits(String),
     /// The store does not answer the worker, or is set up wrongly.
     StoreFails(String),
     /// The volume's own file cannot be read or understood.
@@ -109,8 +115,31 @@ pub struct Publish {
     pub single_writer: bool,
     /// The pod's namespace; `None` where nothing is known of the pod, which then shares its worker with none.
     pub namespace: Option<String>,
+    /// The pod's name, as far as it is known.
+    pub pod: Option<String>,
+    /// The pod's service account, as far as it is known.
+    pub service_account: Option<String>,
     /// The pod's fsGroup, which is in `spec.options` already. Pods of different ones share no worker.
     pub fs_group: Option<u32>,
+}
+
+/// For whom a volume is published, and as whom. What is not known is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    /// The pod's namespace.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The pod's service account.
+    pub service_account: Option<String>,
+    /// The store's name.
+    pub store: Option<String>,
+    /// The volume's directory below the store's root.
+    pub path: Option<String>,
+    /// Whether the mount refuses changes.
+    pub read_only: Option<bool>,
+    /// The hash that stands for the principal whose credential is in force.
+    pub identity: Option<String>,
 }
 
 /// How workers are run.
@@ -173,6 +202,14 @@ pub enum Error {
     /// The target has brought a credential that is not in force, because others of the mount have not.
     #[error("{0}")]
     NotInForce(String),
+    /// The store refused a changed credential: the one before is in force.
+    #[error("{message}")]
+    ChangeRefused {
+        /// What the store's error was.
+        kind: ErrorKind,
+        /// For the pod's events.
+        message: String,
+    },
     /// A changed credential may or may not be in force by now; the same call again tells.
     #[error("{0}")]
     Unfinished(String),

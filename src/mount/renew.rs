@@ -12,7 +12,7 @@ impl Workers {
     /// anybody; where it is another, the worker goes over to it as soon as every target of the mount has brought it.
     ///
     /// # Errors
-    /// The store's refusal, which leaves the old one in force; [`Error::NotInForce`] while other targets have not
+    /// [`Error::ChangeRefused`], which leaves the old one in force; [`Error::NotInForce`] while other targets have not
     /// brought it; [`Error::Unfinished`] where the worker does not say that it is done.
     pub(super) async fn renew(&self, there: &Published, request: &Publish) -> Result<Done, Error> {
         let Published { record: target, mount } = there;
@@ -35,12 +35,14 @@ impl Workers {
                 super::claims::SILENCE.as_secs() / 60
             )));
         }
-        self.hand_over(mount, brought, request).await.inspect_err(|error| {
-            if let Error::Store { message, .. } = error {
-                self.claims().refuse(&target.target, message);
+        match self.hand_over(mount, brought, request).await {
+            Ok(()) => Ok(Done::Renewed),
+            Err(Error::Store { kind, message }) => {
+                self.claims().refuse(&target.target, &message);
+                Err(Error::ChangeRefused { kind, message })
             }
-        })?;
-        Ok(Done::Renewed)
+            Err(error) => Err(error),
+        }
     }
 
     /// Nobody joins a mount of which it is not certain whose credential it uses, also after a restart in between.

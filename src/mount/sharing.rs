@@ -70,6 +70,8 @@ pub(super) mod tests {
             arguments: "a".into(),
             single_writer: false,
             namespace: Some("team-a".into()),
+            pod: None,
+            service_account: None,
             fs_group: None,
         }
     }

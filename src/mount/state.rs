@@ -25,9 +25,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Error;
 use super::process::Identity;
 use super::sharing::Sharing;
+use super::{Error, Publish, Whose};
 
 const FORMAT: u32 = 1;
 /// Hexadecimal digits of a mount's id.
@@ -96,19 +96,33 @@ pub(super) struct TargetRecord {
     pub(super) mount: MountId,
     /// The directory was there before the call.
     pub(super) existed: bool,
+    /// For whom it is; without the identity, which the mount's record knows.
+    #[serde(default)]
+    pub(super) whose: Whose,
 }
 
 impl TargetRecord {
     /// A record of a publication that begins.
-    pub(super) fn begin(
-        volume_id: String,
-        target: PathBuf,
-        arguments: String,
-        single_writer: bool,
-        mount: MountId,
-        existed: bool,
-    ) -> TargetRecord {
-        TargetRecord { format: FORMAT, volume_id, target, arguments, single_writer, mount, existed }
+    pub(super) fn begin(request: &Publish, mount: MountId, existed: bool) -> TargetRecord {
+        let spec = &request.spec;
+        TargetRecord {
+            format: FORMAT,
+            volume_id: spec.volume_id.clone(),
+            target: request.target.clone(),
+            arguments: request.arguments.clone(),
+            single_writer: request.single_writer,
+            mount,
+            existed,
+            whose: Whose {
+                namespace: request.namespace.clone(),
+                pod: request.pod.clone(),
+                service_account: request.service_account.clone(),
+                store: Some(spec.store.clone()),
+                path: Some(spec.path.clone()),
+                read_only: Some(spec.read_only),
+                identity: None,
+            },
+        }
     }
 }
 
@@ -341,6 +355,7 @@ pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::sharing::tests::request;
 
     fn mount() -> MountRecord {
         let sharing = Sharing { with: "with".into(), credential: "credential".into(), principal: "principal".into() };
@@ -348,7 +363,7 @@ mod tests {
     }
 
     fn target(path: &str, mount: &MountId) -> TargetRecord {
-        TargetRecord::begin("store/vol@abc".into(), path.into(), "hash".into(), true, mount.clone(), false)
+        TargetRecord::begin(&Publish { target: path.into(), ..request() }, mount.clone(), false)
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::sharing::Sharing;
 use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
-use super::{Ailment, Config, Done, Error, Mounter, Publish, Usage, start};
+use super::{Ailment, Config, Done, Error, Mounter, Publish, Usage, Whose, start};
 use crate::auth::{Credential, identity};
 
 /// How long a question waits for a publish or unpublish of the same target.
@@ -129,6 +129,17 @@ impl Mounter for Workers {
         self.ailments(volume_id, target.as_deref()).await
     }
 
+    async fn whose(&self, target: &Path) -> Whose {
+        let Ok(Some(target)) = resolve(target).await else { return Whose::default() };
+        let Some(slot) = self.slots().get(&target).cloned() else { return Whose::default() };
+        let Ok(published) = timeout(BUSY, slot.lock()).await else { return Whose::default() };
+        let whose = |there: &Published| {
+            let identity = Some(there.mount.record().sharing.principal.clone());
+            Whose { identity, ..there.record.whose.clone() }
+        };
+        published.as_ref().map(whose).unwrap_or_default()
+    }
+
     fn identity(&self, credential: &Credential) -> String {
         identity::hash(credential, &self.identity_key)
     }
@@ -217,14 +228,7 @@ impl Workers {
         for _ in 0..ATTEMPTS {
             let sharing = Sharing::of(request, &self.identity_key);
             let mount = self.claims().join(&request.target, request, sharing).map_err(|error| (error, None))?;
-            let record = TargetRecord::begin(
-                request.spec.volume_id.clone(),
-                request.target.clone(),
-                request.arguments.clone(),
-                request.single_writer,
-                mount.id.clone(),
-                existed,
-            );
+            let record = TargetRecord::begin(request, mount.id.clone(), existed);
             let there = Published { record, mount };
             let outcome = self.show(&there, request).await;
             if let Ok(true) = outcome {

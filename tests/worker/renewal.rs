@@ -52,7 +52,7 @@ fn a_renewed_secret_is_proved_and_goes_to_the_live_worker() {
     std::io::Read::read_exact(&mut open, &mut bytes).unwrap();
 
     let refused = rig.publish(&workers, rig.with("wrong", "a"));
-    assert!(matches!(&refused, Err(Error::Store { kind: ErrorKind::Unauthenticated, .. })), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::ChangeRefused { kind: ErrorKind::Unauthenticated, .. })), "{refused:?}");
     let ailing = rig.health(&workers, Some("a")).unwrap();
     assert!(
         matches!(&ailing[..], [Ailment::CredentialRefused(why)] if why.contains("the one before is in force")),
@@ -90,8 +90,15 @@ fn a_shared_worker_goes_over_when_all_have_brought_it() {
         let early = rig.publish(&workers, rig.with("rotated", "a"));
         assert!(matches!(&early, Err(Error::NotInForce(why)) if why.contains("1 of them")), "{early:?}");
     }
+    for at in [Some("a"), None] {
+        let ailing = rig.health(&workers, at).unwrap();
+        let [Ailment::CredentialWaits(why)] = &ailing[..] else { panic!("{ailing:?}") };
+        assert!(why.contains("/targets/a") && why.contains("the one before is in force"), "{why}");
+    }
+    assert_eq!(rig.health(&workers, Some("b")).unwrap(), []);
     rig.publish(&workers, rig.with("rotated", "b")).unwrap();
     rig.publish(&workers, rig.with("rotated", "a")).unwrap();
+    assert_eq!(rig.health(&workers, None).unwrap(), []);
     let late = rig.publish(&workers, rig.with(SECRET, "b"));
     assert!(matches!(&late, Err(Error::NotInForce(_))), "{late:?}");
     rig.publish(&workers, rig.with("rotated", "b")).unwrap();
@@ -125,7 +132,13 @@ fn a_worker_that_was_found_takes_a_renewed_secret() {
     rig.publish(&workers, renewed).unwrap();
     assert_eq!(rig.server.counters().total(), 0);
     assert_eq!(rig.worker(), worker);
+    // What the audit trail tells of a target when it goes, it tells after all these, too.
+    let whose = rig.runtime.block_on(workers.whose(&rig.target("a")));
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!((whose.store, whose.path, whose.read_only), (text("lake"), text("data"), Some(false)));
+    assert_eq!(whose.identity, Some(workers.identity(&keys("rotated"))));
     rig.unpublish(&workers, "a").unwrap();
+    assert_eq!(rig.runtime.block_on(workers.whose(&rig.target("a"))), Whose::default());
     rig.assert_clean(&[worker]);
 }
 
@@ -254,7 +267,7 @@ fn another_principal_takes_a_shared_mount_over() {
     may(&["open"]);
     assert!(matches!(rig.publish(&workers, with_other("a")), Err(Error::NotInForce(_))));
     let refused = rig.publish(&workers, with_other("b"));
-    assert!(matches!(&refused, Err(Error::Store { kind: ErrorKind::Denied, .. })), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::ChangeRefused { kind: ErrorKind::Denied, .. })), "{refused:?}");
     assert_eq!(read(&closed).unwrap(), *b"for ");
 
     may(&["open", ".millrace"]);

@@ -42,6 +42,7 @@ fn words(ailment: &Ailment) -> (VolumeHealthErrorType, &'static str, &str) {
         Ailment::WorkerSilent(message) => (VolumeHealthErrorType::Inaccessible, "WorkerSilent", message),
         Ailment::PublishFailed(message) => (VolumeHealthErrorType::Inaccessible, "PublishFailed", message),
         Ailment::CredentialRefused(message) => (VolumeHealthErrorType::Degraded, "CredentialRefused", message),
+        Ailment::CredentialWaits(message) => (VolumeHealthErrorType::Degraded, "CredentialWaits", message),
         Ailment::StoreFails(message) => (VolumeHealthErrorType::Degraded, "StoreFails", message),
         Ailment::VolumeFileUnreadable(message) => (VolumeHealthErrorType::Degraded, "VolumeFileUnreadable", message),
         Ailment::CountFailed(message) => (VolumeHealthErrorType::Degraded, "CountFailed", message),

@@ -27,7 +27,7 @@ use super::v1::{
     NodeUnpublishVolumeResponse, Topology, VolumeHealth, VolumeUsage, node_server, node_service_capability,
 };
 use crate::config::stores::{LiveStores, Store};
-use crate::mount::{Done, Error, Mounter};
+use crate::mount::{Done, Error, Mounter, Whose};
 use crate::observability::audit::Event;
 use crate::topology::Located;
 
@@ -138,7 +138,7 @@ impl node_server::Node for Node {
             Ok(Done::Mounted) => {}
             Ok(Done::Renewed) => subject.tell(|entry| entry.event = Some(Event::CredentialChange)),
             Ok(Done::Nothing) => subject.tell(|entry| entry.unchanged = true),
-            Err(error @ (Error::NotInForce(_) | Error::Unfinished(_))) => {
+            Err(error @ (Error::NotInForce(_) | Error::Unfinished(_) | Error::ChangeRefused { .. })) => {
                 subject.tell(|entry| entry.event = Some(Event::CredentialChange));
                 return Err(error.into());
             }
@@ -155,8 +155,16 @@ impl node_server::Node for Node {
         Subject::note(&request, volume_id, target_path);
         named(volume_id)?;
         let target = target_of(target_path)?;
-        Subject::of(&request).tell(|entry| entry.pod_uid = pod::uid_in(&target).map(str::to_owned));
+        let subject = Subject::of(&request);
+        subject.tell(|entry| entry.pod_uid = pod::uid_in(&target).map(str::to_owned));
         let _guard = self.targets.enter(&target.to_string_lossy())?;
+        // Known only as long as it is there.
+        let Whose { namespace, pod, service_account, store, path, read_only, identity } =
+            self.mounter.whose(&target).await;
+        subject.tell(|entry| {
+            (entry.namespace, entry.pod, entry.service_account) = (namespace, pod, service_account);
+            (entry.store, entry.path, entry.read_only, entry.identity) = (store, path, read_only, identity);
+        });
         self.mounter.unpublish(volume_id, &target).await?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }

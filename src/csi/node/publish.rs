@@ -79,12 +79,18 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
         (_, Some(group)) => belong_to(group, read_only, &mut options),
         (_, None) => {}
     }
+    let (namespace, pod, service_account) = match pod {
+        Some(pod) => (Some(pod.namespace), pod.name, pod.service_account),
+        None => (None, None, None),
+    };
     Ok(Publish {
         target,
         credential,
         arguments: arguments(request),
         single_writer: access.single_writer,
-        namespace: pod.map(|pod| pod.namespace),
+        namespace,
+        pod,
+        service_account,
         fs_group: access.group,
         spec: VolumeSpec {
             volume_id: request.volume_id.clone(),

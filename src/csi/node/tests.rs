@@ -20,7 +20,7 @@ use crate::csi::v1::VolumeCapability;
 use crate::csi::v1::VolumeHealthErrorType;
 use crate::csi::v1::volume_capability::access_mode::Mode;
 use crate::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume};
-use crate::mount::{Ailment, Error, Publish, Usage};
+use crate::mount::{Ailment, Error, Publish, Usage, Whose};
 use crate::topology::{Domain, Place};
 
 const ID: &str = "lake/team-a/pvc-1@abcdefg234";
@@ -68,6 +68,20 @@ impl Mounter for Recorder {
         match target.is_none_or(|target| target == Path::new("/pod")) {
             true => Ok(vec![Ailment::WorkerGone("it was killed".into())]),
             false => Err(Error::NotMounted(format!("{volume_id} is not mounted there"))),
+        }
+    }
+
+    async fn whose(&self, target: &Path) -> Whose {
+        let published = self.published.lock().unwrap();
+        let Some(there) = published.iter().rfind(|there| there.target == target) else { return Whose::default() };
+        Whose {
+            namespace: there.namespace.clone(),
+            pod: there.pod.clone(),
+            service_account: there.service_account.clone(),
+            store: Some(there.spec.store.clone()),
+            path: Some(there.spec.path.clone()),
+            read_only: Some(there.spec.read_only),
+            identity: Some(self.identity(&there.credential)),
         }
     }
 

@@ -44,6 +44,9 @@ async fn the_audit_trail_tells_who_and_no_secret() {
     *plugin.mounter.answer.lock().unwrap() =
         Err(Error::Store { kind: ErrorKind::Unauthenticated, message: "the store knows no such key".into() });
     client.node_publish_volume(accepted.clone()).await.unwrap_err();
+    *plugin.mounter.answer.lock().unwrap() =
+        Err(Error::ChangeRefused { kind: ErrorKind::Denied, message: "the store refuses the new key".into() });
+    client.node_publish_volume(accepted.clone()).await.unwrap_err();
     *plugin.mounter.answer.lock().unwrap() = Ok(());
     let NodePublishVolumeRequest { volume_id, target_path, .. } = accepted;
     client.node_unpublish_volume(NodeUnpublishVolumeRequest { volume_id, target_path }).await.unwrap();
@@ -53,7 +56,8 @@ async fn the_audit_trail_tells_who_and_no_secret() {
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let codes: Vec<_> = lines.iter().map(|line| line["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["Ok", "Ok", "PermissionDenied", "InvalidArgument", "InvalidArgument", "Unauthenticated", "Ok"]);
+    let refused = ["PermissionDenied", "InvalidArgument", "InvalidArgument", "Unauthenticated", "PermissionDenied"];
+    assert_eq!(codes, ["Ok", "Ok"].iter().chain(&refused).chain(&["Ok"]).copied().collect::<Vec<_>>());
     // The publish that only came again has no line; the one that brought another identity tells it.
     let events: Vec<_> = lines[..3].iter().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["publish", "credential-change", "publish"]);
@@ -66,7 +70,12 @@ async fn the_audit_trail_tells_who_and_no_secret() {
         (&lines[0]["identity"], &"the store knows no such key".into())
     );
     assert_eq!((&lines[4]["store"], &lines[4]["path"]), (&"lake".into(), &"team-a/pvc-1".into()));
-    assert_eq!((&lines[6]["event"], &lines[6]["podUid"]), (&"unpublish".into(), &POD.into()));
+    assert_eq!((&lines[5]["event"], &lines[6]["event"]), (&"publish".into(), &"credential-change".into()));
+    assert_eq!((&lines[7]["event"], &lines[7]["podUid"]), (&"unpublish".into(), &POD.into()));
+    // The one who left is the one who came.
+    for field in ["namespace", "pod", "podUid", "serviceAccount", "store", "path", "identity", "readOnly", "volume"] {
+        assert!(!lines[7][field].is_null() && lines[7][field] == lines[0][field], "{field}: {}", lines[7][field]);
+    }
     for (line, name) in lines.iter().flat_map(|line| line.as_object().unwrap().keys().map(move |name| (line, name))) {
         // The value of an option that is no secret may stand in a reason: here it is the canary that is no number.
         let value = line[name].to_string().replace("canary-is-no-number", "");
