@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "controller/killed.rs"]
+mod killed;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,6 +16,7 @@ use millrace::csi::v1::controller_client::ControllerClient;
 use millrace::csi::v1::volume_capability::access_mode::Mode;
 use millrace::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use millrace::csi::v1::*;
+use millrace::sandbox::requirement;
 use millrace::sandbox::s3::{Fault, Kind, Options, Rule, Server, User};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};

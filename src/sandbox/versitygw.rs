@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -38,7 +40,7 @@ pub struct Versitygw {
     endpoint: String,
     iam: Raw,
     home: TempDir,
-    _processes: [Process; 2],
+    processes: [Process; 2],
 }
 
 impl Versitygw {
@@ -76,7 +78,7 @@ impl Versitygw {
         })
         .await?;
         let iam_client = Raw::new(access(&iam_endpoint, "", ROOT.0, ROOT.1))?;
-        Ok(Some(Versitygw { endpoint, iam: iam_client, home, _processes: [gateway, iam] }))
+        Ok(Some(Versitygw { endpoint, iam: iam_client, home, processes: [gateway, iam] }))
     }
 
     /// `http://127.0.0.1:port` of S3.
@@ -119,6 +121,18 @@ impl Versitygw {
     /// Where the server refuses.
     pub async fn delete_key(&self, name: &str, key_id: &str) -> io::Result<()> {
         self.ask_iam("DeleteAccessKey", &[("UserName", name), ("AccessKeyId", key_id)]).await.map(drop)
+    }
+
+    /// Freezes it (SIGSTOP), or lets it go on where it was: connections stay, and are not answered.
+    ///
+    /// # Errors
+    /// Where a process of it is gone.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        for Process(child) in &self.processes {
+            kill(Pid::from_raw(child.id().try_into().map_err(io::Error::other)?), signal)?;
+        }
+        Ok(())
     }
 
     /// Where a bucket's objects lie as files.

@@ -141,3 +141,63 @@ fn cgroups_that_a_dead_node_plugin_left_are_collected() {
     rig.unpublish(&next.unwrap(), "a").unwrap();
     rig.assert_clean(&[worker]);
 }
+
+/// Many readers of large files, each connection with its TLS and its part of a window.
+#[test]
+fn a_worker_with_64_connections_over_tls_keeps_to_its_memory() {
+    const BUDGET: u64 = 64 << 20;
+    const READERS: usize = 64;
+    const LENGTH: u64 = 8 << 20;
+    let Some(rig) = Rig::new() else { return };
+    let options = Options {
+        users: vec![User::new(KEY, SECRET)],
+        buckets: vec!["bucket".into()],
+        tls: true,
+        conditions: Conditions { first_byte: Duration::from_millis(5), ..Conditions::default() },
+        ..Options::default()
+    };
+    let server = rig.runtime.block_on(Server::start(options)).unwrap();
+    for number in 0..READERS {
+        server.put_computed("bucket", &format!("data/{number}"), number as u64, LENGTH);
+    }
+    let workers = rig.workers();
+    let mut request = request(&server.endpoint(), &rig.target("a"));
+    let backend::Config::S3(config) = &mut request.spec.backend else { panic!("it is S3") };
+    (config.max_connections, config.ca_bundle) = (64, server.ca_pem().map(str::to_owned));
+    request.spec.options.memory = BUDGET;
+    rig.publish(&workers, request).unwrap();
+    let worker = rig.worker();
+    let Some(cgroup) = cgroup_of(&rig, worker) else { return };
+    assert_eq!(number(&cgroup, "memory.limit_in_bytes"), BUDGET + (96 << 20));
+
+    let anonymous = || {
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    let idle = anonymous();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let most = std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let (path, done) = (rig.target("a").join(number.to_string()), &done);
+            scope.spawn(move || {
+                let read = std::io::copy(&mut fs::File::open(path).unwrap(), &mut std::io::sink());
+                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                assert_eq!(read.unwrap(), LENGTH);
+            });
+        }
+        let mut most = 0;
+        while done.load(std::sync::atomic::Ordering::Relaxed) < READERS {
+            most = most.max(anonymous());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        most
+    });
+    let charged = number(&cgroup, "memory.max_usage_in_bytes");
+    eprintln!("idle {} KiB, at most {} KiB, charged {} KiB", idle >> 10, most >> 10, charged >> 10);
+    assert!(most <= BUDGET + (64 << 20), "{most} bytes are more than the budget and 64 MiB");
+    assert!(charged < BUDGET + (96 << 20));
+    assert!(is_running(worker));
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[worker]);
+}

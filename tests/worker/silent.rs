@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use millrace::sandbox::versitygw::{ROOT, Versitygw};
+
 use super::*;
 
 /// A caller who is killed is to be gone within this.
@@ -30,20 +32,54 @@ fn killed(mut all: Vec<Child>) -> Duration {
     begun.elapsed()
 }
 
+const FILES: usize = 8;
+const LENGTH: usize = 1 << 20;
+
 #[test]
 fn killed_readers_are_gone_while_the_store_is_silent() {
     let Some(rig) = Rig::new() else { return };
-    for number in 0..8 {
-        rig.server.put("bucket", &format!("data/file{number}"), vec![7; 1 << 20]);
+    for number in 0..FILES {
+        rig.server.put("bucket", &format!("data/file{number}"), vec![7; LENGTH]);
     }
+    let silence = |silent: bool| rig.server.faults().adjust(|conditions| conditions.silent = silent);
+    killed_readers_are_gone(&rig, &|target| rig.request_of("team", target), &silence);
+}
+
+#[test]
+fn killed_readers_are_gone_while_a_real_store_is_frozen() {
+    let Some(rig) = Rig::new() else { return };
+    let store = rig.runtime.block_on(async {
+        let store = Versitygw::start().await.unwrap()?;
+        store.create_bucket("bucket").await.unwrap();
+        let root = store.client("bucket", ROOT).unwrap();
+        for number in 0..FILES {
+            root.put(&format!("data/file{number}"), vec![7; LENGTH].into()).await.unwrap();
+        }
+        root.put("data/hello", "hello, world".into()).await.unwrap();
+        Some(store)
+    });
+    let Some(store) = store else { return };
+    let (key_id, secret) = ROOT;
+    let secret_key = Secret::new(secret.into());
+    let credential = Credential::S3 { key_id: key_id.into(), secret_key, session_token: None };
+    let of_team = |target: &str| Publish {
+        credential: credential.clone(),
+        namespace: Some("team".into()),
+        ..request(store.endpoint(), &rig.target(target))
+    };
+    killed_readers_are_gone(&rig, &of_team, &|frozen| store.freeze(frozen).unwrap());
+}
+
+/// With a store that can be made silent.
+fn killed_readers_are_gone(rig: &Rig, request: &dyn Fn(&str) -> Publish, silence: &dyn Fn(bool)) {
     let workers = rig.workers();
     for target in ["a", "b"] {
-        rig.publish(&workers, rig.request_of("team", target)).unwrap();
+        rig.publish(&workers, request(target)).unwrap();
     }
     let at = rig.target("a");
     // Opened before, so that reads wait, and not the opening.
-    let open: Vec<File> = (0..8).map(|number| File::open(at.join(format!("file{number}"))).unwrap()).collect();
-    rig.server.faults().adjust(|conditions| conditions.silent = true);
+    let open: Vec<File> = (0..FILES).map(|number| File::open(at.join(format!("file{number}"))).unwrap()).collect();
+    silence(true);
 
     let mut readers = Vec::new();
     for (number, file) in open.into_iter().enumerate().skip(1) {
@@ -75,9 +111,10 @@ fn killed_readers_are_gone_while_the_store_is_silent() {
 
     // Who was not killed has waited all the while, and goes on.
     assert!(survivor.try_wait().unwrap().is_none());
-    rig.server.faults().adjust(|conditions| conditions.silent = false);
+    silence(false);
     let output = survivor.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stdout == vec![7; 1 << 20]);
+    assert!(output.status.success() && output.stdout == vec![7; LENGTH]);
     assert_eq!(rig.hello("a").unwrap(), "hello, world");
     rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
 }
