@@ -81,6 +81,7 @@ fn identities_on_one_node_keep_one_limit_together() {
     // The next node plugin knows nothing, and hears it from them.
     drop(workers);
     fs::remove_file(rig.target("b").join("large")).unwrap();
+    rig.server.reset_counters();
     let workers = rig.workers();
     rig.publish(&workers, limited(&rig, "third-id", "c")).unwrap();
     for target in ["a", "b", "c"] {
