@@ -59,7 +59,7 @@ pub(super) async fn converse(
     let mut ticks = tokio::time::interval(pulse);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Waiting::default();
-    let mut member = place.accounts.member(&place.volume_id);
+    let mut member = place.sums.member(&place.volume_id);
     loop {
         let step = tokio::select! {
             biased;

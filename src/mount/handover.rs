@@ -32,7 +32,7 @@ use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use super::Usage;
-use super::accounts::Tally;
+use super::tally::Tally;
 use crate::auth::Credential;
 use crate::backend::{self, ErrorKind};
 use crate::config::VolumeSpec;

@@ -11,11 +11,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::accounts::Accounts;
 use super::cgroup::Cgroup;
 use super::conversation::{PINGS, Parting, Question, converse};
 use super::handover::{Channel, Refusal};
 use super::process::{ExitStatus, Identity, Process};
+use super::tally::Sums;
 use super::{Error, Usage, kernel};
 use crate::auth::Credential;
 use crate::observability::metrics::WORKER_DEATHS;
@@ -37,7 +37,7 @@ pub(super) struct Place {
     /// Where its memory is limited.
     pub(super) cgroup: Option<Cgroup>,
     /// Where its volume's use is summed up.
-    pub(super) accounts: Accounts,
+    pub(super) sums: Sums,
 }
 
 /// A worker, until it has ended and after.

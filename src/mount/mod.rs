@@ -5,7 +5,6 @@
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
-pub mod accounts;
 mod cgroup;
 mod claims;
 pub mod confine;
@@ -25,6 +24,7 @@ mod start;
 mod state;
 mod table;
 mod takedown;
+pub mod tally;
 mod workers;
 
 use std::path::{Path, PathBuf};

@@ -191,8 +191,8 @@ impl Workers {
                     .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
                 let point = self.state.mount_point(&id);
                 let cgroup = self.cgroups.of(&id);
-                let (volume_id, accounts) = (record.volume_id.clone(), self.accounts.clone());
-                let place = Place { volume_id, point, device: device.clone(), cgroup, accounts };
+                let (volume_id, sums) = (record.volume_id.clone(), self.sums.clone());
+                let place = Place { volume_id, point, device: device.clone(), cgroup, sums };
                 match process {
                     Some(process) => {
                         let channel = self.state.connect(&id).await.and_then(Channel::new);

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::accounts::Accounts;
 use super::cgroup::{Cgroup, Cgroups};
 use super::handover::{self, Begin, Channel, FromWorker, Log, ToWorker, Volume};
 use super::live::{Live, Place};
@@ -19,6 +18,7 @@ use super::renew::refused;
 use super::shared::Shared;
 use super::state::State;
 use super::table::Table;
+use super::tally::Sums;
 use super::{Config, Error, Publish, kernel, process};
 
 /// How long a worker may take for a step that asks nothing of the store.
@@ -29,7 +29,7 @@ pub(super) async fn start(
     config: &Config,
     state: &State,
     cgroups: &Cgroups,
-    accounts: &Accounts,
+    sums: &Sums,
     mount: &Shared,
     request: &Publish,
 ) -> Result<Live, Error> {
@@ -90,7 +90,7 @@ pub(super) async fn start(
         process,
         channel,
         exit,
-        Place { volume_id, point, device, cgroup, accounts: accounts.clone() },
+        Place { volume_id, point, device, cgroup, sums: sums.clone() },
         config.ping_deadline,
     ))
 }

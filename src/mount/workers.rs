@@ -11,7 +11,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use super::accounts::Accounts;
 use super::cgroup::Cgroups;
 use super::claims::Claims;
 use super::health::Failures;
@@ -22,6 +21,7 @@ use super::sharing::Sharing;
 use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
+use super::tally::Sums;
 use super::{Ailment, Config, Done, Error, Mounter, Publish, Usage, Whose, start};
 use crate::auth::{Credential, identity};
 
@@ -40,7 +40,7 @@ pub struct Workers {
     pub(super) config: Config,
     pub(super) state: State,
     pub(super) cgroups: Cgroups,
-    pub(super) accounts: Accounts,
+    pub(super) sums: Sums,
     /// Keys the identities' hashes; this node's own.
     pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
@@ -159,8 +159,8 @@ impl Workers {
         let claims =
             Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
         let cgroups = if config.isolate { Cgroups::open(state.mounts()) } else { Cgroups::none() };
-        let (failures, slots, accounts) = (Mutex::default(), Mutex::default(), Accounts::default());
-        let workers = Arc::new(Workers { config, state, cgroups, accounts, identity_key, claims, failures, slots });
+        let (failures, slots, sums) = (Mutex::default(), Mutex::default(), Sums::default());
+        let workers = Arc::new(Workers { config, state, cgroups, sums, identity_key, claims, failures, slots });
         let is_tidy = workers.recover().await?;
         tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers), is_tidy));
         Ok(workers)
@@ -269,8 +269,7 @@ impl Workers {
         if let Some(outcome) = &*made {
             return outcome.clone();
         }
-        let outcome = match start::start(&self.config, &self.state, &self.cgroups, &self.accounts, mount, request).await
-        {
+        let outcome = match start::start(&self.config, &self.state, &self.cgroups, &self.sums, mount, request).await {
             Ok(worker) => {
                 mount.serve(worker);
                 Ok(())

@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::served::Served;
-use crate::mount::accounts::{self, Tally};
 use crate::mount::handover::FromWorker;
 use crate::mount::line::{Caller, Line};
+use crate::mount::tally::{self, Tally};
 use crate::vfs::{Amount, Change, News};
 
 /// Between two words to the node plugin: what others write within it may pass the limit.
@@ -71,7 +71,7 @@ impl Served {
     /// Takes note of what the node plugin says of the other mounts.
     pub(super) fn hear(&self, told: Tally) {
         let counted = told.counted_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)));
-        let change = |change: accounts::Change| Change {
+        let change = |change: tally::Change| Change {
             dir: change.dir,
             by: Amount { bytes: change.by.bytes, inodes: change.by.inodes },
         };
@@ -83,11 +83,11 @@ impl Served {
 }
 
 fn tally(news: News) -> Tally {
-    let amount = |amount: Amount| accounts::Amount { bytes: amount.bytes, inodes: amount.inodes };
+    let amount = |amount: Amount| tally::Amount { bytes: amount.bytes, inodes: amount.inodes };
     let age = |counted: Instant| u64::try_from(counted.elapsed().as_millis()).unwrap_or(u64::MAX);
     Tally {
         base: news.base.map(amount),
-        changes: news.changes.into_iter().map(|Change { dir, by }| accounts::Change { dir, by: amount(by) }).collect(),
+        changes: news.changes.into_iter().map(|Change { dir, by }| tally::Change { dir, by: amount(by) }).collect(),
         unpublished: news.unpublished,
         counted_ms: news.counted.map(age),
         counting: news.counting,

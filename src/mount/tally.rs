@@ -73,7 +73,7 @@ impl Amount {
 
 /// Of all volumes of this node. Cloning shares them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Accounts(Arc<Mutex<Open>>);
+pub(super) struct Sums(Arc<Mutex<Open>>);
 
 #[derive(Debug, Default)]
 struct Open {
@@ -103,7 +103,7 @@ struct Worker {
 /// A worker's part in its volume's account; given up when dropped.
 #[derive(Debug)]
 pub(super) struct Member {
-    accounts: Accounts,
+    sums: Sums,
     volume_id: String,
     number: u64,
     bell: Arc<Notify>,
@@ -111,13 +111,13 @@ pub(super) struct Member {
     told: Option<Instant>,
 }
 
-impl Accounts {
+impl Sums {
     /// The part of a worker of the volume, of which nothing is known yet.
     pub(super) fn member(&self, volume_id: &str) -> Member {
         let mut open = self.open();
         open.next += 1;
-        let (accounts, volume_id) = (self.clone(), volume_id.to_owned());
-        Member { accounts, volume_id, number: open.next, bell: Arc::default(), told: None }
+        let (sums, volume_id) = (self.clone(), volume_id.to_owned());
+        Member { sums, volume_id, number: open.next, bell: Arc::default(), told: None }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -128,7 +128,7 @@ impl Accounts {
 impl Member {
     /// Takes note of what the worker says, for the others.
     pub(super) fn hear(&self, told: Tally) {
-        let mut open = self.accounts.open();
+        let mut open = self.sums.open();
         let account = open.volumes.entry(self.volume_id.clone()).or_default();
         let counted = told.counted_ms.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)));
         if told.base.is_some() || !account.workers.contains_key(&self.number) {
@@ -157,7 +157,7 @@ impl Member {
     /// What the others did since the last time.
     pub(super) fn news(&mut self) -> Tally {
         self.told = Some(Instant::now());
-        let mut open = self.accounts.open();
+        let mut open = self.sums.open();
         let Some(account) = open.volumes.get_mut(&self.volume_id) else { return Tally::default() };
         let (mut unpublished, mut counting) = (0u64, false);
         for worker in account.workers.iter().filter(|(number, _)| **number != self.number).map(|(_, worker)| worker) {
@@ -178,7 +178,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let mut open = self.accounts.open();
+        let mut open = self.sums.open();
         let Some(account) = open.volumes.get_mut(&self.volume_id) else { return };
         account.workers.remove(&self.number);
         account.ring(self.number);
@@ -249,8 +249,8 @@ mod tests {
     struct Seen(Member, i64);
 
     impl Seen {
-        fn join(accounts: &Accounts, base: i64, counted_ms: Option<u64>) -> Seen {
-            let seen = Seen(accounts.member("v"), base);
+        fn join(sums: &Sums, base: i64, counted_ms: Option<u64>) -> Seen {
+            let seen = Seen(sums.member("v"), base);
             seen.0.hear(begun(base, counted_ms));
             seen
         }
@@ -269,11 +269,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_one_does_counts_for_all_of_the_volume() {
-        let accounts = Accounts::default();
-        let mut one = Seen::join(&accounts, 0, None);
+        let sums = Sums::default();
+        let mut one = Seen::join(&sums, 0, None);
         one.write(7, 100);
-        let mut two = Seen::join(&accounts, 0, None);
-        let other = accounts.member("w");
+        let mut two = Seen::join(&sums, 0, None);
+        let other = sums.member("w");
         other.hear(begun(1000, None));
         two.0.called().await;
         assert_eq!(two.listen().changes, [Change { dir: None, by: bytes(100) }]);
@@ -311,16 +311,16 @@ mod tests {
             ((100, None), (30, Some(10_000)), 30),
         ] {
             tokio::time::advance(Duration::from_secs(60)).await;
-            let accounts = Accounts::default();
-            let mut one = Seen::join(&accounts, first.0, first.1);
-            let mut two = Seen::join(&accounts, second.0, second.1);
+            let sums = Sums::default();
+            let mut one = Seen::join(&sums, first.0, first.1);
+            let mut two = Seen::join(&sums, second.0, second.1);
             one.write(1, 5);
             two.write(2, 6);
             let news = (one.listen(), two.listen());
             assert_eq!((one.1, two.1), (right + 11, right + 11), "{first:?} {second:?}");
             assert_eq!(news.0.counted_ms, news.1.counted_ms);
             // The next node plugin hears the same from both, in any order.
-            let next = Accounts::default();
+            let next = Sums::default();
             let (mut two, mut one) = (Seen::join(&next, two.1, None), Seen::join(&next, one.1, None));
             one.listen();
             two.listen();
@@ -331,8 +331,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_count_reaches_everybody_as_the_difference_that_it_makes() {
         tokio::time::advance(Duration::from_secs(60)).await;
-        let accounts = Accounts::default();
-        let (mut one, mut two) = (Seen::join(&accounts, 0, None), Seen::join(&accounts, 0, None));
+        let sums = Sums::default();
+        let (mut one, mut two) = (Seen::join(&sums, 0, None), Seen::join(&sums, 0, None));
         two.write(1, 10);
         // It has counted 500, and does not know yet what the other has just done.
         one.1 += 500;
@@ -341,37 +341,37 @@ mod tests {
         let news = two.listen();
         one.listen();
         assert_eq!((one.1, two.1, news.counted_ms), (510, 510, Some(3)));
-        let mut late = Seen::join(&accounts, 0, None);
+        let mut late = Seen::join(&sums, 0, None);
         late.listen();
         assert_eq!(late.1, 510);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_who_does_not_listen_costs_little_and_loses_nothing() {
-        let accounts = Accounts::default();
-        let (mut one, mut deaf) = (Seen::join(&accounts, 0, None), Seen::join(&accounts, 0, None));
+        let sums = Sums::default();
+        let (mut one, mut deaf) = (Seen::join(&sums, 0, None), Seen::join(&sums, 0, None));
         for dir in 1..=3000 {
             one.write(dir, 1);
         }
         assert!(deaf.listen().changes.len() <= MOST_DIRECTORIES + 2);
         assert_eq!(deaf.1, 3000);
         drop((one, deaf));
-        assert!(accounts.open().volumes.is_empty());
+        assert!(sums.open().volumes.is_empty());
     }
 
     /// Numbers that no worker means.
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_lies_is_believed_of_its_own_volume_alone() {
-        let accounts = Accounts::default();
-        let honest = accounts.member("w");
+        let sums = Sums::default();
+        let honest = sums.member("w");
         honest.hear(begun(7, None));
-        let liar = accounts.member("v");
+        let liar = sums.member("v");
         for base in [i64::MAX, i64::MIN] {
             liar.hear(begun(base, Some(u64::MAX)));
             liar.hear(changed(1, base));
             liar.hear(Tally { unpublished: u64::MAX, ..changed(1, base) });
         }
-        let mut other = accounts.member("w");
+        let mut other = sums.member("w");
         other.hear(begun(0, None));
         assert_eq!(other.news(), Tally { changes: vec![Change { dir: None, by: bytes(7) }], ..Tally::default() });
     }
