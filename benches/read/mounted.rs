@@ -66,6 +66,8 @@ impl Mounted {
                 arguments: "bench".into(),
                 single_writer: false,
                 namespace: None,
+                pod: None,
+                service_account: None,
                 fs_group: None,
             })
             .await?;
