@@ -1,25 +1,21 @@
-//! The worker's one byte budget.
-//!
-//! Every buffer that can grow with the load (read-ahead, bodies in flight, upload parts) is paid for here, so that a
-//! worker's memory has a bound. [`Budget::acquire`] waits, [`Budget::try_acquire`] does not; a [`Lease`] gives back
-//! what it holds when dropped. A request larger than the whole budget is granted when nothing else is held, and who
-//! holds what nobody waits for is asked to give way ([`Spare`]), so that nobody waits for ever.
+//! What is held of a budget, by whom, and who waits for it.
 
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+
+use super::clockwork::{Mutex, timeout};
 
 /// Bytes are counted in units of this many: a semaphore of tokio holds at most 2^61 permits, a permit a request at
 /// most 2^32.
-const UNIT: u64 = 1024;
+pub(super) const UNIT: u64 = 1024;
 
 /// How often those who could give way are asked while somebody waits.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Somebody who may hold bytes that nobody waits for, such as what was read ahead of a reader that went quiet.
 pub trait Spare: Debug + Send + Sync {
@@ -189,85 +185,5 @@ impl Lease {
             let surplus = permit.num_permits() - keep;
             drop(Lease { permit: permit.split(surplus), size: self.size.clone() });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_dropped_is_free_again() {
-        let budget = Budget::new(8 * UNIT);
-        let mut lease = budget.acquire(6 * UNIT).await;
-        assert_eq!(budget.free(), 2 * UNIT);
-        assert!(budget.try_acquire(3 * UNIT).is_none());
-        lease.shrink(2 * UNIT);
-        assert_eq!(budget.free(), 6 * UNIT);
-        drop(lease);
-        assert_eq!(budget.free(), budget.total());
-    }
-
-    #[derive(Debug)]
-    struct Hoard(Mutex<Option<Lease>>);
-
-    impl Spare for Hoard {
-        fn give_way(&self) {
-            self.0.lock().unwrap().take();
-        }
-    }
-
-    #[tokio::test]
-    async fn who_waits_is_given_way() {
-        let budget = Budget::new(4 * UNIT);
-        let hoard = Arc::new(Hoard(Mutex::new(budget.try_acquire(4 * UNIT))));
-        let spare: Arc<dyn Spare> = hoard.clone();
-        budget.lends_to(Arc::downgrade(&spare));
-        assert!(budget.try_acquire(UNIT).is_none() && hoard.0.lock().unwrap().is_some());
-        let _lease = budget.acquire(3 * UNIT).await;
-        assert_eq!(budget.free(), UNIT);
-    }
-
-    #[tokio::test]
-    async fn a_budget_grows_and_shrinks_under_its_holders() {
-        let budget = Budget::new(8 * UNIT);
-        let (first, mut second) = (budget.acquire(4 * UNIT).await, budget.acquire(3 * UNIT).await);
-        budget.resize(2 * UNIT);
-        assert_eq!((budget.total(), budget.free()), (2 * UNIT, 0));
-        // Five units are held too many: those are gone when they are given back.
-        drop(first);
-        assert_eq!(budget.free(), 0);
-        second.shrink(2 * UNIT);
-        assert_eq!(budget.free(), 0);
-        budget.resize(3 * UNIT);
-        assert_eq!(budget.free(), UNIT);
-        drop(second);
-        assert_eq!((budget.free(), budget.total()), (3 * UNIT, 3 * UNIT));
-        budget.resize(8 * UNIT);
-        assert_eq!(budget.free(), 8 * UNIT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_for_more_than_is_left_is_granted_all_of_it() {
-        let budget = Budget::new(8 * UNIT);
-        let held = budget.acquire(UNIT).await;
-        let (waiting, other) = (budget.clone(), budget.clone());
-        let waiting = tokio::spawn(async move { waiting.acquire(8 * UNIT).await });
-        tokio::time::sleep(ASK_AGAIN * 2).await;
-        budget.resize(4 * UNIT);
-        drop(held);
-        let lease = waiting.await.unwrap();
-        assert_eq!(other.free(), 0);
-        drop(lease);
-        assert_eq!(other.free(), 4 * UNIT);
-    }
-
-    #[tokio::test]
-    async fn more_than_all_is_granted_alone() {
-        let budget = Budget::new(4 * UNIT);
-        let lease = budget.acquire(100 * UNIT).await;
-        assert_eq!(budget.free(), 0);
-        drop(lease);
-        assert_eq!(budget.free(), 4 * UNIT);
     }
 }
