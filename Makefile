@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(MILLRACE_CACHE)/target
 export PATH := $(MILLRACE_CACHE)/bin:$(MILLRACE_CACHE)/go/bin:$(PATH)
 export MILLRACE_VERSITYGW ?= $(MILLRACE_CACHE)/bin/versitygw
 export MILLRACE_CSI_SANITY ?= $(MILLRACE_CACHE)/bin/csi-sanity
-TARGETS := test tools own sanity lint fmt audit bench faults zoo e2e
+TARGETS := test tools own sanity lint fmt audit bench faults zoo e2e pytorch
 
 # Everything: checks, tests, csi-sanity. Nothing may be skipped.
 test: tools own
@@ -42,6 +42,10 @@ bench: own
 # Real programs on a mount, compared with local disk. Half an hour.
 zoo: own
 	scripts/zoo.sh
+
+# A PyTorch DataLoader that tells a mount each epoch's shuffle. Installs PyTorch into a folder of its own.
+pytorch: own
+	scripts/pytorch.sh
 
 # The driver in a real Kubernetes on this machine, as root. The cluster's programs are built once, which takes long.
 e2e: own

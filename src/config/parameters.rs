@@ -39,6 +39,7 @@ pub struct BadWord(pub String);
 
 /// The words that set [`VolumeOptions`]: what a StorageClass passes on in `volume_context`.
 pub const OPTION_WORDS: &[&str] = &[
+    "announce",
     "attributes",
     "dirMode",
     "enforceModes",
@@ -150,6 +151,7 @@ fn set(options: &mut VolumeOptions, word: &str, value: &str) -> Result<(), Strin
         "memory" => options.memory = memory(value)?,
         "readAheadKb" => options.read_ahead_kb = read_ahead(value)?,
         "immutable" => options.immutable = one_of(value, "true, false")?,
+        "announce" => options.announce = one_of(value, "true, false")?,
         "attributes" => options.attributes = one_of(value, "accepted, refused")?,
         "overwrite" => options.overwrite = one_of(value, "conditional, last-wins")?,
         _ => return Err("not an option".into()),
@@ -246,6 +248,7 @@ mod tests {
                 ("memory", "64Mi"),
                 ("readAheadKb", "128"),
                 ("immutable", "true"),
+                ("announce", "false"),
                 ("attributes", "refused"),
                 ("overwrite", "last-wins"),
                 ("csi.storage.k8s.io/pvc/name", "claim"),
@@ -265,6 +268,7 @@ mod tests {
             memory: 64 << 20,
             read_ahead_kb: 128,
             immutable: true,
+            announce: false,
             attributes: AttributeChanges::Refused,
             overwrite: Overwrite::LastWins,
         };

@@ -55,6 +55,8 @@ pub struct VolumeOptions {
     pub read_ahead_kb: u32,
     /// The data never changes: believed for ever (word `immutable`).
     pub immutable: bool,
+    /// Programs may say in what order they will read, by `.millrace/ahead` (word `announce`).
+    pub announce: bool,
     /// What chmod, chown and utimens do on stored objects (word `attributes`).
     pub attributes: AttributeChanges,
     /// Who wins when two write one file (word `overwrite`).
@@ -74,6 +76,7 @@ impl Default for VolumeOptions {
             memory: 256 << 20,
             read_ahead_kb: 4096,
             immutable: false,
+            announce: true,
             attributes: AttributeChanges::Accepted,
             overwrite: Overwrite::Conditional,
         }

@@ -19,11 +19,8 @@ use super::answer::Answers;
 use super::errno::errno;
 use super::handshake::negotiate;
 use super::reply::{self, done};
-use super::words::{how, time};
+use super::words::{announcement, how, time};
 use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
-
-/// For ever, as far as a kernel's lifetime goes.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Entries asked of a directory for one reply; more than a reply of the kernel's usual size holds.
 const ENTRIES: usize = 1024;
@@ -45,8 +42,7 @@ impl Adapter {
 
     /// How long the kernel may believe what it is told now.
     fn ttl(&self) -> Duration {
-        let config = self.answers.vfs.config();
-        if config.immutable { FOR_EVER } else { config.ttl.get() }
+        self.answers.vfs.believed()
     }
 
     fn vfs(&self) -> Arc<Vfs> {
@@ -73,7 +69,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        let call = async move { vfs.lookup(parent, &name).await };
+        let call = async move { vfs.look_up(parent, &name).await };
         self.answers.ask(req.pid(), call, reply::looked_up(reply, self.ttl()));
     }
 
@@ -376,16 +372,19 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
+        cmd: u32,
+        in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        let Some(anew) = announcement(cmd) else { return reply.error(Errno::ENOTTY) };
+        let (vfs, handle, paths) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(in_data));
+        let call = async move { vfs.announce(handle, &paths, anew) };
+        self.answers.ask(req.pid(), call, reply::announced(reply));
     }
 
     fn poll(

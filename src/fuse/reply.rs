@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite,
 };
 
 use super::errno::errno;
@@ -30,11 +30,20 @@ pub(super) fn done(reply: ReplyEmpty) -> impl FnOnce(Result<()>) + Send + 'stati
     }
 }
 
-/// A name and its attributes, or its absence, which the kernel may believe as long.
-pub(super) fn looked_up(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr>) + Send + 'static {
+/// A name and its attributes, with how long the kernel may believe them, or its absence, which it may believe for `ttl`.
+pub(super) fn looked_up(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<(Attr, Duration)>) + Send + 'static {
     move |outcome| match outcome {
-        Ok(attr) => reply.entry(&ttl, &shown(&attr), GENERATION),
+        Ok((attr, believed)) => reply.entry(&believed, &shown(&attr), GENERATION),
         Err(Error::NotFound) => reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing(), GENERATION),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// How many bytes of an announced order were taken; any other file knows no ioctl.
+pub(super) fn announced(reply: ReplyIoctl) -> impl FnOnce(Result<usize>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok(taken) => reply.ioctl(i32::try_from(taken).unwrap_or(i32::MAX), &[]),
+        Err(Error::BadHandle) => reply.error(Errno::ENOTTY),
         Err(error) => reply.error(errno(error)),
     }
 }

@@ -71,6 +71,17 @@ pub(super) fn fopen(opened: &Opened) -> FopenFlags {
     }
 }
 
+/// Whether an ioctl announces an order of files: `Some(false)` what comes next, `Some(true)` another order than before.
+///
+/// `_IOC(_IOC_WRITE, 'M', 1 or 2, length of the paths)`: a size has 14 bits (include/uapi/asm-generic/ioctl.h).
+pub(super) fn announcement(command: u32) -> Option<bool> {
+    match (command >> 30, (command >> 8) as u8, command as u8) {
+        (1, b'M', 1) => Some(false),
+        (1, b'M', 2) => Some(true),
+        _ => None,
+    }
+}
+
 pub(super) fn time(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,

@@ -15,6 +15,12 @@ pub const STORE_REQUESTS: &str = "millrace_store_requests_total";
 /// Counter, bytes: content read from stores, by `backend`.
 pub const STORE_READ_BYTES: &str = "millrace_store_read_bytes_total";
 
+/// Counter, bytes: fetched ahead of readers who then took them.
+pub const READ_AHEAD_USED_BYTES: &str = "millrace_read_ahead_used_bytes_total";
+
+/// Counter, bytes: fetched ahead of readers who never came to them.
+pub const READ_AHEAD_WASTED_BYTES: &str = "millrace_read_ahead_wasted_bytes_total";
+
 /// Counter: workers that ended before their mounts did.
 pub const WORKER_DEATHS: &str = "millrace_worker_deaths_total";
 
@@ -40,6 +46,8 @@ pub fn describe() {
     );
     describe_counter!(STORE_REQUESTS, Unit::Count, "Requests to stores, by backend and outcome");
     describe_counter!(STORE_READ_BYTES, Unit::Bytes, "Content read from stores, by backend");
+    describe_counter!(READ_AHEAD_USED_BYTES, Unit::Bytes, "Fetched ahead of readers who then took them");
+    describe_counter!(READ_AHEAD_WASTED_BYTES, Unit::Bytes, "Fetched ahead of readers who never came to them");
     describe_gauge!(VOLUME_USED_BYTES, Unit::Bytes, "What the volume's files take, as its worker knows");
     describe_gauge!(VOLUME_LIMIT_BYTES, Unit::Bytes, "What the volume's files may take; 0 without a limit");
     describe_gauge!(

@@ -1,14 +1,20 @@
 //! Hides a store's latency: reads ahead of sequential readers, and fetches exactly what random ones ask.
 //!
 //! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. The pure parts
-//! are `pattern`, which tells from what was read how many sequential readers a file has, and `window`, which says how
-//! far ahead of each to be. `part` is one ranged read of the store and the bytes that came of it so far.
+//! are `pattern`, which tells from what was read how many sequential readers a file has, `window`, which says how far
+//! ahead of each to be, and `order`, which tells the same of the files of a directory. `part` is one ranged read of the
+//! store and the bytes that came of it so far, `files` are the files fetched before anybody reads them, and `link` is
+//! what was measured of the store: a small file, by that measure, is fetched whole by the first read of it.
 //!
 //! All of it is paid for from the worker's budget, of which a reserve is kept for reads that somebody waits for: what
 //! is paid from it is exactly what a reader asked, leaves with that reader, and so never blocks the next. Nothing is
 //! taken from a reader that goes on; one that went quiet gives up what was fetched ahead of it as soon as somebody
 //! needs the memory.
 
+mod announced;
+mod files;
+mod link;
+mod order;
 mod part;
 mod pattern;
 mod reader;
@@ -22,10 +28,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+pub use announced::{Announced, Progress};
+pub use files::{Seen, Source, Target};
+pub use order::{Ahead, Next, Runs};
 pub use reader::FileReader;
 
 use crate::backend::{Backend, Version};
 use crate::budget::{Budget, Lease, Spare};
+use files::Files;
+use link::Link;
 
 /// A reader that has not read for so long may lose what was fetched ahead of it.
 const QUIET: Duration = Duration::from_secs(2);
@@ -39,6 +50,8 @@ pub struct Config {
     pub window: u64,
     /// The largest single read of the store, in bytes.
     pub part: u64,
+    /// Files on their way at once before anybody reads them.
+    pub files: usize,
 }
 
 impl Config {
@@ -46,7 +59,7 @@ impl Config {
     /// in flight filled 8 connections of 100 MB/s at 15 ms to nine tenths; 1 MiB parts to half).
     pub fn for_budget(budget: u64) -> Config {
         let window = (64 << 20).min(budget / 2);
-        Config { window, part: (window / 8).clamp(1 << 20, 8 << 20) }
+        Config { window, part: (window / 8).clamp(1 << 20, 8 << 20), files: 64 }
     }
 }
 
@@ -60,6 +73,8 @@ pub struct ReadAhead {
     /// What the reserve is made of. None where the budget was used up at the start.
     _reserved: Option<Lease>,
     config: Mutex<Config>,
+    link: Arc<Link>,
+    files: Files,
     /// Locked after a reader's state, never before.
     readers: Mutex<Readers>,
     /// Somebody could not be run ahead of for want of memory.
@@ -89,6 +104,8 @@ impl ReadAhead {
             _reserved: budget.try_acquire(reserve),
             budget,
             config: Mutex::new(config),
+            link: Arc::default(),
+            files: Files::default(),
             readers: Mutex::new(readers),
             short: AtomicBool::new(false),
             era: AtomicU64::new(0),
@@ -107,6 +124,7 @@ impl ReadAhead {
     /// Gives out nothing more of what was fetched so far, from when this returns. A read that is under way may.
     pub fn forget(&self) {
         self.era.fetch_add(1, Ordering::AcqRel);
+        self.files.clear();
         let known: Vec<_> = self.readers().known.values().filter_map(Weak::upgrade).collect();
         known.iter().for_each(|reader| reader.forget());
     }
@@ -115,19 +133,36 @@ impl ReadAhead {
         self.era.load(Ordering::Acquire)
     }
 
-    /// A reader of exactly this version. Asks nothing of the store yet. Dropping it cancels what it has in flight.
-    pub fn open(self: &Arc<Self>, version: Version) -> Arc<FileReader> {
+    /// A reader of exactly this version, and how far the file had been fetched ahead of it. Asks nothing of the store
+    /// yet. Dropping it cancels what it has in flight.
+    pub fn open(self: &Arc<Self>, version: Version) -> (Arc<FileReader>, Ahead) {
         let id = {
             let mut readers = self.readers();
             readers.last_id += 1;
             readers.last_id
         };
-        Arc::new_cyclic(|itself| FileReader::new(self.clone(), version, id, itself.clone()))
+        // Before what was fetched is taken: else it could pass for one of the next era.
+        let era = self.era();
+        let (beginning, found) = self.take_file(&version);
+        let reader = Arc::new_cyclic(|itself| FileReader::new(self.clone(), version, id, itself.clone(), era));
+        if let Some(part) = beginning {
+            reader.adopt(part);
+        }
+        (reader, found)
+    }
+
+    fn config(&self) -> Config {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pays for bytes that a reader waits for.
     async fn pay(&self, bytes: u64) -> Lease {
         if let Some(lease) = self.budget.try_acquire(bytes) {
+            return lease;
+        }
+        if self.files.give_up(bytes)
+            && let Some(lease) = self.budget.try_acquire(bytes)
+        {
             return lease;
         }
         self.give_way();
@@ -159,8 +194,9 @@ impl ReadAhead {
             // A quarter is left to files being written and to random reads.
             self.readers().share = self.budget.total() / 4 * 3 / count.max(1);
         }
-        let config = *self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        Config { window: config.window.min(self.readers().share), ..config }
+        let config = self.config();
+        let part = (self.link.part() >> 20 << 20).max(1 << 20).min(config.part);
+        Config { window: config.window.min(self.readers().share), part, ..config }
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
@@ -169,8 +205,10 @@ impl ReadAhead {
 }
 
 impl Spare for ReadAhead {
-    /// Takes from every reader that went quiet what was fetched ahead of it.
+    /// Takes from every reader that went quiet what was fetched ahead of it, and half of what was fetched of files that
+    /// nobody reads yet.
     fn give_way(&self) {
+        self.files.give_way();
         let known: Vec<_> = self.readers().known.values().filter_map(Weak::upgrade).collect();
         known.iter().for_each(|reader| reader.give_way());
     }

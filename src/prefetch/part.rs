@@ -8,19 +8,43 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
+use super::link::Link;
 use crate::backend::{Backend, Error, ErrorKind, Intent, Op, Result, Version};
 use crate::budget::Lease;
+use crate::observability::metrics::{READ_AHEAD_USED_BYTES, READ_AHEAD_WASTED_BYTES};
 
 /// A read in flight or done. Dropping the last handle cancels it and gives its bytes back.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) range: Range<u64>,
     arrived: Arc<Arrived>,
-    task: AbortHandle,
+    task: Option<AbortHandle>,
     claims: AtomicUsize,
-    /// It may stay when no claim stands, for who may come to it.
-    stays: bool,
+    stay: Stay,
+    why: Intent,
+}
+
+/// How long a part stays when no claim stands on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// Not at all.
+    Leave,
+    /// For a cursor that may come to it.
+    ForCursors,
+    /// Until all of it was taken, or its reader goes quiet: the beginning of a file that is read whole.
+    ForAnybody,
+}
+
+/// What to ask of the store.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) range: Range<u64>,
+    pub(super) why: Intent,
+    /// Pays for it.
+    pub(super) lease: Option<Lease>,
+    pub(super) stay: Stay,
 }
 
 #[derive(Debug)]
@@ -51,19 +75,44 @@ pub(super) struct Claim {
 }
 
 impl Part {
-    /// Sends the request off.
+    /// Sends the request off. `then` runs when it has ended, well or not, unless it is cancelled.
     pub(super) fn fetch(
         backend: &Arc<dyn Backend>,
+        link: &Arc<Link>,
         file: &Version,
-        range: Range<u64>,
-        why: Intent,
-        lease: Option<Lease>,
-        stays: bool,
+        wanted: Wanted,
+        then: impl FnOnce() + Send + 'static,
     ) -> Arc<Part> {
+        let Wanted { range, why, lease, stay } = wanted;
         let body = Body { pieces: Vec::new(), length: 0, outcome: None, awaited: u64::MAX, taken: Vec::new(), lease };
         let arrived = Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() });
-        let task = tokio::spawn(fill(backend.clone(), file.clone(), range.clone(), why, arrived.clone()));
-        Arc::new(Part { range, arrived, task: task.abort_handle(), claims: AtomicUsize::new(0), stays })
+        let filling = fill(backend.clone(), link.clone(), file.clone(), range.clone(), why, arrived.clone());
+        let task = tokio::spawn(async move {
+            filling.await;
+            then();
+        });
+        Arc::new(Part { range, arrived, task: Some(task.abort_handle()), claims: AtomicUsize::new(0), stay, why })
+    }
+
+    /// The beginning of a file, fetched ahead already.
+    pub(super) fn of(bytes: Bytes, lease: Lease) -> Arc<Part> {
+        let length = bytes.len() as u64;
+        let body = Body {
+            pieces: vec![(0, bytes)],
+            length,
+            outcome: Some(Ok(())),
+            awaited: u64::MAX,
+            taken: Vec::new(),
+            lease: Some(lease),
+        };
+        Arc::new(Part {
+            range: 0..length,
+            arrived: Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() }),
+            task: None,
+            claims: AtomicUsize::new(0),
+            stay: Stay::ForAnybody,
+            why: Intent::Ahead,
+        })
     }
 
     /// Claims what the part has of `range`.
@@ -81,7 +130,17 @@ impl Part {
     pub(super) fn is_spent(&self) -> bool {
         let body = self.arrived.lock();
         let all_taken = body.taken.first().is_some_and(|taken| *taken == (0..self.range.end - self.range.start));
-        !self.stays || all_taken || matches!(body.outcome, Some(Err(_)))
+        self.stay == Stay::Leave || all_taken || matches!(body.outcome, Some(Err(_)))
+    }
+
+    /// It stays though no cursor comes to it.
+    pub(super) fn is_for_anybody(&self) -> bool {
+        self.stay == Stay::ForAnybody
+    }
+
+    /// All of it is here.
+    pub(super) fn is_there(&self) -> bool {
+        matches!(self.arrived.lock().outcome, Some(Ok(())))
     }
 
     /// The read failed.
@@ -92,14 +151,26 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
         let mut body = self.arrived.lock();
+        if self.why == Intent::Ahead {
+            let taken = body.taken.iter().map(|taken| taken.end - taken.start).sum::<u64>();
+            metrics::counter!(READ_AHEAD_USED_BYTES).increment(taken);
+            metrics::counter!(READ_AHEAD_WASTED_BYTES).increment(body.length.saturating_sub(taken));
+        }
         body.pieces.clear();
         body.lease = None;
     }
 }
 
 impl Claim {
+    /// Nobody would have to wait.
+    pub(super) fn is_there(&self) -> bool {
+        self.part.arrived.lock().length >= self.range.end - self.part.range.start
+    }
+
     /// Waits for the claimed bytes, in the pieces in which they came.
     pub(super) async fn take(&self) -> Result<Vec<Bytes>> {
         let Claim { part, range } = self;
@@ -167,16 +238,33 @@ impl Body {
     }
 }
 
-async fn fill(backend: Arc<dyn Backend>, file: Version, range: Range<u64>, why: Intent, arrived: Arc<Arrived>) {
+async fn fill(
+    backend: Arc<dyn Backend>,
+    link: Arc<Link>,
+    file: Version,
+    range: Range<u64>,
+    why: Intent,
+    arrived: Arc<Arrived>,
+) {
     let wanted = range.end - range.start;
     let wrong = |what: &str| Err(Error::new(ErrorKind::Corrupt, Op::Read, &file.path, what));
+    let asked = Instant::now();
     let mut stream = match backend.read(&file, range, why).await {
         Ok(stream) => stream,
         Err(error) => return arrived.end(Err(error)),
     };
+    let mut first: Option<(Instant, u64)> = None;
     let outcome = loop {
         match stream.next().await {
             Some(Ok(piece)) => {
+                if first.is_none() {
+                    let now = Instant::now();
+                    first = Some((now, piece.len() as u64));
+                    // A guess may have waited for its turn.
+                    if why == Intent::Demand {
+                        link.answered(now - asked);
+                    }
+                }
                 let mut body = arrived.lock();
                 if body.length + piece.len() as u64 > wanted {
                     drop(body);
@@ -196,6 +284,9 @@ async fn fill(backend: Arc<dyn Backend>, file: Version, range: Range<u64>, why: 
             None => break Ok(()),
         }
     };
+    if let (Some((since, before)), Ok(())) = (first, &outcome) {
+        link.carried(wanted - before, since.elapsed());
+    }
     arrived.end(outcome);
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use super::part::{Claim, Part};
+use super::part::{Claim, Part, Stay, Wanted};
 use super::pattern::Cursors;
 use super::{Config, Data, QUIET, ReadAhead};
 use crate::backend::{Intent, Result, Version};
@@ -36,6 +36,8 @@ struct State {
     known: bool,
     /// When all that is in `parts` was fetched.
     era: u64,
+    /// Something was fetched.
+    begun: bool,
 }
 
 /// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
@@ -47,11 +49,24 @@ struct Claims<'a> {
 }
 
 impl FileReader {
-    pub(super) fn new(ahead: Arc<ReadAhead>, version: Version, id: u64, itself: Weak<FileReader>) -> FileReader {
+    pub(super) fn new(
+        ahead: Arc<ReadAhead>,
+        version: Version,
+        id: u64,
+        itself: Weak<FileReader>,
+        era: u64,
+    ) -> FileReader {
         let (cursors, parts) = (Cursors::default(), BTreeMap::new());
-        let era = ahead.era();
-        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false, era });
+        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false, era, begun: false });
         FileReader { ahead, version, id, itself, state }
+    }
+
+    /// Takes over the file's beginning, fetched before anybody read it.
+    pub(super) fn adopt(&self, part: Arc<Part>) {
+        let mut state = self.lock();
+        state.parts.insert(part.range.start, part);
+        state.begun = true;
+        self.make_known(&mut state);
     }
 
     /// The version that is read.
@@ -102,7 +117,14 @@ impl FileReader {
         state.last_read = Instant::now();
         state.cursors.observe(range);
         state.sweep();
-        if !state.known && state.cursors.sequential() > 0 {
+        if state.cursors.sequential() > 0 {
+            self.make_known(&mut state);
+        }
+    }
+
+    /// Lets others know that there may be something to give up here.
+    fn make_known(&self, state: &mut State) {
+        if !state.known {
             state.known = true;
             self.ahead.readers().known.insert(self.id, self.itself.clone());
         }
@@ -130,27 +152,50 @@ impl FileReader {
         state.keep_up(self.ahead.era());
         let mut gaps = state.gaps(range);
         // What the reserve may have paid leaves with the read: nobody may wait for it in vain.
-        let stays = paid.is_none();
+        let mut stay = if paid.is_none() { Stay::ForCursors } else { Stay::Leave };
         let mut lease = paid;
         if lease.is_none() && !gaps.is_empty() {
-            lease = Some(self.buy(&mut state, range.end, &mut gaps, config).ok_or_else(|| self.price(range))?);
+            lease = self.buy_whole(&state, &mut gaps, config);
+            if lease.is_some() {
+                stay = Stay::ForAnybody;
+                self.make_known(&mut state);
+            } else {
+                lease = Some(self.buy(&mut state, range.end, &mut gaps, config).ok_or_else(|| self.price(range))?);
+            }
         }
         for gap in &gaps {
-            self.fetch(&mut state, gap, Intent::Demand, &mut lease, stays);
+            self.fetch(&mut state, gap, Intent::Demand, &mut lease, stay);
         }
         let parts = state.overlapping(range);
-        let claims =
+        let claims: Vec<_> =
             parts.map(|part| (part.claim(range), gaps.iter().any(|gap| part.range.contains(&gap.start)))).collect();
+        if !claims.iter().all(|(claim, _)| claim.is_there()) {
+            state.cursors.stalled(range.end, config);
+        }
         self.run_ahead(&mut state, range.end, config);
         Ok(Claims { reader: self, claims })
+    }
+
+    /// Pays for all of a small file that nothing was fetched of yet, if that is possible at once: the rest costs less
+    /// than to ask again.
+    fn buy_whole(&self, state: &State, gaps: &mut Vec<Range<u64>>, config: &Config) -> Option<Lease> {
+        let size = self.version.size;
+        if state.begun || size > self.ahead.beginning(config) {
+            return None;
+        }
+        let lease = self.ahead.budget.try_acquire(size)?;
+        gaps.clear();
+        gaps.push(0..size);
+        Some(lease)
     }
 
     /// Pays for the gaps of a read that ends at `end`, if that is possible at once. A sequential reader that has to
     /// wait anyway waits for a little more, where that is possible too: its last gap grows.
     fn buy(&self, state: &mut State, end: u64, gaps: &mut [Range<u64>], config: &Config) -> Option<Lease> {
         let price = gaps.iter().map(|gap| self.price(gap)).sum::<u64>();
+        let stop = state.cursors.stop(end).min(self.version.size);
         if let (Some(gap), Some(cursor)) = (gaps.last_mut().filter(|gap| gap.end == end), state.cursors.at(end)) {
-            let free = state.parts.range(end..).next().map_or(self.version.size, |(start, _)| *start);
+            let free = state.parts.range(end..).next().map_or(stop, |(start, _)| stop.min(*start));
             let stretched = gap.start..gap.start.saturating_add(cursor.stretch(config)).min(free).max(end);
             let lease = self.ahead.budget.try_acquire(price - self.price(gap) + self.price(&stretched));
             if lease.is_some() {
@@ -165,30 +210,33 @@ impl FileReader {
     fn run_ahead(&self, state: &mut State, end: u64, config: &Config) {
         loop {
             let State { cursors, parts, .. } = &mut *state;
+            let stop = cursors.stop(end).min(self.version.size);
             let Some(cursor) = cursors.at(end) else { return };
             while let Some((_, part)) = parts.range(..=cursor.frontier).next_back()
                 && cursor.frontier < part.range.end
             {
                 cursor.fetched(part.range.end);
             }
-            let Some(range) = cursor.ahead(self.version.size, config) else { return };
+            let Some(range) = cursor.ahead(stop, config) else { return };
             let mut lease = self.ahead.budget.try_acquire(self.price(&range));
             if lease.is_none() {
                 return self.ahead.short.store(true, Ordering::Relaxed);
             }
             cursor.fetched(range.end);
             for gap in state.gaps(&range) {
-                self.fetch(state, &gap, Intent::Ahead, &mut lease, true);
+                self.fetch(state, &gap, Intent::Ahead, &mut lease, Stay::ForCursors);
             }
         }
     }
 
     /// Sends off a read of the pages of `gap`.
-    fn fetch(&self, state: &mut State, gap: &Range<u64>, why: Intent, lease: &mut Option<Lease>, stays: bool) {
+    fn fetch(&self, state: &mut State, gap: &Range<u64>, why: Intent, lease: &mut Option<Lease>, stay: Stay) {
         let pages = self.pages(gap);
-        let share = lease.as_mut().map(|lease| lease.split(pages.end - pages.start));
-        let part = Part::fetch(&self.ahead.backend, &self.version, pages, why, share, stays);
+        let lease = lease.as_mut().map(|lease| lease.split(pages.end - pages.start));
+        let wanted = Wanted { range: pages, why, lease, stay };
+        let part = Part::fetch(&self.ahead.backend, &self.ahead.link, &self.version, wanted, || {});
         state.parts.insert(part.range.start, part);
+        state.begun = true;
     }
 
     fn pages(&self, range: &Range<u64>) -> Range<u64> {
@@ -225,7 +273,7 @@ impl FileReader {
         let mut state = self.lock();
         if state.is_quiet() {
             state.cursors.restart();
-            state.sweep();
+            state.parts.clear();
         }
     }
 
@@ -288,6 +336,8 @@ impl State {
     /// Drops the parts that no read waits for and no reader comes to.
     fn sweep(&mut self) {
         let State { cursors, parts, .. } = self;
-        parts.retain(|_, part| part.is_claimed() || (cursors.want(&part.range) && !part.is_spent()));
+        parts.retain(|_, part| {
+            part.is_claimed() || ((part.is_for_anybody() || cursors.want(&part.range)) && !part.is_spent())
+        });
     }
 }

@@ -14,6 +14,15 @@ const FIRST: u64 = 1 << 20;
 /// The smallest piece fetched ahead.
 const SMALLEST: u64 = 256 << 10;
 
+/// How far readers go, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Usual {
+    /// Most of them so far.
+    pub(super) run: u64,
+    /// One that went so far is not like them.
+    pub(super) exception: u64,
+}
+
 /// A reader that goes through the file in order, as far as it has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cursor {
@@ -25,11 +34,26 @@ pub(super) struct Cursor {
     pub(super) frontier: u64,
     /// A second read followed the first.
     sequential: bool,
+    /// How far ahead to be at most: as much as keeps it from waiting.
+    reach: u64,
+    /// How far readers of this file go that began elsewhere.
+    usual: Option<Usual>,
 }
 
 impl Cursor {
-    pub(super) fn new(first: &Range<u64>) -> Cursor {
-        Cursor { begin: first.start, next: first.end, frontier: first.end, sequential: false }
+    /// A reader that began with `first`.
+    pub(super) fn new(first: &Range<u64>, usual: Option<Usual>) -> Cursor {
+        Cursor { begin: first.start, next: first.end, frontier: first.end, sequential: false, reach: FIRST, usual }
+    }
+
+    /// It had to wait: it should be run further ahead of.
+    pub(super) fn stalled(&mut self, config: &Config) {
+        self.reach = self.reach.saturating_mul(2).min(config.window.max(FIRST));
+    }
+
+    /// How long its run is.
+    pub(super) fn run(&self) -> u64 {
+        self.next - self.begin
     }
 
     pub(super) fn is_sequential(&self) -> bool {
@@ -40,7 +64,9 @@ impl Cursor {
     /// nothing but what adjoins it.
     pub(super) fn distance(&self, start: u64) -> Option<u64> {
         let from = self.next.saturating_sub(SLACK).max(self.begin);
-        let to = if self.sequential { self.next.saturating_add(SLACK) } else { self.next };
+        // Nor is a leap that is long beside the run.
+        let leap = if self.sequential { SLACK.min(self.run() / 2) } else { 0 };
+        let to = self.next.saturating_add(leap);
         (from..=to).contains(&start).then(|| self.next.abs_diff(start))
     }
 
@@ -60,19 +86,31 @@ impl Cursor {
 
     /// What was ahead of it is gone: it begins anew from where it is.
     pub(super) fn restart(&mut self) {
-        (self.begin, self.frontier, self.sequential) = (self.next, self.next, false);
+        (self.begin, self.frontier, self.sequential, self.usual) = (self.next, self.next, false, None);
     }
 
     /// How far ahead to be. As much again as was read in order: a run that ends has cost at most its own length. A
     /// file that is read from its beginning will most likely be read to its end, so twice that.
     fn window(&self, config: &Config) -> u64 {
-        let run = self.next - self.begin;
+        let run = self.run();
         let window = match (self.sequential, self.begin) {
             (false, _) => 0,
             (true, 0) => run.saturating_mul(2).max(FIRST),
-            (true, _) => run,
+            // Behind where others stop, it has to earn it anew.
+            (true, _) => match self.usual {
+                Some(usual) if run > usual.exception => run - usual.exception,
+                _ => run,
+            },
         };
-        window.min(config.window)
+        window.min(self.reach).min(config.window)
+    }
+
+    /// Where to stop for now: where others did, until it is an exception.
+    fn limit(&self) -> u64 {
+        match self.usual {
+            Some(usual) if self.run() <= usual.exception => self.begin.saturating_add(usual.run).max(self.next),
+            _ => u64::MAX,
+        }
     }
 
     /// How much to ask of the store at once.
@@ -82,13 +120,14 @@ impl Cursor {
 
     /// How much a read that has to be waited for asks for, at least.
     pub(super) fn stretch(&self, config: &Config) -> u64 {
-        self.part(config).min(self.window(config))
+        self.part(config).min(self.window(config)).min(self.limit() - self.next)
     }
 
     /// The next range to fetch ahead. Only whole parts that fit the window, but for the file's last.
     pub(super) fn ahead(&self, size: u64, config: &Config) -> Option<Range<u64>> {
-        let limit = self.next.saturating_add(self.window(config)).min(size);
-        let end = self.frontier.saturating_add(self.part(config)).min(size);
+        let stop = self.limit().min(size);
+        let limit = self.next.saturating_add(self.window(config)).min(stop);
+        let end = self.frontier.saturating_add(self.part(config)).min(stop);
         (self.frontier < limit && end <= limit).then_some(self.frontier..end)
     }
 
@@ -104,13 +143,14 @@ mod tests {
 
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
-    const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB };
+    const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 64 };
 
     /// Reads on in steps of `step`; returns what may be fetched ahead after each.
     fn walk(cursor: &mut Cursor, size: u64, step: u64, count: u64) -> Vec<Range<u64>> {
         let mut ahead = Vec::new();
         for _ in 0..count {
             cursor.goes_on(&(cursor.next..(cursor.next + step).min(size)));
+            cursor.stalled(&CONFIG);
             while let Some(range) = cursor.ahead(size, &CONFIG) {
                 cursor.fetched(range.end);
                 ahead.push(range);
@@ -121,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_first_read_wants_nothing_more() {
-        let cursor = Cursor::new(&(0..4096));
+        let cursor = Cursor::new(&(0..4096), None);
         assert_eq!((cursor.ahead(1 << 30, &CONFIG), cursor.stretch(&CONFIG)), (None, 0));
     }
 
@@ -137,8 +177,9 @@ mod tests {
             (MIB, 4 * MIB, 4 * MIB, MIB),
             (MIB, 1 << 30, 64 * MIB, 8 * MIB),
         ] {
-            let mut cursor = Cursor::new(&(begin..begin + run / 2));
+            let mut cursor = Cursor::new(&(begin..begin + run / 2), None);
             cursor.goes_on(&(begin + run / 2..begin + run));
+            (0..6).for_each(|_| cursor.stalled(&CONFIG));
             assert_eq!((cursor.window(&CONFIG), cursor.part(&CONFIG)), (window, part), "{begin} {run}");
             assert!(cursor.stretch(&CONFIG) <= window);
         }
@@ -147,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_fetched_ahead_has_no_gaps_and_ends_with_the_file() {
         for size in [3 * MIB, 50 * MIB + 17, 300 * MIB] {
-            let mut cursor = Cursor::new(&(0..MIB));
+            let mut cursor = Cursor::new(&(0..MIB), None);
             let ahead = walk(&mut cursor, size, MIB, size / MIB);
             assert!(ahead.windows(2).all(|pair| pair[0].end == pair[1].start), "{ahead:?}");
             assert_eq!(ahead.last().unwrap().end, size);
@@ -157,15 +198,37 @@ mod tests {
     #[test]
     fn a_run_in_the_middle_costs_at_most_its_length() {
         for count in 2..200 {
-            let mut cursor = Cursor::new(&(1 << 30..(1 << 30) + 128 * KIB));
+            let mut cursor = Cursor::new(&(1 << 30..(1 << 30) + 128 * KIB), None);
             walk(&mut cursor, 1 << 40, 128 * KIB, count - 1);
             assert!(cursor.frontier - cursor.next <= cursor.next - cursor.begin);
         }
     }
 
     #[test]
+    fn who_never_waits_is_run_ahead_of_by_little() {
+        let mut cursor = Cursor::new(&(0..MIB), None);
+        cursor.goes_on(&(MIB..100 * MIB));
+        assert_eq!(cursor.window(&CONFIG), FIRST);
+        for (waits, window) in [(1, 2 * MIB), (2, 8 * MIB), (10, 64 * MIB)] {
+            (0..waits).for_each(|_| cursor.stalled(&CONFIG));
+            assert_eq!(cursor.window(&CONFIG), window);
+        }
+    }
+
+    #[test]
+    fn where_others_stopped_it_stops_until_it_goes_on() {
+        let begin = 100 * MIB;
+        let mut cursor = Cursor::new(&(begin..begin + 128 * KIB), Some(Usual { run: MIB, exception: 2 * MIB }));
+        let ahead = walk(&mut cursor, 1 << 30, 128 * KIB, 7);
+        assert_eq!((cursor.next, ahead.last().unwrap().end, cursor.stretch(&CONFIG)), (begin + MIB, begin + MIB, 0));
+        // As far again is no news.
+        assert!(walk(&mut cursor, 1 << 30, 128 * KIB, 8).is_empty());
+        assert!(!walk(&mut cursor, 1 << 30, 128 * KIB, 3).is_empty());
+    }
+
+    #[test]
     fn a_restart_has_to_be_earned_again() {
-        let mut cursor = Cursor::new(&(0..MIB));
+        let mut cursor = Cursor::new(&(0..MIB), None);
         walk(&mut cursor, 1 << 30, MIB, 20);
         cursor.restart();
         assert!(!cursor.is_sequential() && !cursor.wants(&(21 * MIB..22 * MIB)));

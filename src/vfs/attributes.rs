@@ -32,6 +32,11 @@ impl Vfs {
     /// `Unsupported` for another length, `NotPermitted` for the rest where the volume's option refuses it.
     pub async fn setattr(&self, ino: Ino, handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
         self.writable()?;
+        if self.is_control(ino) {
+            // A shell's redirection truncates.
+            let only_size = set == SetAttr { size: set.size, ..SetAttr::default() };
+            return if only_size { Ok(self.control_attr(ino)) } else { Err(Error::NotPermitted) };
+        }
         if let Some(size) = set.size {
             self.resize(ino, handle, size).await?;
         }

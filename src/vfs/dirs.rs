@@ -15,7 +15,8 @@ use tokio::sync::{Mutex, mpsc};
 use super::changes::{Outcome, Ticket};
 use super::handles::{Handle, Open};
 use super::inodes::Ino;
-use super::{Attr, Error, Result, Vfs};
+use super::listings::Pass;
+use super::{Attr, Error, Result, Vfs, control};
 use crate::backend::{self, Entry, Kind, Meta, Name, Path};
 
 /// Entries fetched ahead of a reader.
@@ -88,6 +89,8 @@ struct Source {
     asked: Arc<Ticket>,
     /// Files being written when the pass began; they came first.
     here: HashSet<Name>,
+    /// What is remembered of it.
+    pass: Arc<Pass>,
 }
 
 impl fmt::Debug for Listing {
@@ -166,6 +169,9 @@ impl Vfs {
     /// # Errors
     /// `NotADirectory`, `NotFound`, `Stale`
     pub fn open_dir(&self, ino: Ino) -> Result<Handle> {
+        if self.is_control(ino) {
+            return if ino == control::DIR { Ok(self.open_control(ino)?.handle) } else { Err(Error::NotADirectory) };
+        }
         let mut inodes = self.inodes();
         inodes.directory(ino)?;
         inodes.open(ino, false)?;
@@ -179,6 +185,9 @@ impl Vfs {
     /// # Errors
     /// What the store failed with; `NotFound` for a directory that is gone.
     pub async fn read_dir(&self, handle: Handle, mut offset: u64, limit: usize) -> Result<Vec<Listed>> {
+        if let Open::Order(order) = self.handles.get(handle)? {
+            return Ok(if order.ino == control::DIR && offset == 0 { vec![Listed::control()] } else { Vec::new() });
+        }
         let directory = self.handles.directory(handle)?;
         let mut listing = directory.listing.lock().await;
         if offset == 0 || !listing.started {
@@ -231,7 +240,11 @@ impl Vfs {
                     listing.source = None;
                     listing.failed = Some(error.into());
                 }
-                None => listing.source = None,
+                None => {
+                    if let Some(source) = listing.source.take() {
+                        self.listings.done(&source.pass);
+                    }
+                }
             }
         }
         Ok(())
@@ -242,6 +255,11 @@ impl Vfs {
     /// # Errors
     /// `BadHandle`
     pub fn close_dir(&self, handle: Handle) -> Result<()> {
+        if let Open::Order(order) = self.handles.get(handle)? {
+            self.handles.remove(handle);
+            self.close_control(&order);
+            return Ok(());
+        }
         let directory = self.handles.directory(handle)?;
         self.handles.remove(handle);
         self.inodes().close(directory.ino);
@@ -253,6 +271,10 @@ impl Vfs {
     /// # Errors
     /// `NotFound` for a directory that is gone.
     pub fn take_listed(&self, dir: Ino, listed: &Listed) -> Result<Taken> {
+        if self.is_control(listed.ino) {
+            // Nobody counts lookups of it.
+            return Ok(Taken { attr: self.control_attr(listed.ino), sure: true, counted: false });
+        }
         let mut inodes = self.inodes();
         let (ino, sure) = match &listed.known {
             // Asked under the table's lock: a change is recorded before the table learns of it.
@@ -284,8 +306,10 @@ impl Vfs {
         for (name, ino) in &here {
             listing.push(name.as_bytes(), *ino, Kind::File, Known::Here);
         }
+        let asked = Arc::new(asked);
         listing.source = Some(Source {
-            asked: Arc::new(asked),
+            pass: self.listings.begin(&path, asked.clone(), reign, self.read_ahead.source(), self.believed()),
+            asked,
             entries: fetch_ahead(self.backend.list(&path)),
             path,
             here: here.into_iter().map(|(name, _)| name).collect(),
@@ -319,6 +343,7 @@ impl Vfs {
         if entry.name.is_reserved() || source.here.contains(&entry.name) {
             return None;
         }
+        self.listings.push(&source.pass, &entry.name, &entry.meta);
         let path = source.path.join(&entry.name);
         let inodes = self.inodes();
         if let Some(ino) = inodes.written_at(&path) {
@@ -337,6 +362,12 @@ impl Vfs {
 }
 
 impl Listed {
+    /// The only entry of the control file's directory.
+    fn control() -> Listed {
+        let name = control::NAME.as_bytes().to_vec();
+        Listed { name, ino: control::FILE, kind: Kind::File, next: 1, known: Known::Above }
+    }
+
     /// False for what this mount removed after it was fetched.
     fn is_there(&self) -> bool {
         match &self.known {

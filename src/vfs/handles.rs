@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::control::Order;
 use super::dirs::Directory;
 use super::{Error, Ino, Result};
 
@@ -24,6 +25,8 @@ pub(super) enum Open {
     Writing { ino: Ino },
     /// A directory.
     Directory(Arc<Directory>),
+    /// The control file, or its directory.
+    Order(Arc<Order>),
 }
 
 /// All that is open.
@@ -57,7 +60,7 @@ impl Handles {
     pub(super) fn file(&self, handle: Handle) -> Result<Ino> {
         match self.get(handle)? {
             Open::Reading { ino, .. } | Open::Writing { ino } => Ok(ino),
-            Open::Directory(_) => Err(Error::BadHandle),
+            Open::Directory(_) | Open::Order(_) => Err(Error::BadHandle),
         }
     }
 
@@ -68,7 +71,7 @@ impl Handles {
     pub(super) fn writing(&self, handle: Handle) -> Result<Ino> {
         match self.get(handle)? {
             Open::Writing { ino } => Ok(ino),
-            Open::Reading { .. } | Open::Directory(_) => Err(Error::BadHandle),
+            Open::Reading { .. } | Open::Directory(_) | Open::Order(_) => Err(Error::BadHandle),
         }
     }
 
@@ -77,7 +80,7 @@ impl Handles {
     pub(super) fn directory(&self, handle: Handle) -> Result<Arc<Directory>> {
         match self.get(handle)? {
             Open::Directory(directory) => Ok(directory),
-            Open::Reading { .. } | Open::Writing { .. } => Err(Error::BadHandle),
+            Open::Reading { .. } | Open::Writing { .. } | Open::Order(_) => Err(Error::BadHandle),
         }
     }
 

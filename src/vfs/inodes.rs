@@ -447,7 +447,7 @@ impl Inodes {
         let mut hasher = DefaultHasher::new();
         (path, file).hash(&mut hasher);
         let mut number = hasher.finish() >> 11;
-        while number <= Ino::ROOT.0 || self.inodes.contains_key(&Ino(number)) {
+        while number <= super::control::FILE.0 || self.inodes.contains_key(&Ino(number)) {
             number = (number + 1) % (1 << 53);
         }
         Ino(number)

@@ -5,12 +5,14 @@
 
 mod attributes;
 mod changes;
+mod control;
 mod count;
 mod dirs;
 mod error;
 mod handles;
 mod inodes;
 mod ledger;
+mod listings;
 mod locks;
 #[cfg(test)]
 mod model;
@@ -45,9 +47,11 @@ use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use crate::tunable::Span;
 use changes::Changes;
+use control::Orders;
 use handles::Handles;
 use inodes::{Content, File, Inode, Inodes};
 use ledger::Ledger;
+use listings::Listings;
 use locks::Locks;
 use reign::Reign;
 
@@ -72,6 +76,8 @@ pub struct Config {
     pub accept_attributes: bool,
     /// A publish replaces whatever lies there; else only what its handle began from.
     pub last_wins: bool,
+    /// Programs may say in what order they will read (`.millrace/ahead`).
+    pub announce: bool,
 }
 
 impl Default for Config {
@@ -86,6 +92,7 @@ impl Default for Config {
             read_only: false,
             accept_attributes: true,
             last_wins: false,
+            announce: true,
         }
     }
 }
@@ -165,6 +172,8 @@ pub struct Vfs {
     inodes: Mutex<Inodes>,
     handles: Handles,
     changes: Changes,
+    listings: Listings,
+    orders: Orders,
     ledger: Mutex<Ledger>,
     reign: Reign,
     fences: watch::Sender<u64>,
@@ -180,11 +189,13 @@ impl Vfs {
         Vfs {
             backend,
             read_ahead,
+            listings: Listings::new(budget.clone()),
             budget,
             config,
             inodes: Mutex::new(Inodes::new()),
             handles: Handles::default(),
             changes: Changes::default(),
+            orders: Orders::default(),
             ledger: Mutex::default(),
             reign: Reign::default(),
             fences: watch::Sender::new(0),
@@ -218,6 +229,9 @@ impl Vfs {
     /// # Errors
     /// `Stale`, also for what only a listing told the name of (the kernel looks up anew).
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        if self.is_control(ino) {
+            return Ok(self.control_attr(ino));
+        }
         let inodes = self.inodes();
         let inode = inodes.get(ino)?;
         if inode.linked && inode.file().is_ok_and(File::unseen) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::tests::{ME, NEW, OTHER, names, path, read, stored, volume};
+use super::tests::{ME, NEW, OTHER, names, path, read, stored, volume_with};
 use super::*;
 use crate::backend::memory::Memory;
 
@@ -375,7 +375,7 @@ proptest! {
     fn any_order_of_calls_follows_the_model(calls in proptest::collection::vec(calls(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (store, vfs) = volume();
+            let (store, vfs) = volume_with(Config { ttl: Duration::ZERO.into(), ..Config::default() });
             let mut model = Model::default();
             for call in &calls {
                 apply(&vfs, &store, &mut model, call).await;
@@ -389,7 +389,7 @@ proptest! {
     fn use_is_what_a_count_would_find(calls in proptest::collection::vec(calls(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (store, vfs) = volume();
+            let (store, vfs) = volume_with(Config { ttl: Duration::ZERO.into(), ..Config::default() });
             let mut model = Model::default();
             vfs.count().await.unwrap();
             for call in calls.iter().filter(|call| !matches!(call, Call::Others(..))) {

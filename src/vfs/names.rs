@@ -4,6 +4,7 @@
 //! so that an older answer of the store is never taken for news.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
@@ -11,10 +12,15 @@ use super::changes::{Outcome, Ticket};
 use super::handles::Open;
 use super::inodes::Ino;
 use super::ledger::Amount;
+use super::listings::Remembered;
 use super::read::{OpenOptions, Opened, Pages};
 use super::write::Writer;
 use super::{Attr, Error, Result, Vfs};
 use crate::backend::{self, Base, CreateOptions, ErrorKind, Kind, Meta, Name, Path, RenameOptions, Version};
+use crate::prefetch::Target;
+
+/// For ever, as far as a kernel's lifetime goes.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What lies under a name.
 enum There {
@@ -30,13 +36,71 @@ impl Vfs {
     /// # Errors
     /// `NotFound`, `NameTooLong`, `Io`, `Denied`
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
-        let path = self.known_name(parent, name)?;
-        let ino = self.enter(&path).await?;
-        self.getattr(ino)
+        self.look_up(parent, name).await.map(|(attr, _)| attr)
     }
 
-    /// Takes in what lies at `path` and counts a lookup of it.
+    /// As [`Vfs::lookup`], with how long it may be believed from now on.
+    ///
+    /// # Errors
+    /// As [`Vfs::lookup`].
+    pub async fn look_up(&self, parent: Ino, name: &[u8]) -> Result<(Attr, Duration)> {
+        if let Some(attr) = self.control(parent, name) {
+            return Ok((attr, self.believed()));
+        }
+        if self.is_control(parent) {
+            return Err(Error::NotFound);
+        }
+        let path = self.known_name(parent, name)?;
+        if let Some((ino, believed)) = self.enter_remembered(&path).await {
+            return Ok((self.getattr(ino)?, believed));
+        }
+        let ino = self.enter(&path).await?;
+        Ok((self.getattr(ino)?, self.believed()))
+    }
+
+    /// How long what the store says now may be believed.
+    pub fn believed(&self) -> Duration {
+        if self.config.immutable { FOR_EVER } else { self.config.ttl.get() }
+    }
+
+    /// Takes in what a listing, or a file fetched ahead, has told of `path`, while that is believed, and counts a
+    /// lookup of it.
+    async fn enter_remembered(&self, path: &Path) -> Option<(Ino, Duration)> {
+        let ttl = self.believed();
+        let listed = self.listings.get(path, self.reign.number());
+        if let Some(Remembered { meta, pass }) = &listed
+            && let Some(left) = pass.left(ttl)
+        {
+            return self.take_in(path, meta, &pass.asked).map(|ino| (ino, left));
+        }
+        let seen = self.read_ahead.seen_at(path).await?;
+        let left = ttl.checked_sub(seen.since.elapsed()).filter(|left| !left.is_zero())?;
+        let ino = match (&seen.meta, listed) {
+            (Some(meta), _) => self.take_in(path, meta, &self.order(seen.source)?.asked),
+            (None, Some(Remembered { meta, pass })) => {
+                // The listing's attributes, of the version that was found there since.
+                let same = meta.version().is_some_and(|version| seen.what == Target::Version(version.clone()));
+                if same { self.take_in(path, &meta, &pass.asked) } else { None }
+            }
+            (None, None) => None,
+        }?;
+        Some((ino, left))
+    }
+
+    /// Takes in what was learned of `path` after `asked`, and counts a lookup of it; `None` where this mount changed it
+    /// since.
+    fn take_in(&self, path: &Path, meta: &Meta, asked: &Ticket) -> Option<Ino> {
+        let mut inodes = self.inodes();
+        // Asked under the table's lock: a change is recorded before the table learns of it.
+        if inodes.written_at(path).is_some() || asked.changed(path).is_some() {
+            return None;
+        }
+        Some(inodes.enter(path, meta))
+    }
+
+    /// Asks the store what lies at `path`, takes it in and counts a lookup of it.
     async fn enter(&self, path: &Path) -> Result<Ino> {
+        self.listings.outdate(path);
         loop {
             let there = match self.there(path).await {
                 Ok(there) => there,
@@ -58,7 +122,10 @@ impl Vfs {
                     return Ok(ino);
                 }
                 // Asked under the table's lock: a change is recorded before the table learns of it.
-                There::Store(meta, asked) if asked.changed(path).is_none() => return Ok(inodes.enter(path, &meta)),
+                There::Store(meta, asked) if asked.changed(path).is_none() => {
+                    self.listings.confirm(path, &meta);
+                    return Ok(inodes.enter(path, &meta));
+                }
                 There::Here(_) | There::Store(..) => {}
             }
         }
@@ -132,6 +199,7 @@ impl Vfs {
         if self.inodes().written_at(&path).is_some() {
             return Err(Error::Exists);
         }
+        self.listings.forget(&path);
         let made = self.backend.make_dir(&path).await;
         self.changes.record(&path, Outcome::Uncertain);
         let meta = made?;
@@ -183,6 +251,7 @@ impl Vfs {
             return Err(Error::NotEmpty);
         }
         self.remove(path, Kind::Directory).await?;
+        self.listings.forget(path);
         self.counts(path, Amount::directory(-1));
         self.inodes().detach(path);
         Ok(())
@@ -323,6 +392,8 @@ impl Vfs {
             Err(error) if error.kind == ErrorKind::Unsupported => return Err(Error::CrossDevice),
             Err(error) => return Err(error.into()),
         }
+        self.listings.forget(old);
+        self.listings.forget(new);
         self.counts(old, Amount::directory(-1));
         self.counts(new, Amount::directory(1));
         let mut inodes = self.inodes();
@@ -346,6 +417,9 @@ impl Vfs {
     /// The path of a name that exists, or may.
     fn known_name(&self, parent: Ino, name: &[u8]) -> Result<Path> {
         let name = Name::new(name)?;
+        if self.is_control(parent) {
+            return Err(Error::NotPermitted);
+        }
         let parent = self.inodes().directory(parent)?;
         if name.is_reserved() {
             return Err(Error::NotFound);
@@ -356,6 +430,9 @@ impl Vfs {
     /// The path of a name that something is to get.
     fn new_name(&self, parent: Ino, name: &[u8]) -> Result<Path> {
         let name = Name::new(name)?;
+        if self.is_control(parent) {
+            return Err(Error::NotPermitted);
+        }
         let parent = self.inodes().directory(parent)?;
         if name.is_reserved() {
             return Err(Error::NotPermitted);

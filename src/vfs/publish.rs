@@ -34,6 +34,10 @@ impl Vfs {
         match self.handles.get(handle)? {
             Open::Writing { ino } => self.publish(ino, Why::Flush(owner)).await,
             Open::Reading { .. } => Ok(()),
+            Open::Order(order) => {
+                self.flush_control(&order);
+                Ok(())
+            }
             Open::Directory(_) => Err(Error::BadHandle),
         }
     }
@@ -46,7 +50,7 @@ impl Vfs {
     pub async fn fsync(&self, handle: Handle) -> Result<()> {
         match self.handles.get(handle)? {
             Open::Writing { ino } => self.publish(ino, Why::Sync).await,
-            Open::Reading { .. } => Ok(()),
+            Open::Reading { .. } | Open::Order(_) => Ok(()),
             Open::Directory(_) => Err(Error::BadHandle),
         }
     }
@@ -62,6 +66,10 @@ impl Vfs {
                 Ok(())
             }
             Some(Open::Writing { ino }) => self.release_writing(ino).await,
+            Some(Open::Order(order)) => {
+                self.close_control(&order);
+                Ok(())
+            }
             Some(Open::Directory(_)) | None => Err(Error::BadHandle),
         }
     }

@@ -9,9 +9,9 @@ use super::handles::{Handle, Open};
 use super::inodes::{File, Ino};
 use super::reign::Held;
 use super::write::Gate;
-use super::{Error, Invalidation, Result, Vfs};
-use crate::backend::{ErrorKind, Version};
-use crate::prefetch::FileReader;
+use super::{Error, Invalidation, Result, Vfs, control};
+use crate::backend::{ErrorKind, Path, Version};
+use crate::prefetch::{Ahead, FileReader, Target};
 
 /// The kernel keeps file content in pages of this many bytes.
 const PAGE: u64 = 4096;
@@ -57,7 +57,8 @@ pub struct Answer {
 
 enum Source {
     Written(Gate),
-    Stored(Version, Arc<FileReader>),
+    /// With how far the file had been fetched ahead, where this is the first to read it.
+    Stored(Version, Arc<FileReader>, Option<Ahead>),
 }
 
 impl Vfs {
@@ -70,6 +71,9 @@ impl Vfs {
         let writes = how.write || how.truncate;
         if writes {
             self.writable()?;
+        }
+        if self.is_control(ino) {
+            return if ino == control::FILE { self.open_control(ino) } else { Err(Error::IsADirectory) };
         }
         {
             let mut inodes = self.inodes();
@@ -136,6 +140,7 @@ impl Vfs {
         let (ino, cached) = match self.handles.get(handle)? {
             Open::Reading { ino, cached } => (ino, cached),
             Open::Writing { ino } => (ino, false),
+            Open::Order(order) => return Ok(self.read_control(&order, offset, size)),
             Open::Directory(_) => return Err(Error::BadHandle),
         };
         let wanted = offset..offset.saturating_add(u64::from(size));
@@ -146,7 +151,10 @@ impl Vfs {
                     Some(bytes) => bytes,
                     None => continue,
                 },
-                Source::Stored(version, reader) => {
+                Source::Stored(version, reader, found) => {
+                    if let Some(found) = found {
+                        self.run_ahead(&version.path, found);
+                    }
                     let range = wanted.start.min(version.size)..wanted.end.min(version.size);
                     if range.is_empty() {
                         return Ok(Bytes::new());
@@ -174,8 +182,27 @@ impl Vfs {
             return Ok(Source::Written(file.gate.get_or_insert_default().clone()));
         }
         let File { stored: Some(version), reader, .. } = file else { return Err(Error::Stale) };
-        let reader = reader.get_or_insert_with(|| self.read_ahead.open(version.clone())).clone();
-        Ok(Source::Stored(version.clone(), reader))
+        if let Some(reader) = reader {
+            return Ok(Source::Stored(version.clone(), reader.clone(), None));
+        }
+        let (opened, found) = self.read_ahead.open(version.clone());
+        *reader = Some(opened.clone());
+        Ok(Source::Stored(version.clone(), opened, Some(found)))
+    }
+
+    /// Somebody began to read the file at `path`: has those fetched that are likely to be read next.
+    fn run_ahead(&self, path: &Path, found: Ahead) {
+        if self.run_ahead_of_orders(path, found) {
+            return;
+        }
+        let Some(follow) = self.listings.follow(path, self.reign.number(), found) else { return };
+        let wasted = self.read_ahead.pass_over(&follow.passed);
+        if wasted > 0 {
+            follow.pass.wasted(follow.at, wasted);
+        }
+        if !follow.ahead.is_empty() {
+            self.read_ahead.want(follow.source, follow.ahead.into_iter().map(Target::Version));
+        }
     }
 
     /// Written bytes that are still in memory; `None` where the file is no longer being written.
@@ -205,6 +232,7 @@ impl Vfs {
             return Ok(false);
         }
         if inode.linked {
+            self.listings.outdate(&path);
             inodes.detach(&path);
             if let Some((parent, name)) = path.split_last()
                 && let Some(parent) = inodes.at(&parent)

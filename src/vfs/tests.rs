@@ -1,3 +1,5 @@
+mod ahead;
+
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -102,8 +104,12 @@ fn over(backend: Arc<dyn Backend>, config: Config) -> Vfs {
 }
 
 pub(super) fn volume() -> (Memory, Vfs) {
+    volume_with(Config::default())
+}
+
+pub(super) fn volume_with(config: Config) -> (Memory, Vfs) {
     let memory = Memory::new();
-    let vfs = over(Arc::new(memory.clone()), Config::default());
+    let vfs = over(Arc::new(memory.clone()), config);
     (memory, vfs)
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
 
-use super::handles::Handle;
+use super::handles::{Handle, Open};
 use super::inodes::{File, Ino};
 use super::ledger::Full;
 use super::locks::Locked;
@@ -79,6 +79,9 @@ impl Vfs {
     /// `NoSpace` where the volume's limit would be passed: nothing is written, and what was before stays. `TooLarge`,
     /// `Io`, `Denied`, and `NoSpace` of the store's own: the content is lost then, and every later publish of it fails.
     pub async fn write(&self, handle: Handle, offset: u64, data: Bytes, owner: Option<Owner>) -> Result<u32> {
+        if let Open::Order(order) = self.handles.get(handle)? {
+            return self.write_control(&order, &data);
+        }
         let ino = self.handles.writing(handle)?;
         let length = u32::try_from(data.len()).map_err(|_| Error::Invalid)?;
         let gate = self.gate(ino)?;

@@ -152,5 +152,6 @@ fn shown(spec: &VolumeSpec, ttl: &Span) -> vfs::Config {
         read_only: spec.read_only,
         accept_attributes: options.attributes == AttributeChanges::Accepted,
         last_wins: options.overwrite == Overwrite::LastWins,
+        announce: options.announce,
     }
 }

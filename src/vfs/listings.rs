@@ -1,0 +1,452 @@
+//! What listings told, remembered: so that a listed file is looked up without the store, for as long as a listing is
+//! believed, and so that the files of a directory are fetched ahead of a reader who goes through them in their order.
+//!
+//! A listing's order outlives what it said of the files: a guess is pinned to a version, and an old one costs a request
+//! at most. What is kept is compact, paid for from the budget, and bounded: the directory that was used least recently
+//! goes first.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::changes::Ticket;
+use crate::backend::{Meta, Name, Node, Path, Permissions, Version};
+use crate::budget::{Budget, Lease};
+use crate::prefetch::{Ahead, Runs, Source};
+
+/// Entries that are paid for at once.
+const BLOCK: usize = 256;
+/// What an entry takes, in bytes, with a name and a version of usual lengths.
+const ENTRY: u64 = 192;
+/// Part of the budget that listings may take.
+const SHARE: u64 = 32;
+/// Files of one directory that are fetched ahead of one reader, at most.
+const MOST_AHEAD: usize = 128;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Listings {
+    budget: Budget,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    passes: HashMap<Path, (Arc<Pass>, Instant)>,
+}
+
+/// One pass over a directory, as far as it was read. Shared by who lists and who looks up.
+#[derive(Debug)]
+pub(super) struct Pass {
+    dir: Path,
+    /// From before the store was asked.
+    pub(super) asked: Arc<Ticket>,
+    at: Instant,
+    reign: u64,
+    source: Source,
+    rows: Mutex<Rows>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    /// Names and versions, one behind the other.
+    text: Vec<u8>,
+    rows: Vec<Row>,
+    /// By a name's hash. Of two names with one hash, the first is not found.
+    index: HashMap<u64, u32>,
+    hasher: RandomState,
+    leases: Vec<Lease>,
+    /// What comes now is not kept: memory was short.
+    full: bool,
+    runs: Runs,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    start: usize,
+    name: u8,
+    /// Lengths of the version's two halves; the second is the first where it has none of its own.
+    file: u16,
+    bytes: Option<u16>,
+    /// `None` for a directory.
+    size: Option<u64>,
+    mtime: SystemTime,
+    permissions: Option<Permissions>,
+    readable: bool,
+    /// Something else may lie there now.
+    outdated: bool,
+}
+
+/// What a listing said of a name.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) meta: Meta,
+    pub(super) pass: Arc<Pass>,
+}
+
+/// What follows from a read of a file that was listed.
+#[derive(Debug)]
+pub(super) struct Follow {
+    pub(super) source: Source,
+    /// To be fetched ahead.
+    pub(super) ahead: Vec<Version>,
+    /// Passed over.
+    pub(super) passed: Vec<Path>,
+    pub(super) pass: Arc<Pass>,
+    pub(super) at: usize,
+}
+
+impl Listings {
+    pub(super) fn new(budget: Budget) -> Listings {
+        Listings { budget, known: Mutex::default() }
+    }
+
+    /// A pass over `dir` begins, which is believed for `ttl`. Who looks up is told of it at once where nothing is
+    /// remembered that may still be believed, else by [`Listings::done`].
+    pub(super) fn begin(&self, dir: &Path, asked: Arc<Ticket>, reign: u64, source: Source, ttl: Duration) -> Arc<Pass> {
+        let (at, rows) = (Instant::now(), Mutex::default());
+        let pass = Arc::new(Pass { dir: dir.clone(), asked, at, reign, source, rows });
+        let mut known = self.known();
+        let old = known.passes.get(dir).is_some_and(|(old, _)| old.reign == reign && old.left(ttl).is_some());
+        if !old {
+            known.passes.insert(dir.clone(), (pass.clone(), at));
+        }
+        drop(known);
+        pass
+    }
+
+    /// An entry of a pass, the next one.
+    pub(super) fn push(&self, pass: &Pass, name: &Name, meta: &Meta) {
+        let mut rows = pass.rows();
+        if rows.full {
+            return;
+        }
+        if rows.rows.len().is_multiple_of(BLOCK) {
+            // Only the first entries of a directory that is too large for it.
+            let fits = rows.rows.len() < self.most() && self.make_room(pass, rows.rows.len() + BLOCK);
+            match self.budget.try_acquire(BLOCK as u64 * ENTRY).filter(|_| fits) {
+                Some(lease) => rows.leases.push(lease),
+                None => return rows.full = true,
+            }
+        }
+        rows.push(name, meta);
+    }
+
+    /// A pass is at its end: from now on it is what is remembered.
+    pub(super) fn done(&self, pass: &Arc<Pass>) {
+        self.known().passes.insert(pass.dir.clone(), (pass.clone(), Instant::now()));
+    }
+
+    /// What the newest listing of the directory of `path` said of it, whenever that was.
+    pub(super) fn get(&self, path: &Path, reign: u64) -> Option<Remembered> {
+        let (pass, name) = self.pass_of(path, reign)?;
+        let meta = {
+            let rows = pass.rows();
+            let row = rows.rows.get(rows.find(&name)?).filter(|row| !row.outdated)?;
+            rows.meta(row, &pass.dir)
+        };
+        Some(Remembered { meta, pass })
+    }
+
+    /// What was listed at `path` may no longer be so.
+    pub(super) fn outdate(&self, path: &Path) {
+        self.mark(path, |_, row| row.outdated = true);
+    }
+
+    /// The store was asked of `path`, and said `meta`.
+    pub(super) fn confirm(&self, path: &Path, meta: &Meta) {
+        self.mark(path, |listed, row| row.outdated = listed != *meta);
+    }
+
+    fn mark(&self, path: &Path, mark: impl FnOnce(Meta, &mut Row)) {
+        let Some((dir, name)) = path.split_last() else { return };
+        let Some(pass) = self.known().passes.get(&dir).map(|(pass, _)| pass.clone()) else { return };
+        let mut rows = pass.rows();
+        if let Some(at) = rows.find(&name)
+            && let Some(mut row) = rows.rows.get(at).copied()
+        {
+            mark(rows.meta(&row, &dir), &mut row);
+            rows.rows[at] = row;
+        }
+    }
+
+    /// Nothing is remembered of `dir` and what lies below it.
+    pub(super) fn forget(&self, dir: &Path) {
+        self.known().passes.retain(|known, _| !known.starts_with(dir));
+    }
+
+    /// The file at `path` is read, for which it had been fetched ahead as far as `found`.
+    pub(super) fn follow(&self, path: &Path, reign: u64, found: Ahead) -> Option<Follow> {
+        let (pass, name) = self.pass_of(path, reign)?;
+        let (at, ahead, passed) = {
+            let mut rows = pass.rows();
+            let at = rows.find(&name)?;
+            let length = rows.rows.len();
+            let next = rows.runs.read(at, length, found, MOST_AHEAD);
+            let meta = |at: usize| Some(rows.meta(rows.rows.get(at)?, &pass.dir));
+            let file = |at: usize| meta(at).filter(|meta| meta.readable)?.version().cloned();
+            let passed = next.passed.filter_map(|at| Some(pass.dir.join(&rows.name(rows.rows.get(at)?)?)));
+            (at, next.ahead.filter_map(file).collect(), passed.collect())
+        };
+        Some(Follow { source: pass.source, ahead, passed, pass, at })
+    }
+
+    fn pass_of(&self, path: &Path, reign: u64) -> Option<(Arc<Pass>, Name)> {
+        let (dir, name) = path.split_last()?;
+        let mut known = self.known();
+        let (pass, used) = known.passes.get_mut(&dir)?;
+        if pass.reign != reign {
+            known.passes.remove(&dir);
+            return None;
+        }
+        *used = Instant::now();
+        Some((pass.clone(), name))
+    }
+
+    /// Entries that may be remembered.
+    fn most(&self) -> usize {
+        usize::try_from(self.budget.total() / SHARE / ENTRY).unwrap_or(usize::MAX)
+    }
+
+    /// Drops what was used least recently, until `pass` has room for `entries`.
+    fn make_room(&self, pass: &Pass, entries: usize) -> bool {
+        let most = self.most();
+        let mut known = self.known();
+        loop {
+            let others = known.passes.iter().filter(|(_, (other, _))| !std::ptr::eq(&**other, pass));
+            // One that is being pushed to, and so locked, counts as full.
+            let rows = |pass: &Pass| pass.rows.try_lock().map_or(most, |rows| rows.rows.len());
+            let held: Vec<_> = others.map(|(dir, (other, used))| (*used, dir.clone(), rows(other))).collect();
+            if held.iter().map(|(_, _, rows)| rows).sum::<usize>() + entries <= most {
+                return true;
+            }
+            let Some((_, oldest, _)) = held.into_iter().min_by_key(|(used, _, _)| *used) else { return false };
+            known.passes.remove(&oldest);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// How long what it says may still be believed, of `ttl` from when it began.
+    pub(super) fn left(&self, ttl: Duration) -> Option<Duration> {
+        ttl.checked_sub(self.at.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// So many files were fetched ahead of whoever read the one at `at` and passed over.
+    pub(super) fn wasted(&self, at: usize, files: usize) {
+        self.rows().runs.wasted(at, files);
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    fn push(&mut self, name: &Name, meta: &Meta) {
+        let version = meta.version();
+        let (file, bytes) = version.map_or(("", ""), |version| (&*version.file, &*version.bytes));
+        let own = (bytes != file).then_some(bytes);
+        let lengths = (
+            u8::try_from(name.as_bytes().len()),
+            u16::try_from(file.len()),
+            own.map(str::len).map(u16::try_from).transpose(),
+        );
+        // Longer than anything a store is known to have.
+        let (Ok(name_length), Ok(file_length), Ok(own_length), Ok(at)) =
+            (lengths.0, lengths.1, lengths.2, u32::try_from(self.rows.len()))
+        else {
+            return;
+        };
+        let row = Row {
+            start: self.text.len(),
+            name: name_length,
+            file: file_length,
+            bytes: own_length,
+            size: version.map(|version| version.size),
+            mtime: meta.mtime,
+            permissions: meta.permissions,
+            readable: meta.readable,
+            outdated: false,
+        };
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(file.as_bytes());
+        self.text.extend_from_slice(own.unwrap_or_default().as_bytes());
+        self.rows.push(row);
+        self.index.insert(self.hasher.hash_one(name.as_bytes()), at);
+    }
+
+    fn find(&self, name: &Name) -> Option<usize> {
+        let at = usize::try_from(*self.index.get(&self.hasher.hash_one(name.as_bytes()))?).ok()?;
+        let row = self.rows.get(at)?;
+        (self.slice(row.start, row.name.into()) == name.as_bytes()).then_some(at)
+    }
+
+    fn name(&self, row: &Row) -> Option<Name> {
+        Name::new(self.slice(row.start, row.name.into())).ok()
+    }
+
+    fn meta(&self, row: &Row, dir: &Path) -> Meta {
+        let node = match (row.size, self.name(row)) {
+            (Some(size), Some(name)) => {
+                let start = row.start + usize::from(row.name);
+                let text = |start, length| -> Arc<str> { String::from_utf8_lossy(self.slice(start, length)).into() };
+                let file = text(start, row.file.into());
+                let bytes =
+                    row.bytes.map_or_else(|| file.clone(), |own| text(start + usize::from(row.file), own.into()));
+                Node::File(Version { path: dir.join(&name), file, bytes, size })
+            }
+            _ => Node::Directory,
+        };
+        Meta { node, mtime: row.mtime, permissions: row.permissions, readable: row.readable }
+    }
+
+    fn slice(&self, start: usize, length: usize) -> &[u8] {
+        self.text.get(start..start + length).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::changes::Changes;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn path(text: &str) -> Path {
+        Path::parse(text).unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn file(at: &Path, tag: &str, own: &str) -> Meta {
+        let version = Version { path: at.clone(), file: tag.into(), bytes: own.into(), size: 7 };
+        let permissions = Some(Permissions { uid: 1, gid: 2, mode: 0o600 });
+        Meta {
+            node: Node::File(version),
+            mtime: SystemTime::UNIX_EPOCH + Duration::new(5, 6),
+            permissions,
+            readable: true,
+        }
+    }
+
+    struct Rig {
+        listings: Listings,
+        changes: Changes,
+        ahead: Arc<crate::prefetch::ReadAhead>,
+        budget: Budget,
+    }
+
+    fn rig(bytes: u64) -> Rig {
+        let (budget, config) = (Budget::new(bytes), crate::prefetch::Config::for_budget(bytes));
+        let store = Arc::new(crate::backend::memory::Memory::new());
+        let ahead = crate::prefetch::ReadAhead::new(store, budget.clone(), config);
+        Rig { listings: Listings::new(budget.clone()), changes: Changes::default(), ahead, budget }
+    }
+
+    impl Rig {
+        fn list(&self, dir: &str, names: impl IntoIterator<Item = String>, tag: &str) -> Arc<Pass> {
+            let dir = path(dir);
+            let pass = self.listings.begin(&dir, Arc::new(self.changes.ask()), 0, self.ahead.source(), TTL);
+            for text in names {
+                let name = name(&text);
+                self.listings.push(&pass, &name, &file(&dir.join(&name), tag, "own"));
+            }
+            pass
+        }
+
+        fn tag(&self, at: &str) -> Option<String> {
+            let remembered = self.listings.get(&path(at), 0)?;
+            Some(remembered.meta.version().unwrap().file.to_string())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_listed_is_remembered_as_it_was() {
+        let rig = rig(64 << 20);
+        let dir = Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true };
+        let same = file(&path("d/same"), "tag", "tag");
+        let other = file(&path("d/other"), "file", "bytes");
+        let archived = Meta { readable: false, ..file(&path("d/archived"), "", "") };
+        let pass = rig.listings.begin(&path("d"), Arc::new(rig.changes.ask()), 0, rig.ahead.source(), TTL);
+        let all = [("dir", dir), ("same", same), ("other", other), ("archived", archived)];
+        for (text, meta) in &all {
+            rig.listings.push(&pass, &name(text), meta);
+        }
+        for (text, meta) in &all {
+            let at = path("d").join(&name(text));
+            assert_eq!(rig.listings.get(&at, 0).unwrap().meta, *meta);
+            assert!(rig.listings.get(&at, 1).is_none(), "another principal's");
+            rig.listings.done(&pass);
+        }
+        assert!(rig.listings.get(&path("d/nothing"), 0).is_none() && rig.listings.get(&path("e/same"), 0).is_none());
+        rig.listings.outdate(&path("d/same"));
+        assert!(rig.listings.get(&path("d/same"), 0).is_none() && rig.listings.get(&path("d/other"), 0).is_some());
+        rig.listings.confirm(&path("d/same"), &all[2].1);
+        assert!(rig.listings.get(&path("d/same"), 0).is_none());
+        rig.listings.confirm(&path("d/same"), &all[1].1);
+        assert!(rig.listings.get(&path("d/same"), 0).is_some());
+        rig.listings.forget(&path("d"));
+        assert!(rig.listings.get(&path("d/other"), 0).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_pass_counts_when_it_is_done_or_the_old_one_is_too_old() {
+        let rig = rig(64 << 20);
+        rig.list("d", ["a".into(), "b".into()], "old");
+        assert_eq!(rig.tag("d/a").unwrap(), "old");
+        let pass = rig.list("d", ["a".into()], "new");
+        assert_eq!(rig.tag("d/a").unwrap(), "old");
+        rig.listings.done(&pass);
+        assert_eq!((rig.tag("d/a").unwrap(), rig.tag("d/b")), ("new".into(), None));
+        tokio::time::advance(TTL).await;
+        rig.list("d", ["a".into()], "newest");
+        assert_eq!(rig.tag("d/a").unwrap(), "newest");
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_and_what_is_used_stays() {
+        let rig = rig(32 << 20);
+        let free = rig.budget.free();
+        let most = rig.listings.most();
+        let names = || (0..most / 4).map(|number| number.to_string());
+        for dir in 0..20 {
+            rig.list(&format!("d{dir}"), names(), "tag");
+            assert!(rig.tag("d0/0").is_some(), "{dir}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(rig.tag("d19/0").is_some() && rig.tag("d1/0").is_none());
+        let taken = free - rig.budget.free();
+        assert!(taken <= (32 << 20) / SHARE + BLOCK as u64 * ENTRY, "{taken}");
+        // Of a directory that is too large, its beginning.
+        rig.list("large", (0..2 * most).map(|number| number.to_string()), "tag");
+        assert!(rig.tag("large/0").is_some() && rig.tag(&format!("large/{}", 2 * most - 1)).is_none());
+        for dir in 0..20 {
+            rig.listings.forget(&path(&format!("d{dir}")));
+        }
+        rig.listings.forget(&path("large"));
+        assert_eq!(rig.budget.free(), free);
+    }
+
+    #[tokio::test]
+    async fn who_reads_in_their_order_is_run_ahead_of() {
+        let rig = rig(64 << 20);
+        rig.list("d", (0..100).map(|number| format!("{number:03}")), "tag");
+        let mut ahead = Vec::new();
+        for at in 0..10 {
+            let follow = rig.listings.follow(&path(&format!("d/{at:03}")), 0, Ahead::Coming).unwrap();
+            ahead.extend(follow.ahead.into_iter().map(|version| version.path.to_string()));
+        }
+        assert!(ahead.len() > 10 && ahead.is_sorted());
+        assert_eq!(ahead[0], "d/002");
+    }
+}
