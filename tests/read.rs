@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "../benches/read/announced.rs"]
+mod announced;
 #[path = "../benches/read/dataset.rs"]
 mod dataset;
 #[allow(dead_code, reason = "peers are for the bench")]
@@ -41,6 +43,7 @@ const NO_CUT: Duration = Duration::from_secs(300);
 struct Seen {
     counts: Counts,
     bytes: u64,
+    files: u64,
 }
 
 impl Seen {
@@ -68,7 +71,7 @@ async fn seen(workload: Workload) -> Seen {
     mounted.unmount().await.unwrap();
     let outcome = outcome.unwrap();
     assert!(peak <= MOST_MEMORY, "the worker took {peak} bytes");
-    Seen { counts, bytes: outcome.bytes }
+    Seen { counts, bytes: outcome.bytes, files: outcome.steps }
 }
 
 /// Runs the workloads one after the other: each has a wire and a worker to itself.
@@ -95,4 +98,31 @@ fn sequential_reads_fetch_each_byte_once() {
 #[test]
 fn small_reads_of_shards_fetch_each_byte_once() {
     each(workload::shards(SCALE), fetched_once);
+}
+
+#[test]
+fn interleaved_streams_fetch_each_byte_once() {
+    each(workload::streams(SCALE), fetched_once);
+}
+
+#[test]
+fn mappings_in_any_order_by_several_loaders_fetch_each_byte_once() {
+    each(workload::mapped(SCALE), fetched_once);
+}
+
+#[test]
+fn random_reads_fetch_what_was_asked() {
+    each(workload::random(SCALE), |name, seen| {
+        assert!(seen.fetched_per_read() <= 1.1, "{name}: {:.3} bytes fetched a byte read", seen.fetched_per_read());
+    });
+}
+
+#[test]
+fn a_small_file_costs_one_get_in_any_order() {
+    each(workload::small_files(SCALE), |name, seen| {
+        let Counts { gets, heads, lists, .. } = seen.counts;
+        assert!(gets as f64 <= seen.files as f64 * 1.02, "{name}: {gets} GETs for {} files", seen.files);
+        assert!((heads + lists) as f64 <= seen.files as f64 * 0.05, "{name}: {heads} HEADs and {lists} LISTs");
+        fetched_once(name, seen);
+    });
 }

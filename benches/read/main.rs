@@ -7,6 +7,7 @@
 //!
 //! `make bench FULL=1 PEERS=1 ONLY=R1,R3` passes the words below on.
 
+mod announced;
 mod dataset;
 mod mounted;
 mod origin;

@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace::sandbox::computed;
 
+use super::announced::Announced;
 use super::workload::{By, Step, Workload};
+
+/// Steps of a reader between two looks at whether more of an order has room.
+const ANNOUNCE_EVERY: usize = 64;
 
 /// What a run did until it was done or cut.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +54,12 @@ pub(crate) fn prepare(root: &Path, workload: &Workload) -> Result<()> {
 /// Runs all readers at once, until each is done or `cut` is over.
 pub(crate) fn run(root: &Path, workload: &Workload, cut: Duration) -> Result<Outcome> {
     let begun = Instant::now();
+    let announced = workload.announced.then(|| Announced::of(root, workload)).transpose()?.flatten().map(Mutex::new);
     std::thread::scope(|scope| {
+        let announced = announced.as_ref();
+        let readers = workload.readers.iter();
         let running: Vec<_> =
-            workload.readers.iter().map(|steps| scope.spawn(move || one(root, workload, steps, begun, cut))).collect();
+            readers.map(|steps| scope.spawn(move || one(root, workload, steps, announced, begun, cut))).collect();
         running.into_iter().try_fold(Outcome::default(), |sum, reader| {
             let outcome = reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
             Ok(sum.with(outcome))
@@ -59,11 +67,21 @@ pub(crate) fn run(root: &Path, workload: &Workload, cut: Duration) -> Result<Out
     })
 }
 
-fn one(root: &Path, workload: &Workload, steps: &[Step], begun: Instant, cut: Duration) -> Result<Outcome> {
+fn one(
+    root: &Path,
+    workload: &Workload,
+    steps: &[Step],
+    announced: Option<&Mutex<Announced>>,
+    begun: Instant,
+    cut: Duration,
+) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut files = HashMap::new();
     let mut buffer = Vec::new();
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
+        if let Some(announced) = announced.filter(|_| number.is_multiple_of(ANNOUNCE_EVERY)) {
+            announced.lock().unwrap_or_else(PoisonError::into_inner).go_on()?;
+        }
         if begun.elapsed() > cut {
             break;
         }

@@ -53,6 +53,8 @@ pub(crate) struct Workload {
     pub(crate) connections: u32,
     /// Folders are listed before the clock starts.
     pub(crate) listed: bool,
+    /// The order is announced to a mount that takes it.
+    pub(crate) announced: bool,
     pub(crate) tls: bool,
 }
 
@@ -67,6 +69,7 @@ impl Workload {
             unit: Unit::MegabytesPerSecond,
             connections: 8,
             listed: false,
+            announced: false,
             tls: false,
         }
     }
@@ -135,7 +138,7 @@ pub(crate) fn streams(scale: Scale) -> Vec<Workload> {
 pub(crate) fn small_files(scale: Scale) -> Vec<Workload> {
     let objects = small((20 / scale.0).max(1));
     let mut all = Vec::new();
-    for order in ["listed", "shuffled"] {
+    for order in ["listed", "shuffled, announced", "shuffled"] {
         for readers in [1, 8] {
             let whole = |at: usize| vec![Step { object: at, at: 0, length: objects[at].size }];
             let mut steps: Vec<_> = (0..objects.len()).map(whole).collect();
@@ -148,6 +151,7 @@ pub(crate) fn small_files(scale: Scale) -> Vec<Workload> {
                 unit: Unit::FilesPerSecond,
                 connections: 64,
                 listed: true,
+                announced: order == "shuffled, announced",
                 ..Workload::new("R3", variant, objects.clone(), dealt(steps, readers))
             });
         }
