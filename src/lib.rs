@@ -29,6 +29,7 @@
 //!     |                                              |             v                v
 //!     |  records: make, change, list, delete         |    +----------------------------------------+
 //!     +--------------------------------------------->|    | dyn Backend           <== THE SEAM     |
+//!                                                    |    |   cache::Cached over one of            |
 //!                                                    |    |   backend::{s3, memory}                |
 //!                                                    +----+---------------+------------------------+
 //!                                                       ^ auth            v
@@ -49,14 +50,16 @@
 //!
 //! - The node plugin keeps no copy of a mount's `/dev/fuse` descriptor once the worker has it: nothing could take a
 //!   mount over yet, and a kept copy turns a worker's death into a hang. The keeper comes with the takeover.
-//! - [`backend::Backend`] has eight methods. Changing attributes of stored files, writing at an offset and handing out a
-//!   local file join it with the stores and the cache that can do them.
+//! - [`backend::Backend`] has eight methods. Changing attributes of stored files and writing at an offset join it with
+//!   the stores that can do them. The file that the kernel may read by itself is asked of [`cache::Cached`] and reaches
+//!   [`vfs`] by a trait of its own ([`vfs::Lender`]), since only the worker's root knows that there is a cache.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;
 pub mod auth;
 pub mod backend;
 pub mod budget;
+pub mod cache;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -36,6 +36,25 @@ pub const VOLUME_LIMIT_BYTES: &str = "millrace_volume_limit_bytes";
 /// Gauge, seconds: since the count began that the worker's knowledge rests on.
 pub const VOLUME_COUNT_AGE_SECONDS: &str = "millrace_volume_count_age_seconds";
 
+/// Counter, bytes: content read from the disk cache.
+pub const CACHE_READ_BYTES: &str = "millrace_cache_read_bytes_total";
+
+/// Counter, bytes: content written to the disk cache.
+pub const CACHE_WRITTEN_BYTES: &str = "millrace_cache_written_bytes_total";
+
+/// Counter, bytes: content that was read of the store and not kept, since the disk did not keep up.
+pub const CACHE_SKIPPED_BYTES: &str = "millrace_cache_skipped_bytes_total";
+
+/// Counter, bytes: what left the disk cache for something else.
+pub const CACHE_EVICTED_BYTES: &str = "millrace_cache_evicted_bytes_total";
+
+/// Gauge, bytes: what the disk cache takes.
+pub const CACHE_USED_BYTES: &str = "millrace_cache_used_bytes";
+
+/// Counter: what went wrong with the cache's disk, by `why` (`slow`, `full`, `read-only`, `failed`, `rot`); the volume is
+/// read from its store all the same.
+pub const CACHE_FAILURES: &str = "millrace_cache_failures_total";
+
 /// Tells the process's recorder what the names mean.
 pub fn describe() {
     describe_histogram!(CSI_CALL_SECONDS, Unit::Seconds, "How long CSI calls took, by method and gRPC code");
@@ -56,6 +75,12 @@ pub fn describe() {
         "Since the count of the volume's files began on which its worker's knowledge rests"
     );
     describe_counter!(WORKER_DEATHS, Unit::Count, "Workers that ended before their mounts did");
+    describe_counter!(CACHE_READ_BYTES, Unit::Bytes, "Content read from the disk cache");
+    describe_counter!(CACHE_WRITTEN_BYTES, Unit::Bytes, "Content written to the disk cache");
+    describe_counter!(CACHE_SKIPPED_BYTES, Unit::Bytes, "Content not kept, since the disk did not keep up");
+    describe_counter!(CACHE_EVICTED_BYTES, Unit::Bytes, "What left the disk cache for something else");
+    describe_gauge!(CACHE_USED_BYTES, Unit::Bytes, "What the disk cache takes");
+    describe_counter!(CACHE_FAILURES, Unit::Count, "What went wrong with the cache's disk, by why");
     describe_counter!(
         AUDIT_WRITE_FAILURES,
         Unit::Count,
