@@ -66,6 +66,7 @@ async fn main() -> Result<()> {
         isolate: true,
         log_filter: "warn".into(),
         log_json: false,
+        cache: None,
     })
     .await?;
     let bytes = (OBJECTS * SIZE) as f64;

@@ -115,6 +115,12 @@ pub struct Node {
     /// How many uids workers may have, and so how many mounts there may be.
     #[arg(long, value_name = "COUNT", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub worker_uid_count: u32,
+    /// Where volumes with `cache: disk` keep what was read, on a local disk. Seen by nobody but this process.
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Of a hundred bytes of that disk, how many stay free, whoever takes the others.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, requires = "cache_dir", value_parser = clap::value_parser!(u8).range(0..=90))]
+    pub cache_free: u8,
     /// How many volumes the cluster may put on this node; 0 for any number.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub max_volumes_per_node: u32,

@@ -5,6 +5,8 @@
 
 #[path = "worker/by_hand.rs"]
 mod by_hand;
+#[path = "worker/cache.rs"]
+mod cache;
 #[path = "worker/identities.rs"]
 mod identities;
 #[path = "worker/isolation.rs"]
@@ -15,10 +17,14 @@ mod killed;
 mod limits;
 #[path = "worker/memory.rs"]
 mod memory;
+#[path = "worker/passthrough.rs"]
+mod passthrough;
 #[path = "worker/random.rs"]
 mod random;
 #[path = "worker/renewal.rs"]
 mod renewal;
+#[path = "worker/rewritten.rs"]
+mod rewritten;
 #[path = "worker/sharing.rs"]
 mod sharing;
 #[path = "worker/silent.rs"]
@@ -185,6 +191,7 @@ fn config(state_dir: &Path, ping_deadline: Duration) -> Config {
         isolate: true,
         log_filter: "warn".into(),
         log_json: false,
+        cache: None,
     }
 }
 

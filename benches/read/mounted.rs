@@ -39,6 +39,7 @@ impl Mounted {
             isolate: true,
             log_filter: "warn".into(),
             log_json: false,
+            cache: None,
         })
         .await?;
         let target = dir.join("pod");

@@ -12,7 +12,7 @@ use crate::config::stores::LiveStores;
 use crate::csi::identity::{Health, Identity};
 use crate::csi::node::{Here, Node};
 use crate::csi::{self, Services};
-use crate::mount::{Config, Workers};
+use crate::mount::{CacheDir, Config, Workers};
 use crate::observability::Log;
 
 /// Serves until told to stop; the mounts are served on by their workers.
@@ -41,6 +41,7 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
         isolate: !words.single_uid,
         log_filter: log.filter,
         log_json: log.json,
+        cache: words.cache_dir.clone().map(|path| CacheDir { path, free_percent: words.cache_free }),
     });
     let place = place::of(words)?;
     let here = Here { driver: driver_name.clone(), place };
@@ -56,6 +57,7 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
         "node plugin serves"
     );
     tokio::spawn(stores.watch());
+    tokio::spawn(node.tidy_caches());
     health.ready();
     Ok(csi::serve(listener, Services::new(identity).with_node(node).with_audit(audit), stop).await?)
 }

@@ -6,6 +6,7 @@
 //!
 //! Retry lives in each store's folder and nowhere above.
 
+mod closed;
 #[cfg(test)]
 pub(crate) mod contract;
 mod error;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth;
 
+pub use closed::Closed;
 pub use error::{Error, ErrorKind, Op, Result};
 pub use name::{BadName, Name, Path, RESERVED};
 pub use swappable::Swappable;

@@ -4,4 +4,4 @@ pub mod parameters;
 pub mod stores;
 mod volume;
 
-pub use volume::{AttributeChanges, Overwrite, VolumeOptions, VolumeSpec};
+pub use volume::{AttributeChanges, CacheMode, Overwrite, VolumeOptions, VolumeSpec};

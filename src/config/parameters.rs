@@ -41,6 +41,10 @@ pub struct BadWord(pub String);
 pub const OPTION_WORDS: &[&str] = &[
     "announce",
     "attributes",
+    "authGrace",
+    "authTtl",
+    "cache",
+    "cacheSize",
     "dirMode",
     "enforceModes",
     "fileMode",
@@ -61,6 +65,7 @@ pub const MUTABLE_WORDS: &[&str] = &["memory", "readAheadKb", "timeout", "ttl"];
 pub const OWN_WORDS: &[&str] = &["format", "location"];
 
 const MEMORY_FLOOR: u64 = 32 << 20;
+const CACHE_FLOOR: u64 = 64 << 20;
 
 impl Parameters {
     /// Understands `words`. Keys of the kubelet and the provisioner (`csi.storage.k8s.io/`, `storage.kubernetes.io/`)
@@ -152,6 +157,10 @@ fn set(options: &mut VolumeOptions, word: &str, value: &str) -> Result<(), Strin
         "readAheadKb" => options.read_ahead_kb = read_ahead(value)?,
         "immutable" => options.immutable = one_of(value, "true, false")?,
         "announce" => options.announce = one_of(value, "true, false")?,
+        "cache" => options.cache = one_of(value, "none, disk")?,
+        "cacheSize" => options.cache_size = cache_size(value)?,
+        "authTtl" => options.auth_ttl = duration(value, Duration::from_secs(1))?,
+        "authGrace" => options.auth_grace = duration(value, Duration::ZERO)?,
         "attributes" => options.attributes = one_of(value, "accepted, refused")?,
         "overwrite" => options.overwrite = one_of(value, "conditional, last-wins")?,
         _ => return Err("not an option".into()),
@@ -180,6 +189,14 @@ fn memory(value: &str) -> Result<u64, String> {
     let found = bytes(value)?;
     if found < MEMORY_FLOOR {
         return Err("must be at least 32Mi, or nothing could be read ahead".into());
+    }
+    Ok(found)
+}
+
+fn cache_size(value: &str) -> Result<u64, String> {
+    let found = bytes(value)?;
+    if found < CACHE_FLOOR {
+        return Err("must be at least 64Mi; `cache: none` switches it off".into());
     }
     Ok(found)
 }
@@ -225,7 +242,7 @@ fn one_of<T: DeserializeOwned>(value: &str, known: &str) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AttributeChanges, Overwrite};
+    use crate::config::{AttributeChanges, CacheMode, Overwrite};
 
     fn words(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -249,6 +266,10 @@ mod tests {
                 ("readAheadKb", "128"),
                 ("immutable", "true"),
                 ("announce", "false"),
+                ("cache", "disk"),
+                ("cacheSize", "2Ti"),
+                ("authTtl", "10s"),
+                ("authGrace", "0s"),
                 ("attributes", "refused"),
                 ("overwrite", "last-wins"),
                 ("csi.storage.k8s.io/pvc/name", "claim"),
@@ -269,6 +290,10 @@ mod tests {
             read_ahead_kb: 128,
             immutable: true,
             announce: false,
+            cache: CacheMode::Disk,
+            cache_size: 2 << 40,
+            auth_ttl: Duration::from_secs(10),
+            auth_grace: Duration::ZERO,
             attributes: AttributeChanges::Refused,
             overwrite: Overwrite::LastWins,
         };
@@ -289,6 +314,10 @@ mod tests {
             ("memory", "1.5Gi", "whole number"),
             ("readAheadKb", "many", "KiB"),
             ("immutable", "yes", "true, false"),
+            ("cache", "memory", "none, disk"),
+            ("cacheSize", "1Mi", "at least 64Mi"),
+            ("authTtl", "0s", "from 1s"),
+            ("authGrace", "10", "unit"),
             ("attributes", "true", "accepted, refused"),
             ("overwrite", "never", "last-wins"),
         ] {

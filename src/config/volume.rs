@@ -57,6 +57,14 @@ pub struct VolumeOptions {
     pub immutable: bool,
     /// Programs may say in what order they will read, by `.millrace/ahead` (word `announce`).
     pub announce: bool,
+    /// Whether what was read is kept on the node (word `cache`).
+    pub cache: CacheMode,
+    /// Bytes that the node's disk may hold of it, for each identity (word `cacheSize`).
+    pub cache_size: u64,
+    /// How often the worker proves again that its identity may read (word `authTtl`).
+    pub auth_ttl: Duration,
+    /// How long what the node holds is given out while the store does not answer (word `authGrace`).
+    pub auth_grace: Duration,
     /// What chmod, chown and utimens do on stored objects (word `attributes`).
     pub attributes: AttributeChanges,
     /// Who wins when two write one file (word `overwrite`).
@@ -77,10 +85,24 @@ impl Default for VolumeOptions {
             read_ahead_kb: 4096,
             immutable: false,
             announce: true,
+            cache: CacheMode::None,
+            cache_size: 16 << 30,
+            auth_ttl: Duration::from_secs(60),
+            auth_grace: Duration::from_secs(600),
             attributes: AttributeChanges::Accepted,
             overwrite: Overwrite::Conditional,
         }
     }
+}
+
+/// Where what was read is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheMode {
+    /// In memory only.
+    None,
+    /// On the node's disk too.
+    Disk,
 }
 
 /// What a change of mode, owner or time of a stored object does, where the store keeps none.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -33,11 +34,13 @@ const ENTRIES_PLUS: usize = 256;
 pub(super) struct Adapter {
     answers: Answers,
     max_background: u16,
+    /// Whether files may be read past this process; false from INIT on where the kernel cannot.
+    passes: Arc<AtomicBool>,
 }
 
 impl Adapter {
-    pub(super) fn new(answers: Answers, max_background: u16) -> Adapter {
-        Adapter { answers, max_background }
+    pub(super) fn new(answers: Answers, max_background: u16, passes: Arc<AtomicBool>) -> Adapter {
+        Adapter { answers, max_background, passes }
     }
 
     /// How long the kernel may believe what it is told now.
@@ -62,7 +65,7 @@ async fn close(vfs: Arc<Vfs>, opened: Opened) {
 /// `clippy::missing_trait_methods` cannot spare one.
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.max_background)
+        negotiate(config, self.max_background, &self.passes)
     }
 
     fn destroy(&mut self) {}

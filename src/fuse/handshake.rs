@@ -1,14 +1,16 @@
 //! What is agreed with the kernel when a mount begins (FUSE_INIT).
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{InitFlags, KernelConfig};
 
-/// Asks for what the calls rely on.
+/// Asks for what the calls rely on. Where files are to be read past this process, `passes` says from then on whether the
+/// kernel can.
 ///
 /// # Errors
 /// A kernel without what nothing can stand in for.
-pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16) -> io::Result<()> {
+pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16, passes: &AtomicBool) -> io::Result<()> {
     // Without it `> f` arrives as a truncation by path, indistinguishable from truncate(2).
     config
         .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
@@ -24,6 +26,13 @@ pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16) -> io::R
         if let Err(missing) = config.add_capabilities(wanted) {
             tracing::info!(?missing, "this kernel's FUSE lacks a capability");
         }
+    }
+    // Files of the node that lie on no stacked file system themselves.
+    let mut can_pass =
+        || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(1).is_ok();
+    if passes.load(Ordering::Relaxed) && !can_pass() {
+        tracing::info!("this kernel's FUSE has no passthrough");
+        passes.store(false, Ordering::Relaxed);
     }
     let _ = config.set_max_background(max_background);
     Ok(())

@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -41,11 +42,13 @@ pub struct Config {
     pub threads: usize,
     /// Requests that the kernel sends ahead of anybody waiting, read-ahead above all.
     pub max_background: u16,
+    /// Files may be read past this process, where the kernel can ([`Session::passes`]).
+    pub passthrough: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { timeout: Duration::from_secs(60).into(), threads: 4, max_background: 64 }
+        Config { timeout: Duration::from_secs(60).into(), threads: 4, max_background: 64, passthrough: false }
     }
 }
 
@@ -54,6 +57,7 @@ impl Default for Config {
 pub struct Session {
     ended: watch::Receiver<Option<Result<(), String>>>,
     waiting: Waiting,
+    passes: bool,
 }
 
 impl Session {
@@ -75,7 +79,8 @@ impl Session {
         let mut options = fuser::Config::default();
         options.n_threads = Some(config.threads.max(1));
         // Who may do what is decided by the kernel (`default_permissions`) or by the store.
-        let adapter = Adapter::new(answers, config.max_background);
+        let passes = Arc::new(AtomicBool::new(config.passthrough));
+        let adapter = Adapter::new(answers, config.max_background, passes.clone());
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
         let (notifier, invalidations, told) = (session.notifier(), vfs.invalidations(), vfs.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());
@@ -92,7 +97,12 @@ impl Session {
             });
             let _ = end.send(Some(outcome));
         })?;
-        Ok(Session { ended, waiting })
+        Ok(Session { ended, waiting, passes: passes.load(Ordering::Relaxed) })
+    }
+
+    /// Whether the kernel reads files of the node by itself where it is told to ([`Vfs::pass_by`]).
+    pub fn passes(&self) -> bool {
+        self.passes
     }
 
     /// The threads whose requests have waited for so long, at most `most` of them, by their ids in the pid namespace of

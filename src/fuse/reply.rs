@@ -67,6 +67,15 @@ pub(super) fn attributes(reply: ReplyAttr, ttl: Duration) -> impl FnOnce(Result<
 /// An open file, with `more` said of it than how its pages are kept.
 pub(super) fn opened(reply: ReplyOpen, more: FopenFlags) -> impl FnOnce(Result<Opened>) + Send + 'static {
     move |outcome| match outcome {
+        Ok(Opened { handle, backing: Some(id), .. }) => {
+            #[expect(unsafe_code, reason = "fuser cannot know that the id is one")]
+            // SAFETY: the id is of this connection and is not closed before the handle is released.
+            let backing = unsafe { reply.wrap_backing(id) };
+            // Never with FOPEN_KEEP_CACHE, which the kernel answers with EIO.
+            reply.opened_passthrough(FileHandle(handle.0), more, &backing);
+            // Who lent it closes it.
+            let _ = backing.into_raw();
+        }
         Ok(opened) => reply.opened(FileHandle(opened.handle.0), fopen(&opened) | more),
         Err(error) => reply.error(errno(error)),
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::parts::PartId;
 use super::shared::Shared;
 use super::sharing::Sharing;
 use super::state::{MountId, MountRecord, TargetRecord};
@@ -27,6 +28,8 @@ pub(super) struct Claims {
     /// The mounts that another target may join.
     open: HashMap<Sharing, MountId>,
     uids: HashMap<u32, MountId>,
+    /// Uids of parts of the cache: whoever is to use the part has it, and nobody else.
+    kept: HashMap<u32, PartId>,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,14 @@ pub(super) struct Claimed {
 
 impl Claims {
     pub(super) fn new(range: Option<(u32, u32)>) -> Claims {
-        Claims { range, targets: HashMap::new(), mounts: HashMap::new(), open: HashMap::new(), uids: HashMap::new() }
+        Claims {
+            range,
+            targets: HashMap::new(),
+            mounts: HashMap::new(),
+            open: HashMap::new(),
+            uids: HashMap::new(),
+            kept: HashMap::new(),
+        }
     }
 
     /// Claims `target` and makes it one of those of the mount that `sharing` leads to: one that is there, or a new one,
@@ -76,7 +86,8 @@ impl Claims {
         let mount = match there {
             Some(mount) => mount,
             None => {
-                let uid = self.free_uid(sharing.uid_seed(request))?;
+                let part = PartId::of(request, &sharing);
+                let uid = self.free_uid(sharing.uid_seed(request), part.as_ref())?;
                 let record = MountRecord::begin(volume_id.clone(), sharing.clone(), uid);
                 let mount = Arc::new(Shared::new(MountId::random(), record));
                 self.adopt_mount(&mount);
@@ -184,6 +195,16 @@ impl Claims {
         self.uids.retain(|_, id| *id != mount.id);
     }
 
+    /// Gives this uid to nobody but who is to use the part.
+    pub(super) fn keep_uid(&mut self, uid: u32, part: PartId) {
+        self.kept.insert(uid, part);
+    }
+
+    /// The parts are no more.
+    pub(super) fn forget_parts(&mut self, gone: &[PartId]) {
+        self.kept.retain(|_, part| !gone.contains(part));
+    }
+
     /// Forgets a mount that is no more.
     pub(super) fn forget(&mut self, mount: &Shared) {
         self.close(mount);
@@ -206,10 +227,15 @@ impl Claims {
         unused
     }
 
-    fn free_uid(&self, seed: u32) -> Result<Option<u32>, Error> {
+    /// The uid of `part` where there is one that nobody has, else one that neither a worker nor a part has.
+    fn free_uid(&self, seed: u32, part: Option<&PartId>) -> Result<Option<u32>, Error> {
         let Some((base, count)) = self.range else { return Ok(None) };
-        (0..count)
-            .map(|step| base + (seed % count + step) % count)
+        let kept = self.kept.iter().find(|(_, of)| Some(*of) == part).map(|(uid, _)| *uid);
+        kept.into_iter()
+            .filter(|uid| !self.uids.contains_key(uid))
+            .chain(
+                (0..count).map(|step| base + (seed % count + step) % count).filter(|uid| !self.kept.contains_key(uid)),
+            )
             .find(|uid| !self.uids.contains_key(uid))
             .map(Some)
             .ok_or_else(|| {
@@ -223,6 +249,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::config::CacheMode;
     use crate::mount::sharing::tests::request;
 
     const KEY: [u8; 64] = [7; 64];
@@ -314,6 +341,33 @@ mod tests {
         let mut restarted = Claims::new(Some((1000, 3)));
         restarted.adopt_mount(&first);
         assert_ne!(uid(&join(&mut restarted, "/6", "a").unwrap()), uid(&first), "recorded uids stay taken");
+    }
+
+    #[test]
+    fn the_uid_of_a_part_is_its_owners_alone() {
+        let mut claims = Claims::new(Some((1000, 3)));
+        let cached = |namespace: &str| {
+            let mut request = Publish { namespace: Some(namespace.into()), ..request() };
+            request.spec.options.cache = CacheMode::Disk;
+            request
+        };
+        let part = |request: &Publish| PartId::of(request, &Sharing::of(request, &KEY)).unwrap();
+        // Wherever its owner's own seed leads, and also where the range is another by now.
+        claims.keep_uid(1001, part(&cached("a")));
+        claims.keep_uid(7, part(&cached("b")));
+        for target in ["/1", "/2"] {
+            let mount = join(&mut claims, target, "c").unwrap();
+            assert!([1000, 1002].contains(&uid(&mount)));
+            claims.close(&mount);
+        }
+        assert!(join(&mut claims, "/3", "c").is_err());
+        let first = join_as(&mut claims, "/4", &cached("a")).unwrap();
+        assert_eq!((uid(&first), uid(&join_as(&mut claims, "/5", &cached("b")).unwrap())), (1001, 7));
+        claims.close(&first);
+        assert!(join_as(&mut claims, "/6", &cached("a")).is_err(), "one worker has it");
+        claims.release_uid(&first);
+        claims.forget_parts(&[part(&cached("a"))]);
+        assert_eq!(uid(&join(&mut claims, "/7", "d").unwrap()), 1001);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::broker::Errand;
 use super::handover::{self, Channel, FromWorker, Refusal, ToWorker};
 use super::live::Place;
 use super::process::being_killed;
@@ -60,6 +61,8 @@ pub(super) async fn converse(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Waiting::default();
     let mut member = place.sums.member(&place.volume_id);
+    let (answers, mut lent) = mpsc::unbounded_channel();
+    let broker = place.broker.as_ref().map(|broker| broker.serve(answers.clone()));
     loop {
         let step = tokio::select! {
             biased;
@@ -77,12 +80,25 @@ pub(super) async fn converse(
                     member.hear(tally);
                     Ok(())
                 }
+                Ok((FromWorker::Borrow { ticket, name }, device)) => {
+                    let errand = device.map(|device| Errand::Borrow { ticket, name, device });
+                    let taken = errand.zip(broker.as_ref()).is_some_and(|(errand, to)| to.try_send(errand).is_ok());
+                    if taken { Ok(()) } else { channel.send(&ToWorker::Lent { ticket, id: None }).await }
+                }
+                Ok((FromWorker::Return { id }, device)) => {
+                    if let (Some(device), Some(broker)) = (device, &broker) {
+                        // Where there are too many, it ends with the connection.
+                        let _ = broker.try_send(Errand::Return { id, device });
+                    }
+                    Ok(())
+                }
                 Ok((message, _)) => match waiting.hear(message, place) {
                     Ok(()) => Ok(()),
                     Err(why) => return Parting::Wrong(why),
                 },
                 Err(error) => Err(error),
             },
+            Some(answer) = lent.recv() => channel.send(&answer).await,
             Some(question) = asked.recv() => channel.send(&waiting.put(question)).await,
             () = member.called() => channel.send(&ToWorker::Tally(member.news())).await,
             _ = ticks.tick() => {

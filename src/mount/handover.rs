@@ -6,11 +6,13 @@
 //! plugin ([`super::line`]).
 //!
 //! ```text
-//! node    Begin+fd         Volume                  Device+fd          Ping   Usage
-//! worker         Ready            Accepted|Refused            Serving   Pong   Usage ...  Ended
+//! node    Begin+fd         Volume                  Part+fd|NoPart  Device+fd          Ping   Usage
+//! worker         Ready            Accepted|Refused                            Serving   Pong   Usage ...  Ended
 //!
-//! node    Credential                               Reload
-//! worker         CredentialAccepted|-Refused              Reloaded   ReadAhead, Memory at any time
+//! node    Credential                               Reload                       Lent
+//! worker         CredentialAccepted|-Refused              Reloaded    Borrow+fd        Return+fd
+//!
+//! worker  ReadAhead, Memory at any time
 //!
 //! both    Tally at any time
 //! ```
@@ -52,6 +54,24 @@ pub enum ToWorker {
     Begin(Begin),
     /// What to serve, and as whom.
     Volume(Box<Volume>),
+    /// What was read may be kept in this part of the node's disk, whose directory rides on this frame. After `Accepted`,
+    /// and before `Device`, if the volume wants one.
+    Part {
+        /// Of a hundred bytes of the disk, how many are to stay free.
+        free_percent: u8,
+    },
+    /// In place of `Part`: there is none.
+    NoPart {
+        /// For the volume's health.
+        why: String,
+    },
+    /// The answer to `Borrow`.
+    Lent {
+        /// The question's.
+        ticket: u64,
+        /// How the kernel calls the file (a FUSE backing id); `None` where it is not lent.
+        id: Option<u32>,
+    },
     /// The mount is made; its `/dev/fuse` descriptor rides on this frame.
     Device,
     /// Answered by `Pong`.
@@ -149,6 +169,19 @@ pub enum FromWorker {
     /// What this worker did with its volume, which has a limit. The first one to a node plugin says what it knew before,
     /// and is answered by a `Tally`.
     Tally(Tally),
+    /// The mount is to be read from this file of the worker's part where it opens one. The worker's `/dev/fuse` rides on
+    /// this frame. Answered by `Lent`.
+    Borrow {
+        /// Tells the answer from others.
+        ticket: u64,
+        /// The file, from the part's directory.
+        name: String,
+    },
+    /// Nothing is opened with this any more. The worker's `/dev/fuse` rides on this frame.
+    Return {
+        /// As it was lent.
+        id: u32,
+    },
     /// What the worker's buffers may hold from now on.
     Memory {
         /// In bytes.

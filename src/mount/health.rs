@@ -124,6 +124,7 @@ async fn of_mount(mount: &Shared) -> Vec<Ailment> {
         health.store.map(Ailment::StoreFails),
         health.volume_file.map(Ailment::VolumeFileUnreadable),
         health.count.map(Ailment::CountFailed),
+        health.cache.map(Ailment::CacheFails),
     ];
     told.into_iter().flatten().collect()
 }

@@ -4,6 +4,8 @@
 //! node plugin's state directory, where only root gets at it; a node plugin that finds the worker after a restart
 //! connects there. The newest one is who is listened to.
 
+use std::os::fd::BorrowedFd;
+
 use tokio::net::UnixListener;
 
 use super::handover::{Channel, Error, FromWorker, ToWorker, VERSION};
@@ -83,6 +85,16 @@ impl Line {
         {
             self.channel = None;
         }
+    }
+
+    /// As [`Line::send`], with a descriptor. False where nobody heard it.
+    pub async fn send_with(&mut self, message: &FromWorker, rider: BorrowedFd<'_>) -> bool {
+        let Some(channel) = &self.channel else { return false };
+        let sent = channel.send_with(message, rider).await.is_ok();
+        if !sent {
+            self.channel = None;
+        }
+        sent
     }
 
     /// Listens to a node plugin from now on, if it is one.

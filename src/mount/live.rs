@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::broker::Broker;
 use super::cgroup::Cgroup;
 use super::conversation::{PINGS, Parting, Question, converse};
 use super::handover::{Channel, Refusal};
@@ -38,6 +39,8 @@ pub(super) struct Place {
     pub(super) cgroup: Option<Cgroup>,
     /// Where its volume's use is summed up.
     pub(super) sums: Sums,
+    /// Lends it files of its part of the cache, where it may have the kernel read them.
+    pub(super) broker: Option<Arc<Broker>>,
 }
 
 /// A worker, until it has ended and after.

@@ -5,6 +5,7 @@
 //! its parent had. The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
+mod broker;
 mod cgroup;
 mod claims;
 pub mod confine;
@@ -15,6 +16,7 @@ mod kernel;
 pub mod line;
 mod live;
 mod namespaces;
+mod parts;
 mod process;
 mod recover;
 mod renew;
@@ -28,8 +30,10 @@ pub mod tally;
 mod workers;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use parts::CacheDir;
 pub use workers::Workers;
 
 use async_trait::async_trait;
@@ -62,10 +66,17 @@ pub trait Mounter: std::fmt::Debug + Send + Sync + 'static {
     /// Makes what the volume's own file says now count at once. Returns what `usage` then does.
     async fn reload(&self, volume_id: &str, target: &Path) -> Result<Usage, Error>;
 
+    /// Removes what is kept of the content of volumes that nobody uses any more, and of all that nobody uses now of stores
+    /// that `may_stay` says no to, by their names.
+    async fn collect_caches(&self, may_stay: Arc<MayStay>);
+
     /// What ails the volume on this node, at one target or at all: what is known and what its workers say, without
     /// asking a store. Answers within seconds.
     async fn health(&self, volume_id: &str, target: Option<&Path>) -> Result<Vec<Ailment>, Error>;
 }
+
+/// Whether content of the store of this name may be kept on this node.
+pub type MayStay = dyn Fn(&str) -> bool + Send + Sync;
 
 /// What a publish that succeeded did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +108,8 @@ pub enum Ailment {
     VolumeFileUnreadable(String),
     /// The volume's files could not be counted.
     CountFailed(String),
+    /// The volume has no disk cache, though it wants one, or one in trouble.
+    CacheFails(String),
 }
 
 /// One NodePublishVolume, understood.
@@ -161,6 +174,8 @@ pub struct Config {
     pub log_filter: String,
     /// Workers log JSON.
     pub log_json: bool,
+    /// Where volumes that want a disk cache have it; `None` for none.
+    pub cache: Option<CacheDir>,
 }
 
 /// What a mount knows of its use and of its well-being.
@@ -191,6 +206,9 @@ pub struct Health {
     pub volume_file: Option<String>,
     /// The last count of the volume's files failed.
     pub count: Option<String>,
+    /// There is no disk cache, though the volume wants one, or its disk is in trouble.
+    #[serde(default)]
+    pub cache: Option<String>,
 }
 
 /// Why a mount could not be made, unmade or asked.

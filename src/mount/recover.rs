@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Error;
+use super::broker::Broker;
 use super::handover::Channel;
 use super::live::{Live, Place};
 use super::process::Process;
@@ -191,8 +192,10 @@ impl Workers {
                     .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
                 let point = self.state.mount_point(&id);
                 let cgroup = self.cgroups.of(&id);
-                let (volume_id, sums) = (record.volume_id.clone(), self.sums.clone());
-                let place = Place { volume_id, point, device: device.clone(), cgroup, sums };
+                let part = record.lends_from.as_ref().and_then(|part| self.parts.look_at(part));
+                let broker = part.zip(record.uid).and_then(|(dir, uid)| Broker::new(dir, uid, device).ok().flatten());
+                let (volume_id, broker) = (record.volume_id.clone(), broker.map(Arc::new));
+                let place = Place { volume_id, point, device: device.clone(), cgroup, broker, sums: self.sums.clone() };
                 match process {
                     Some(process) => {
                         let channel = self.state.connect(&id).await.and_then(Channel::new);

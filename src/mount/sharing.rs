@@ -32,15 +32,24 @@ impl Sharing {
         }
     }
 
-    /// What decides the uid of the worker: the same for one volume, principal, namespace, fsGroup and options, whatever
-    /// becomes of the credential and of the store's addresses.
+    /// What decides the uid of the worker: the same for one owner.
     pub(super) fn uid_seed(&self, request: &Publish) -> u32 {
-        let spec = &request.spec;
-        let words =
-            json!([spec.volume_id, spec.read_only, spec.options, request.namespace, request.fs_group, self.principal]);
-        let digest = Sha256::digest(words.to_string());
+        let digest = owner(self, request);
         u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
     }
+
+    /// A hash of whose a uid and a part of the cache are: the same for one volume, principal, namespace, fsGroup and
+    /// options, whatever becomes of the credential and of the store's addresses.
+    pub(super) fn owner(&self, request: &Publish) -> String {
+        HEXLOWER.encode(&owner(self, request)[..16])
+    }
+}
+
+fn owner(sharing: &Sharing, request: &Publish) -> [u8; 32] {
+    let spec = &request.spec;
+    let words =
+        json!([spec.volume_id, spec.read_only, spec.options, request.namespace, request.fs_group, sharing.principal]);
+    Sha256::digest(words.to_string()).into()
 }
 
 #[cfg(test)]

@@ -6,33 +6,30 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::broker::Broker;
 use super::cgroup::{Cgroup, Cgroups};
 use super::handover::{self, Begin, Channel, FromWorker, Log, ToWorker, Volume};
 use super::live::{Live, Place};
+use super::parts::{Lent, PartId};
 use super::process::{ExitStatus, Identity, Process};
 use super::renew::refused;
 use super::shared::Shared;
-use super::state::State;
 use super::table::Table;
-use super::tally::Sums;
+use super::workers::Workers;
 use super::{Config, Error, Publish, kernel, process};
+use crate::config::CacheMode;
 
 /// How long a worker may take for a step that asks nothing of the store.
 pub(super) const STEP: Duration = Duration::from_secs(20);
 
 /// Starts the worker of `mount` and mounts, filling its record in step by step.
-pub(super) async fn start(
-    config: &Config,
-    state: &State,
-    cgroups: &Cgroups,
-    sums: &Sums,
-    mount: &Shared,
-    request: &Publish,
-) -> Result<Live, Error> {
+pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) -> Result<Live, Error> {
+    let Workers { config, state, cgroups, sums, .. } = workers;
     let Publish { spec, credential, .. } = request.clone();
     let read_ahead_kb = spec.options.read_ahead_kb;
     let patience = spec.options.timeout + STEP;
@@ -59,6 +56,24 @@ pub(super) async fn start(
         other => return Err(starting.unexpected(other)),
     };
 
+    // Only now: what an earlier worker kept is for an identity that the store has just accepted.
+    let part = PartId::of(request, &mount.record().sharing);
+    let mut lends_from = None;
+    if request.spec.options.cache == CacheMode::Disk {
+        let lent = lend(workers, part.clone(), request, uid).await;
+        if let (Ok(lent), Some(uid), true) = (&lent, uid, read_only) {
+            lends_from = Some((lent.dir.try_clone().map_err(|error| system(&error))?, uid));
+        }
+        let sent = match &lent {
+            Ok(lent) => {
+                let message = ToWorker::Part { free_percent: lent.free_percent };
+                starting.channel.send_with(&message, lent.dir.as_fd()).await
+            }
+            Err(why) => starting.channel.send(&ToWorker::NoPart { why: why.clone() }).await,
+        };
+        starting.check(sent).await?;
+    }
+
     let options = kernel::Options { source, read_only, default_permissions: !own_permissions };
     let at = point.clone();
     let device = kernel::promptly("mounting", move || {
@@ -84,15 +99,36 @@ pub(super) async fn start(
         // Slower, not wrong: /sys is read-only where the node plugin is not privileged.
         tracing::warn!(device, "the kernel's read-ahead stays at its default: {error}");
     }
-    mount.note(state, |record| record.device = Some(device.clone()))?;
+    let broker = lends_from
+        .map(|(dir, uid)| Broker::new(dir, uid, &device))
+        .transpose()
+        .map_err(|error| system(&error))?
+        .flatten();
+    mount.note(state, |record| {
+        record.device = Some(device.clone());
+        record.lends_from = part.filter(|_| broker.is_some());
+    })?;
     let Starting { process, channel, exit, volume_id } = starting;
-    Ok(Live::follow(
-        process,
-        channel,
-        exit,
-        Place { volume_id, point, device, cgroup, sums: sums.clone() },
-        config.ping_deadline,
-    ))
+    let place = Place { volume_id, point, device, cgroup, broker: broker.map(Arc::new), sums: sums.clone() };
+    Ok(Live::follow(process, channel, exit, place, config.ping_deadline))
+}
+
+/// The part of the cache for a worker of `uid`, or why it has none.
+async fn lend(workers: &Workers, part: Option<PartId>, request: &Publish, uid: Option<u32>) -> Result<Lent, String> {
+    let unknown = "nothing is known of the pod (podInfoOnMount), so nobody can say whose the cache would be";
+    let part = part.ok_or(unknown)?;
+    let (parts, request, id) = (workers.parts.clone(), request.clone(), part.clone());
+    let volume = request.spec.volume_id.clone();
+    let lent = kernel::within(kernel::PROMPT, move || parts.lend(&id, &request, uid)).await;
+    let lent = lent.map_err(|error| error.to_string())?.unwrap_or_else(|| Err("its disk does not answer".into()));
+    if let (Ok(_), Some(uid)) = (&lent, uid) {
+        workers.claims().keep_uid(uid, part);
+    }
+    lent.inspect_err(|why| tracing::warn!(volume, "no disk cache: {why}"))
+}
+
+fn system(error: &io::Error) -> Error {
+    Error::System(format!("the part of the cache: {error}"))
 }
 
 /// Puts a worker that has not begun into a cgroup of its own, where there are cgroups.

@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::parts::PartId;
 use super::process::Identity;
 use super::sharing::Sharing;
 use super::{Error, Publish, Whose};
@@ -73,12 +74,24 @@ pub(super) struct MountRecord {
     pub(super) worker: Option<Identity>,
     /// `major:minor` of the mount, once it is served.
     pub(super) device: Option<String>,
+    /// The part of the cache that a read-only mount's files may be lent from.
+    #[serde(default)]
+    pub(super) lends_from: Option<PartId>,
 }
 
 impl MountRecord {
     /// A record of a mount that is to be made.
     pub(super) fn begin(volume_id: String, sharing: Sharing, uid: Option<u32>) -> MountRecord {
-        MountRecord { format: FORMAT, volume_id, sharing, renewing: false, uid, worker: None, device: None }
+        MountRecord {
+            format: FORMAT,
+            volume_id,
+            sharing,
+            renewing: false,
+            uid,
+            worker: None,
+            device: None,
+            lends_from: None,
+        }
     }
 }
 
@@ -289,7 +302,7 @@ impl State {
 }
 
 /// What lies in `dir`, less what was half written when its writer was killed, which goes.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let fail = |error: io::Error| Error::System(format!("the records in {}: {error}", dir.display()));
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
@@ -303,7 +316,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn save(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+pub(super) fn save(path: &Path, record: &impl Serialize) -> Result<(), Error> {
     serde_json::to_vec_pretty(record)
         .map_err(io::Error::from)
         .and_then(|text| write_whole(path, &text))
@@ -315,7 +328,7 @@ fn forget(path: &Path) -> Result<(), Error> {
 }
 
 /// `None` where there is no such file.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,

@@ -15,6 +15,7 @@ use super::cgroup::Cgroups;
 use super::claims::Claims;
 use super::health::Failures;
 use super::live::Live;
+use super::parts::Parts;
 use super::renew::refused;
 use super::shared::Shared;
 use super::sharing::Sharing;
@@ -22,7 +23,7 @@ use super::state::{State, TargetRecord, absent_is_fine};
 use super::table::{Table, resolve};
 use super::takedown::{Behind, is_not_ours};
 use super::tally::Sums;
-use super::{Ailment, Config, Done, Error, Mounter, Publish, Usage, Whose, start};
+use super::{Ailment, Config, Done, Error, MayStay, Mounter, Publish, Usage, Whose, start};
 use crate::auth::{Credential, identity};
 
 /// How long a question waits for a publish or unpublish of the same target.
@@ -41,6 +42,7 @@ pub struct Workers {
     pub(super) state: State,
     pub(super) cgroups: Cgroups,
     pub(super) sums: Sums,
+    pub(super) parts: Arc<Parts>,
     /// Keys the identities' hashes; this node's own.
     pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
@@ -140,6 +142,14 @@ impl Mounter for Workers {
         published.as_ref().map(whose).unwrap_or_default()
     }
 
+    async fn collect_caches(&self, may_stay: Arc<MayStay>) {
+        let parts = self.parts.clone();
+        // No deadline: removing much takes long, and nobody waits.
+        if let Ok(gone) = tokio::task::spawn_blocking(move || parts.collect(&*may_stay)).await {
+            self.claims().forget_parts(&gone);
+        }
+    }
+
     fn identity(&self, credential: &Credential) -> String {
         identity::hash(credential, &self.identity_key)
     }
@@ -156,11 +166,17 @@ impl Workers {
         let opened = tokio::task::spawn_blocking(move || State::open(&dir)).await;
         let state = opened.map_err(|error| Error::System(format!("opening the state directory: {error}")))??;
         let identity_key = state.identity_key()?;
-        let claims =
-            Mutex::new(Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count))));
+        let wanted = config.cache.clone();
+        let parts = tokio::task::spawn_blocking(move || Parts::open(wanted.as_ref())).await;
+        let parts = Arc::new(parts.map_err(|error| Error::System(format!("opening the cache directory: {error}")))?);
+        let mut claims = Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count)));
+        for (uid, part) in parts.uids() {
+            claims.keep_uid(uid, part);
+        }
+        let claims = Mutex::new(claims);
         let cgroups = if config.isolate { Cgroups::open(state.mounts()) } else { Cgroups::none() };
         let (failures, slots, sums) = (Mutex::default(), Mutex::default(), Sums::default());
-        let workers = Arc::new(Workers { config, state, cgroups, sums, identity_key, claims, failures, slots });
+        let workers = Arc::new(Workers { config, state, cgroups, sums, parts, identity_key, claims, failures, slots });
         let is_tidy = workers.recover().await?;
         tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers), is_tidy));
         Ok(workers)
@@ -269,7 +285,7 @@ impl Workers {
         if let Some(outcome) = &*made {
             return outcome.clone();
         }
-        let outcome = match start::start(&self.config, &self.state, &self.cgroups, &self.sums, mount, request).await {
+        let outcome = match start::start(self, mount, request).await {
             Ok(worker) => {
                 mount.serve(worker);
                 Ok(())

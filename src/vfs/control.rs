@@ -121,7 +121,7 @@ impl Vfs {
             Order { ino, source: self.read_ahead.source(), asked: self.changes.ask(), list: Mutex::new(List::new()) };
         let order = Arc::new(order);
         orders.insert(order.source, order.clone());
-        Ok(Opened { handle: self.handles.insert(Open::Order(order)), pages: Pages::None })
+        Ok(Opened { handle: self.handles.insert(Open::Order(order)), pages: Pages::None, backing: None })
     }
 
     pub(super) fn close_control(&self, order: &Order) {

@@ -20,6 +20,8 @@ pub(super) enum Open {
         ino: Ino,
         /// The kernel keeps what it reads through this handle as pages.
         cached: bool,
+        /// It is counted where it was decided how the inode is read.
+        seated: bool,
     },
     /// A file that may be written, and read if the kernel lets it.
     Writing { ino: Ino },

@@ -18,8 +18,10 @@ mod locks;
 mod model;
 mod names;
 mod news;
+mod passing;
 mod publish;
 mod read;
+mod recent;
 mod reign;
 mod succession;
 #[cfg(test)]
@@ -38,11 +40,12 @@ pub use error::{Error, Result};
 pub use handles::Handle;
 pub use inodes::Ino;
 pub use news::{Amount, Change, News};
+pub use passing::{Lender, Loan};
 pub use read::{Answer, OpenOptions, Opened, Pages};
 pub use write::Owner;
 
 use crate::backend::Backend;
-pub use crate::backend::{Kind, Name};
+pub use crate::backend::{Kind, Name, Path};
 use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use crate::tunable::Span;
@@ -53,6 +56,8 @@ use inodes::{Content, File, Inode, Inodes};
 use ledger::Ledger;
 use listings::Listings;
 use locks::Locks;
+use passing::Passing;
+use recent::Recent;
 use reign::Reign;
 
 /// How a volume is to be shown.
@@ -176,6 +181,8 @@ pub struct Vfs {
     orders: Orders,
     ledger: Mutex<Ledger>,
     reign: Reign,
+    recent: Recent,
+    passing: Passing,
     fences: watch::Sender<u64>,
     last_fence: Mutex<u64>,
     locks: Locks,
@@ -198,6 +205,8 @@ impl Vfs {
             orders: Orders::default(),
             ledger: Mutex::default(),
             reign: Reign::default(),
+            recent: Recent::default(),
+            passing: Passing::default(),
             fences: watch::Sender::new(0),
             last_fence: Mutex::new(0),
             locks: Locks::default(),
@@ -238,6 +247,11 @@ impl Vfs {
             return Err(Error::Stale);
         }
         Ok(self.attr(ino, inode))
+    }
+
+    /// The files that were read last since [`Vfs::succeed`], at most `most` and never many.
+    pub fn last_read(&self, most: usize) -> Vec<Path> {
+        self.recent.files(most)
     }
 
     /// The kernel gives back lookups of an inode.

@@ -185,7 +185,7 @@ impl Vfs {
         let ino = inodes.create(path, gate);
         let attr = self.attr(ino, inodes.get(ino)?);
         let handle = self.handles.insert(Open::Writing { ino });
-        Ok((attr, Opened { handle, pages: Pages::None }))
+        Ok((attr, Opened { handle, pages: Pages::None, backing: None }))
     }
 
     /// Makes a directory. Counts a lookup.

@@ -61,7 +61,10 @@ impl Vfs {
     /// As [`Vfs::fsync`]; nobody but the log hears of them.
     pub async fn release(&self, handle: Handle) -> Result<()> {
         match self.handles.remove(handle) {
-            Some(Open::Reading { ino, .. }) => {
+            Some(Open::Reading { ino, seated, .. }) => {
+                if seated {
+                    self.passing.leave(ino);
+                }
                 self.inodes().close(ino);
                 Ok(())
             }

@@ -45,6 +45,8 @@ pub struct Opened {
     pub handle: Handle,
     /// What the kernel may keep.
     pub pages: Pages,
+    /// The file of the node that the kernel reads instead of asking here (a FUSE backing id).
+    pub backing: Option<u32>,
 }
 
 /// What was read, while it may be told: nobody else comes to be in force before this is dropped. Not to be kept.
@@ -94,8 +96,14 @@ impl Vfs {
             return Err(error);
         }
         if writes {
-            return Ok(Opened { handle: self.handles.insert(Open::Writing { ino }), pages: Pages::None });
+            return Ok(Opened {
+                handle: self.handles.insert(Open::Writing { ino }),
+                pages: Pages::None,
+                backing: None,
+            });
         }
+        let passed = self.pass(ino).await.inspect_err(|_| self.inodes().close(ino));
+        let (seated, backing) = passed?;
         let pages = {
             let mut inodes = self.inodes();
             let file = inodes.get_mut(ino)?.file_mut()?;
@@ -108,8 +116,8 @@ impl Vfs {
                 (None, false) => Pages::Keep,
             }
         };
-        let handle = self.handles.insert(Open::Reading { ino, cached: pages != Pages::None });
-        Ok(Opened { handle, pages })
+        let handle = self.handles.insert(Open::Reading { ino, cached: pages != Pages::None, seated });
+        Ok(Opened { handle, pages, backing })
     }
 
     /// As [`Vfs::read`], for who tells the kernel.
@@ -138,7 +146,7 @@ impl Vfs {
 
     async fn read_in_one_reign(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
         let (ino, cached) = match self.handles.get(handle)? {
-            Open::Reading { ino, cached } => (ino, cached),
+            Open::Reading { ino, cached, .. } => (ino, cached),
             Open::Writing { ino } => (ino, false),
             Open::Order(order) => return Ok(self.read_control(&order, offset, size)),
             Open::Directory(_) => return Err(Error::BadHandle),
@@ -160,7 +168,10 @@ impl Vfs {
                         return Ok(Bytes::new());
                     }
                     match reader.read(range).await {
-                        Ok(data) => data.into_bytes(),
+                        Ok(data) => {
+                            self.recent.note(&version.path);
+                            data.into_bytes()
+                        }
                         Err(error) if matches!(error.kind, ErrorKind::Stale | ErrorKind::NotFound) => {
                             if self.lost(ino, &version).await? {
                                 return Err(Error::Stale);

@@ -14,6 +14,8 @@ impl Vfs {
             .end(|| {
                 change();
                 self.read_ahead.forget();
+                self.recent.forget();
+                self.passing.forget();
             })
             .await;
         // After the change: a page that is being filled meanwhile is waited for, and dropped.

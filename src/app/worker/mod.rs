@@ -4,6 +4,8 @@
 //! what its parent had, which must happen while the process has one thread.
 
 mod entry;
+mod kept;
+mod right;
 mod served;
 mod sharing;
 mod talk;
@@ -12,14 +14,16 @@ mod upkeep;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::auth;
 use crate::backend::{Backend, Limits, Swappable};
 use crate::budget::Budget;
-use crate::config::{AttributeChanges, Overwrite, VolumeSpec};
+use crate::cache::{self, Cached};
+use crate::config::{AttributeChanges, Overwrite, VolumeOptions, VolumeSpec};
 use crate::fuse::{self, Session};
 use crate::mount::Health;
 use crate::mount::confine::confine;
@@ -29,11 +33,18 @@ use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
 use crate::vfs::{self, Vfs};
+use kept::Kept;
+use right::Right;
 use served::{Served, State};
 use sharing::{Others, Telling};
 
 /// Threads of the runtime: the work is moving bytes between sockets, which more of them would not speed up.
 const THREADS: usize = 2;
+
+/// How long the start may wait for the cache's disk.
+const COUNTED: Duration = Duration::from_millis(200);
+/// How long the end may.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Serves until the mount is gone, also where the node plugin is gone before.
 ///
@@ -73,24 +84,52 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
     let limits = Limits { budget: budget.clone(), timeout: timeout.clone() };
     let entered = match entry::client(&spec, &credential, limits) {
-        Ok(backend) => entry::enter(&*backend, &spec).await.map(|known| (Swappable::new(backend), known)),
+        Ok(client) => entry::enter(&*client, &spec).await.map(|known| (client, known)),
         Err(refusal) => Err(refusal),
     };
-    let (backend, known) = match entered {
+    let (client, known) = match entered {
         Ok(entered) => entered,
         Err(refusal) => {
             channel.send(&FromWorker::Refused(refusal)).await?;
             return Ok(());
         }
     };
+    let backend = Swappable::new(client.clone());
     let own_permissions = backend.traits().own_permissions && !spec.options.enforce_modes;
     channel.send(&FromWorker::Accepted { own_permissions }).await?;
-    let (ToWorker::Device, Some(device)) = channel.receive().await? else { bail!("no device was handed over") };
+    let (mut part, mut uncached) = (None, None);
+    let device = loop {
+        match channel.receive().await? {
+            (ToWorker::Device, Some(device)) => break device,
+            (ToWorker::Part { free_percent }, Some(dir)) => part = Some((dir, free_percent)),
+            (ToWorker::NoPart { why }, _) => uncached = Some(why),
+            _ => bail!("no device was handed over"),
+        }
+    };
+    let mut cached = None;
+    if let Some((dir, free_percent)) = part {
+        let config = cache::Config { capacity: spec.options.cache_size, free_percent };
+        match keep(&client, dir, config, &budget).await {
+            Ok(kept) => {
+                backend.swap(Arc::new(kept.clone()));
+                cached = Some(kept);
+            }
+            Err(why) => uncached = Some(why),
+        }
+    }
     let seen: Arc<dyn Backend> = Arc::new(backend.clone());
     let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));
     let ttl = Span::new(spec.options.ttl);
     let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), shown(&spec, &ttl)));
     let (words, said) = mpsc::unbounded_channel();
+    let kept = Arc::new(Kept::new(cached.clone(), words.clone()));
+    // Where the kernel reads by itself it must not be asked to write.
+    let passes = cached.as_ref().filter(|_| spec.read_only);
+    if let Some(cached) = passes {
+        cached.prepare_local();
+    }
+    let passthrough = passes.is_some();
+    let own = device.try_clone()?;
     let state = State { known: None, options: spec.options.clone(), health: Health::default() };
     let served = Arc::new(Served {
         spec,
@@ -106,35 +145,68 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
         others: watch::Sender::new(Others::default()),
         state: Mutex::new(state),
         looking: tokio::sync::Mutex::default(),
+        right: tokio::sync::Mutex::new(Right::proven(client)),
+        renewed: Notify::new(),
+        kept: kept.clone(),
+        uncached,
     });
     if let Some(known) = known {
         served.learn(known);
     }
-    let session = match start(device, &served).await {
+    let session = match start(device, &served, passthrough).await {
         Ok(session) => session,
         Err(error) => {
             channel.send(&FromWorker::Refused(Refusal::Worker(format!("FUSE: {error:#}")))).await?;
             return Ok(());
         }
     };
+    if session.passes() {
+        // Before anybody opens a file: from then on each is counted.
+        served.vfs.pass_by(kept);
+    }
     channel.send(&FromWorker::Serving).await?;
     let mut line = Line::new(channel, listener)?;
     tokio::spawn(upkeep::count(served.clone()));
+    let VolumeOptions { auth_ttl, auth_grace, .. } = served.spec.options;
+    tokio::spawn(right::prove(served.clone(), auth_ttl, auth_grace));
     if served.spec.generation.is_some() {
         tokio::spawn(upkeep::look(served.clone()));
     }
     let mut telling = Telling::new(&served);
     tokio::select! {
         ended = session.ended() => ended?,
-        never = talk::talk(&mut line, &served, &session, &mut telling, said) => match never {},
+        never = talk::talk(&mut line, &served, &session, &mut telling, (said, own)) => match never {},
+    }
+    if let Some(cached) = cached {
+        // What was read last is of use to the next worker, but not worth a disk that does not answer.
+        let _ = tokio::time::timeout(SETTLE, cached.settle()).await;
     }
     telling.finish(&mut line).await;
     line.send(&FromWorker::Ended).await;
     Ok(())
 }
 
-async fn start(device: OwnedFd, served: &Served) -> anyhow::Result<Session> {
-    let config = fuse::Config { timeout: served.timeout.clone(), ..fuse::Config::default() };
+/// Opens the part of the node's disk in `dir`, once the store has shown that this identity may read what is there.
+async fn keep(
+    client: &Arc<dyn Backend>,
+    dir: OwnedFd,
+    config: cache::Config,
+    budget: &Budget,
+) -> Result<Cached, String> {
+    let (kept, dir) = tokio::task::spawn_blocking(move || (cache::some_files(&dir, right::PROOFS), dir))
+        .await
+        .map_err(|panic| panic.to_string())?;
+    if let Some(Err(error)) = right::may_read(&**client, &kept).await {
+        return Err(format!("the store does not let this identity read what is kept of it on the node: {error}"));
+    }
+    let cached = Cached::new(client.clone(), dir, config, budget);
+    // Nothing is kept before it is counted what is there, which is quick where there is little.
+    let _ = tokio::time::timeout(COUNTED, cached.settle()).await;
+    Ok(cached)
+}
+
+async fn start(device: OwnedFd, served: &Served, passthrough: bool) -> anyhow::Result<Session> {
+    let config = fuse::Config { timeout: served.timeout.clone(), passthrough, ..fuse::Config::default() };
     let vfs = served.vfs.clone();
     let runtime = tokio::runtime::Handle::current();
     Ok(tokio::task::spawn_blocking(move || Session::start(device, vfs, &config, &runtime)).await??)

@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::entry::{self, Known, Look};
+use super::kept::Kept;
+use super::right::Right;
 use super::sharing::Others;
 use crate::auth::{self, Credential};
-use crate::backend::{self, ErrorKind, Limits, Swappable};
+use crate::backend::{self, Backend, ErrorKind, Limits, Swappable};
 use crate::budget::Budget;
 use crate::config::parameters::modify;
 use crate::config::{VolumeOptions, VolumeSpec};
@@ -37,6 +39,14 @@ pub(super) struct Served {
     pub(super) state: Mutex<State>,
     /// One look at a time at the volume's own file.
     pub(super) looking: tokio::sync::Mutex<()>,
+    /// Held by whoever changes who reads, or whether.
+    pub(super) right: tokio::sync::Mutex<Right>,
+    /// A credential was renewed: the right is proven anew at once.
+    pub(super) renewed: Notify,
+    /// What was read, for the principal that the worker was started for.
+    pub(super) kept: Arc<Kept>,
+    /// Why it is not kept, though the volume wants it.
+    pub(super) uncached: Option<String>,
 }
 
 /// What was last learned.
@@ -57,7 +67,7 @@ impl Served {
             used_inodes: usage.inodes,
             limit: usage.limit,
             counted_s: usage.counted.map(|age| age.as_secs()),
-            health: self.state().health.clone(),
+            health: Health { cache: self.cache_ailment(), ..self.state().health.clone() },
         }
     }
 
@@ -69,6 +79,7 @@ impl Served {
     /// Serves on with `credential`, once the store has accepted it. With another principal's from when this returns
     /// nothing is left of what the one before had read, but for names and attributes that are believed for their time.
     pub(super) async fn take_over(&self, credential: &Credential, same_principal: bool) -> Result<(), Refusal> {
+        let mut right = self.right.lock().await;
         let candidate = auth::Current::from(credential);
         let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
         let limits = Limits { budget, timeout: self.timeout.clone() };
@@ -77,8 +88,14 @@ impl Served {
         entry::prove(&*client, &self.spec, known.as_ref()).await?;
         if same_principal {
             self.credential().renew(credential);
+            if right.is_closed() {
+                self.renewed.notify_one();
+            }
             tracing::info!("the credential was renewed");
         } else {
+            *right = Right::proven(client.clone());
+            // What is kept is the other's. The next worker of this one has a part of its own.
+            self.kept.give_up();
             self.vfs
                 .succeed(|| {
                     self.backend.swap(client);
@@ -89,6 +106,27 @@ impl Served {
         }
         self.state().health.credential = None;
         Ok(())
+    }
+
+    /// What is read through: the client, or what is kept in front of it.
+    pub(super) fn reading(&self, client: &Arc<dyn Backend>) -> Arc<dyn Backend> {
+        match self.kept.cached() {
+            Some(cached) => Arc::new(cached),
+            None => client.clone(),
+        }
+    }
+
+    /// The store answers, and accepts the credential.
+    pub(super) fn recovered(&self) {
+        let mut state = self.state();
+        (state.health.credential, state.health.store) = (None, None);
+    }
+
+    fn cache_ailment(&self) -> Option<String> {
+        match self.kept.cached() {
+            Some(cached) => cached.ailment(),
+            None => self.uncached.clone(),
+        }
     }
 
     fn credential(&self) -> MutexGuard<'_, auth::Current> {
@@ -106,10 +144,7 @@ impl Served {
         let _alone = self.looking.lock().await;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
         let looked = entry::look(&self.backend, known.as_ref()).await;
-        {
-            let mut state = self.state();
-            (state.health.credential, state.health.store) = (None, None);
-        }
+        self.recovered();
         match looked {
             Ok(Look::Same) => Ok(()),
             Ok(Look::New(known)) => {
@@ -127,7 +162,8 @@ impl Served {
         }
     }
 
-    fn note(&self, error: &backend::Error) {
+    /// Notes for the volume's health what the store answered.
+    pub(super) fn note(&self, error: &backend::Error) {
         let mut state = self.state();
         let health = &mut state.health;
         let why = Some(error.to_string());

@@ -1,6 +1,7 @@
 //! What the node plugin asks of a worker that serves. A ping is answered at once, whatever else is under way.
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,14 @@ enum Errand {
     Reload,
 }
 
-/// Answers whichever node plugin there is, and passes on `words` and what is to be told of the volume's use.
+/// Answers whichever node plugin there is, and passes on what is said, with the worker's device where that is to go along,
+/// and what is to be told of the volume's use.
 pub(super) async fn talk(
     line: &mut Line,
     served: &Arc<Served>,
     session: &Session,
     telling: &mut Telling,
-    mut words: Words,
+    (mut words, device): (Words, OwnedFd),
 ) -> Infallible {
     let (errands, queue) = mpsc::unbounded_channel();
     let (tell, mut answers) = mpsc::unbounded_channel();
@@ -46,7 +48,19 @@ pub(super) async fn talk(
         let reply = tokio::select! {
             // What a change brings along is said before that it is done.
             biased;
-            Some(word) = words.recv() => word,
+            Some(word) = words.recv() => match word {
+                FromWorker::Borrow { ticket, .. } => {
+                    if !line.send_with(&word, device.as_fd()).await {
+                        served.kept.answer(ticket, None);
+                    }
+                    continue;
+                }
+                FromWorker::Return { .. } => {
+                    line.send_with(&word, device.as_fd()).await;
+                    continue;
+                }
+                word => word,
+            },
             callers = session.long_waiting(PATIENCE, MOST_CALLERS) => FromWorker::Waiting { callers },
             Some((caller, answer)) = answers.recv() => {
                 // The next node plugin would take it for the answer to a question of its own.
@@ -75,11 +89,19 @@ pub(super) async fn talk(
                         served.hear(tally);
                         continue;
                     }
+                    ToWorker::Lent { ticket, id } => {
+                        served.kept.answer(ticket, id);
+                        continue;
+                    }
                     ToWorker::Killed { callers } => {
                         session.let_go(&callers);
                         continue;
                     }
-                    ToWorker::Begin(_) | ToWorker::Volume(_) | ToWorker::Device => continue,
+                    ToWorker::Begin(_)
+                    | ToWorker::Volume(_)
+                    | ToWorker::Part { .. }
+                    | ToWorker::NoPart { .. }
+                    | ToWorker::Device => continue,
                 };
                 // Received for as long as this side sends.
                 let _ = errands.send((line.caller(), errand));

@@ -64,11 +64,13 @@ pub(super) async fn count(served: Arc<Served>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Mutex;
 
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::{Notify, mpsc, watch};
 
+    use super::super::kept::Kept;
+    use super::super::right::Right;
     use super::super::served::State;
     use super::super::sharing::Others;
     use super::*;
@@ -83,7 +85,7 @@ mod tests {
     use crate::tunable::Span;
     use crate::vfs::{self, Vfs};
 
-    fn served(store: &Faulty) -> Arc<Served> {
+    pub(in super::super) fn served(store: &Faulty) -> Arc<Served> {
         let spec = VolumeSpec {
             volume_id: "lake/v@abcdefghij".into(),
             store: "lake".into(),
@@ -114,6 +116,10 @@ mod tests {
             others: watch::Sender::new(Others::default()),
             state: Mutex::new(state),
             looking: tokio::sync::Mutex::default(),
+            right: tokio::sync::Mutex::new(Right::proven(Arc::new(store.clone()))),
+            renewed: Notify::new(),
+            kept: Arc::new(Kept::new(None, mpsc::unbounded_channel().0)),
+            uncached: None,
             spec,
         })
     }

@@ -45,6 +45,7 @@ fn words(ailment: &Ailment) -> (VolumeHealthErrorType, &'static str, &str) {
         Ailment::CredentialWaits(message) => (VolumeHealthErrorType::Degraded, "CredentialWaits", message),
         Ailment::StoreFails(message) => (VolumeHealthErrorType::Degraded, "StoreFails", message),
         Ailment::VolumeFileUnreadable(message) => (VolumeHealthErrorType::Degraded, "VolumeFileUnreadable", message),
+        Ailment::CacheFails(message) => (VolumeHealthErrorType::Degraded, "CacheFails", message),
         Ailment::CountFailed(message) => (VolumeHealthErrorType::Degraded, "CountFailed", message),
     }
 }

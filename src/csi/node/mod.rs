@@ -11,6 +11,7 @@ mod publish;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status, async_trait};
 
@@ -33,6 +34,9 @@ use crate::topology::Located;
 
 /// The longest node id in bytes (`NodeGetInfoResponse.node_id`).
 pub const LONGEST_NODE_ID: usize = 256;
+
+/// How often it is looked at what this node keeps.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// What can be asked of this node beyond the calls that every plugin has.
 const CAPABILITIES: [rpc::Type; 6] = [
@@ -94,6 +98,27 @@ impl Node {
     /// With this many volumes at most (`NodeGetInfoResponse.max_volumes_per_node`).
     pub fn with_most_volumes(self, most_volumes: u32) -> Node {
         Node { most_volumes: most_volumes.into(), ..self }
+    }
+
+    /// Removes, as long as it is polled, what this node keeps of content that nobody uses any more, or that may not be
+    /// kept here: of a store with a residency that leaves this node out, or that is gone from the stores file.
+    pub fn tidy_caches(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (mounter, stores, here) = (self.mounter.clone(), self.stores.clone(), self.here.clone());
+        async move {
+            loop {
+                let (stores, here) = (stores.current(), here.clone());
+                let may_stay = move |name: &str| match (stores.get(name), here.place.get()) {
+                    (None, _) => false,
+                    // Until it is known where this is, nothing is removed and nothing is lent.
+                    (Some(_), Err(_)) => true,
+                    (Some(store), Ok(place)) => {
+                        store.residency.as_ref().is_none_or(|residency| residency.admits(&place).is_ok())
+                    }
+                };
+                mounter.collect_caches(Arc::new(may_stay)).await;
+                tokio::time::sleep(TIDY).await;
+            }
+        }
     }
 
     /// Whether the data of `store` may be shown here, by the residency that is in force now.

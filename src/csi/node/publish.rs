@@ -70,8 +70,8 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             parameters.options.memory, store.memory, store.name
         )));
     }
-    let read_only = request.readonly || access.read_only;
     let mut options = parameters.options;
+    let read_only = request.readonly || access.read_only || options.immutable;
     let credential = credential(request, store, pod.as_ref(), parameters.user.as_deref(), is_inline)?;
     match (&credential, access.group) {
         // What the server keeps is shown. The pod's author chooses its group, so that it has no say here.

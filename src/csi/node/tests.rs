@@ -20,7 +20,7 @@ use crate::csi::v1::VolumeCapability;
 use crate::csi::v1::VolumeHealthErrorType;
 use crate::csi::v1::volume_capability::access_mode::Mode;
 use crate::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume};
-use crate::mount::{Ailment, Error, Publish, Usage, Whose};
+use crate::mount::{Ailment, Error, MayStay, Publish, Usage, Whose};
 use crate::topology::{Domain, Place};
 
 const ID: &str = "lake/team-a/pvc-1@abcdefg234";
@@ -32,6 +32,8 @@ struct Recorder {
     permits: Semaphore,
     answer: Mutex<Result<(), Error>>,
     limit: Mutex<Option<u64>>,
+    /// The stores of which caches may stay, as it was last told.
+    kept: Mutex<Option<Vec<&'static str>>>,
 }
 
 #[async_trait]
@@ -85,6 +87,11 @@ impl Mounter for Recorder {
         }
     }
 
+    async fn collect_caches(&self, may_stay: Arc<MayStay>) {
+        let stores = ["lake", "walled", "unknown"].into_iter();
+        *self.kept.lock().unwrap() = Some(stores.filter(|store| may_stay(store)).collect());
+    }
+
     fn identity(&self, credential: &Credential) -> String {
         crate::auth::identity::hash(credential, &[7; 64])
     }
@@ -112,6 +119,7 @@ stores:
         permits: Semaphore::new(1000),
         answer: Mutex::new(Ok(())),
         limit: Mutex::default(),
+        kept: Mutex::default(),
     });
     let stores = LiveStores::load(&file).unwrap();
     let node = Node::new("node-1", here("jurisdiction", "us"), stores, Arc::clone(&mounter) as Arc<dyn Mounter>);

@@ -39,3 +39,21 @@ async fn a_node_says_where_it_is_once_that_is_known() {
     let refused = info().await.unwrap_err();
     assert!(refused.code() == Code::Unavailable && refused.message().contains("not yet"), "{refused:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_residency_is_kept_on_a_node_outside() {
+    let plugin = plugin();
+    tokio::spawn(plugin.node.tidy_caches());
+    let us = || here("jurisdiction", "us").place.get();
+    let eu = || here("jurisdiction", "eu").place.get();
+    for (place, expected) in [
+        (us(), &["lake"][..]),
+        (eu(), &["lake", "walled"]),
+        // It is not thrown away because it is not known yet where this is.
+        (Err("not yet".into()), &["lake", "walled"]),
+    ] {
+        plugin.node.here.place.set(place);
+        tokio::time::sleep(2 * super::super::TIDY).await;
+        assert_eq!(plugin.mounter.kept.lock().unwrap().as_deref(), Some(expected));
+    }
+}
