@@ -30,10 +30,10 @@
 //!     |  records: make, change, list, delete         |    +----------------------------------------+
 //!     +--------------------------------------------->|    | dyn Backend           <== THE SEAM     |
 //!                                                    |    |   cache::Cached over one of            |
-//!                                                    |    |   backend::{s3, memory}                |
+//!                                                    |    |   backend::{s3, nfs, memory}           |
 //!                                                    +----+---------------+------------------------+
 //!                                                       ^ auth            v
-//!                                                   credentials       S3 servers
+//!                                                   credentials       S3 and NFS servers
 //!
 //!  app            the composition root: builds the parts from config, joins them, drains them
 //!  topology       where nodes are, and where a store's data may be shown: one rule, asked by csi
@@ -50,9 +50,11 @@
 //!
 //! - The node plugin keeps no copy of a mount's `/dev/fuse` descriptor once the worker has it: nothing could take a
 //!   mount over yet, and a kept copy turns a worker's death into a hang. The keeper comes with the takeover.
-//! - [`backend::Backend`] has eight methods. Changing attributes of stored files and writing at an offset join it with
-//!   the stores that can do them. The file that the kernel may read by itself is asked of [`cache::Cached`] and reaches
-//!   [`vfs`] by a trait of its own ([`vfs::Lender`]), since only the worker's root knows that there is a cache.
+//! - [`backend::Backend`] has two halves: what every store does, and what only stores do that change files in place
+//!   ([`backend::Traits::append`]), keep attributes or have links. The second half answers `Unsupported` by itself; a
+//!   store with `append` and without `random_write` takes writes at a file's end alone.
+//!   The file that the kernel may read by itself is asked of [`cache::Cached`] and reaches [`vfs`] by a trait of its own
+//!   ([`vfs::Lender`]), since only the worker's root knows that there is a cache.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;

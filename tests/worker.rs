@@ -17,6 +17,8 @@ mod killed;
 mod limits;
 #[path = "worker/memory.rs"]
 mod memory;
+#[path = "worker/nfs.rs"]
+mod nfs;
 #[path = "worker/passthrough.rs"]
 mod passthrough;
 #[path = "worker/random.rs"]

@@ -28,9 +28,11 @@ $(export_of 2 squash root_squash)
 %include "$home/exports.conf"
 LOG { Default_Log_Level = EVENT; }
 CONF
+# A copy of a mount keeps its worker alive after the mount is gone.
+awk '$3 ~ /^fuse/ { print $2 }' /proc/self/mounts | xargs -r umount -l
 mount -t tmpfs tmpfs /run
 mkdir -p /run/ganesha
-python3 "$here/rpcbind.py" /run/rpcbind.sock &
+PATH=/usr/bin:/bin:$PATH python3 "$here/rpcbind.py" /run/rpcbind.sock &
 until [ -S /run/rpcbind.sock ]; do sleep 0.02; done
 rm -f "$home/log"
 ganesha.nfsd -F -L "$home/log" -f "$home/ganesha.conf" -p "$home/pid" >"$home/out" 2>&1 &

@@ -1,14 +1,15 @@
 //! A store that is closed to somebody: everything that is asked is refused with one answer.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions, Result,
-    Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path, RenameOptions,
+    Result, SetAttributes, Traits, Upload, Version,
 };
 
 /// See the module.
@@ -67,5 +68,29 @@ impl Backend for Closed {
 
     async fn rename(&self, from: &Path, _: &Path, _: RenameOptions) -> Result<Meta> {
         self.refuse(Op::Rename, from)
+    }
+
+    async fn make_file(&self, path: &Path, _: u32) -> Result<Meta> {
+        self.refuse(Op::Write, path)
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        self.refuse(Op::Write, &file.path)
+    }
+
+    async fn set_attributes(&self, path: &Path, _: &SetAttributes) -> Result<Meta> {
+        self.refuse(Op::SetAttributes, path)
+    }
+
+    async fn make_symlink(&self, path: &Path, _: &[u8]) -> Result<Meta> {
+        self.refuse(Op::Link, path)
+    }
+
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        self.refuse(Op::Link, path)
+    }
+
+    async fn link(&self, from: &Path, _: &Path) -> Result<Meta> {
+        self.refuse(Op::Link, from)
     }
 }

@@ -94,9 +94,9 @@ pub enum Op {
     Read,
     /// `Backend::fetch`
     Fetch,
-    /// `Backend::create`, `Upload::write`
+    /// `Backend::create`, `Upload::write`, `Backend::make_file`, `Backend::open_write`, `InPlace::write`
     Write,
-    /// `Upload::publish`
+    /// `Upload::publish`, `InPlace::sync`
     Publish,
     /// `Backend::make_dir`
     MakeDir,
@@ -104,6 +104,10 @@ pub enum Op {
     Remove,
     /// `Backend::rename`
     Rename,
+    /// `Backend::set_attributes`
+    SetAttributes,
+    /// `Backend::make_symlink`, `Backend::read_symlink`, `Backend::link`
+    Link,
     /// An operation on the control plane's records.
     Record,
     /// Setting up the client.
@@ -123,6 +127,8 @@ impl Op {
             Op::MakeDir => "mkdir",
             Op::Remove => "remove",
             Op::Rename => "rename",
+            Op::SetAttributes => "set attributes",
+            Op::Link => "link",
             Op::Record => "record",
             Op::Connect => "connect",
         }

@@ -12,8 +12,8 @@ use futures::future;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions,
-    Result, Traits, Upload, Version,
+    Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path,
+    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
 };
 
 /// What happens to one operation.
@@ -268,6 +268,50 @@ impl Backend for Faulty {
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
         self.meet(Op::Rename, from, self.inner.rename(from, to, how)).await
+    }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        self.meet(Op::Write, path, self.inner.make_file(path, mode)).await
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        let writing = self.meet(Op::Write, &file.path, self.inner.open_write(file)).await?;
+        Ok(Arc::new(FaultyInPlace { faulty: self.clone(), path: file.path.clone(), writing }))
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        self.meet(Op::SetAttributes, path, self.inner.set_attributes(path, set)).await
+    }
+
+    async fn make_symlink(&self, path: &Path, target: &[u8]) -> Result<Meta> {
+        self.meet(Op::Link, path, self.inner.make_symlink(path, target)).await
+    }
+
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        self.meet(Op::Link, path, self.inner.read_symlink(path)).await
+    }
+
+    async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
+        self.meet(Op::Link, from, self.inner.link(from, to)).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultyInPlace {
+    faulty: Faulty,
+    path: Path,
+    writing: Arc<dyn InPlace>,
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl InPlace for FaultyInPlace {
+    async fn write(&self, offset: u64, data: Bytes) -> Result<Option<Meta>> {
+        self.faulty.meet(Op::Write, &self.path, self.writing.write(offset, data)).await
+    }
+
+    async fn sync(&self) -> Result<Option<Meta>> {
+        self.faulty.meet(Op::Publish, &self.path, self.writing.sync()).await
     }
 }
 

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
-    Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Node, Op, Path,
-    RenameOptions, Result, Traits, Upload, Version,
+    Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Node, Op,
+    Path, Permissions, RenameOptions, Result, SetAttributes, Traits, Upload, Version,
 };
 
 /// Bytes in one chunk of a read's stream.
@@ -28,18 +28,36 @@ struct Tree {
     nodes: BTreeMap<Path, Held>,
     /// Numbers versions; never used twice.
     last: u64,
+    /// Files are changed in place, and have owners and modes.
+    in_place: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Held {
-    File { content: Bytes, number: u64, mtime: SystemTime },
+    File { content: Bytes, number: u64, mtime: SystemTime, own: Option<Own> },
     Directory { mtime: SystemTime },
 }
+
+/// What a file has that is changed in place.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    /// The file's number, which stays while its bytes change.
+    file: u64,
+    permissions: Permissions,
+}
+
+/// Whose the files of a tree are that are changed in place.
+const OWNER: u32 = 1000;
 
 impl Memory {
     /// An empty tree.
     pub fn new() -> Memory {
         Memory::default()
+    }
+
+    /// An empty tree whose files are changed in place, and keep owner and mode.
+    pub fn in_place() -> Memory {
+        Memory(Arc::new(Mutex::new(Tree { in_place: true, ..Tree::default() })))
     }
 
     /// Puts a file there, as another client would: missing parents are made, what was there is replaced.
@@ -64,7 +82,10 @@ impl Memory {
 impl Tree {
     fn store(&mut self, path: &Path, content: Bytes) -> Version {
         self.last += 1;
-        let held = Held::File { content, number: self.last, mtime: SystemTime::now() };
+        let own = self
+            .in_place
+            .then_some(Own { file: self.last, permissions: Permissions { uid: OWNER, gid: OWNER, mode: 0o644 } });
+        let held = Held::File { content, number: self.last, mtime: SystemTime::now(), own };
         let version = version(path, &held);
         self.nodes.insert(path.clone(), held);
         version.unwrap_or_else(|| unreachable!("a file was just stored"))
@@ -90,11 +111,26 @@ impl Tree {
             .filter(move |(path, _)| path.starts_with(dir))
     }
 
+    fn needs_in_place(&self, op: Op, path: &Path) -> Result<()> {
+        match self.in_place {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unsupported, op, path, "this tree keeps whole files")),
+        }
+    }
+
+    /// Where a file lies now that is changed in place.
+    fn path_of(&self, file: &Version) -> Option<Path> {
+        let is_it = |(path, held): (&Path, &Held)| {
+            version(path, held).is_some_and(|found| found.file == file.file).then(|| path.clone())
+        };
+        self.nodes.iter().find_map(is_it)
+    }
+
     fn needs_parent(&self, op: Op, path: &Path) -> Result<()> {
         let parent = path.split_last().map(|(parent, _)| parent).unwrap_or_default();
         match self.kind(&parent) {
             Some(Kind::Directory) => Ok(()),
-            Some(Kind::File) => Err(Error::new(ErrorKind::NotADirectory, op, &parent, "it is a file")),
+            Some(Kind::File | Kind::Symlink) => Err(Error::new(ErrorKind::NotADirectory, op, &parent, "it is a file")),
             None => Err(Error::new(ErrorKind::NotFound, op, &parent, "no such directory")),
         }
     }
@@ -113,9 +149,10 @@ impl Tree {
 
 fn version(path: &Path, held: &Held) -> Option<Version> {
     match held {
-        Held::File { content, number, .. } => {
-            let number: Arc<str> = number.to_string().into();
-            Some(Version { path: path.clone(), file: number.clone(), bytes: number, size: content.len() as u64 })
+        Held::File { content, number, own, .. } => {
+            let bytes: Arc<str> = number.to_string().into();
+            let file = own.map_or_else(|| bytes.clone(), |own| format!("file {}", own.file).into());
+            Some(Version { path: path.clone(), file, bytes, size: content.len() as u64 })
         }
         Held::Directory { .. } => None,
     }
@@ -124,7 +161,11 @@ fn version(path: &Path, held: &Held) -> Option<Version> {
 fn meta(path: &Path, held: &Held) -> Meta {
     let (Held::File { mtime, .. } | Held::Directory { mtime }) = held;
     let node = version(path, held).map_or(Node::Directory, Node::File);
-    Meta { node, mtime: *mtime, permissions: None, readable: true }
+    let permissions = match held {
+        Held::File { own, .. } => own.map(|own| own.permissions),
+        Held::Directory { .. } => None,
+    };
+    Meta { node, mtime: *mtime, permissions, readable: true }
 }
 
 fn absent(op: Op, path: &Path) -> Error {
@@ -134,11 +175,14 @@ fn absent(op: Op, path: &Path) -> Error {
 #[async_trait]
 impl Backend for Memory {
     fn traits(&self) -> Traits {
+        let in_place = self.tree().in_place;
         Traits {
             atomic_rename: true,
             real_directories: true,
             exact_versions: true,
-            own_permissions: false,
+            own_permissions: in_place,
+            append: in_place,
+            random_write: in_place,
             largest_file: 1 << 40,
         }
     }
@@ -153,7 +197,9 @@ impl Backend for Memory {
             let tree = memory.tree();
             let entries: Vec<Result<Entry>> = match tree.kind(&dir) {
                 None => vec![Err(absent(Op::List, &dir))],
-                Some(Kind::File) => vec![Err(Error::new(ErrorKind::NotADirectory, Op::List, &dir, "it is a file"))],
+                Some(Kind::File | Kind::Symlink) => {
+                    vec![Err(Error::new(ErrorKind::NotADirectory, Op::List, &dir, "it is a file"))]
+                }
                 Some(Kind::Directory) => tree
                     .below(&dir)
                     .filter_map(|(path, held)| {
@@ -170,10 +216,20 @@ impl Backend for Memory {
 
     async fn read(&self, file: &Version, range: Range<u64>, _why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
         let tree = self.tree();
-        let found = tree.nodes.get(&file.path).filter(|held| version(&file.path, held).as_ref() == Some(file));
+        let is_it = |found: Version| {
+            found.file == file.file
+                && (found.bytes == file.bytes
+                    || file.bytes == file.file
+                    // What is changed in place and longer now still has what it had.
+                    || found.size > file.size)
+        };
+        let found = tree.nodes.get(&file.path).filter(|held| version(&file.path, held).is_some_and(is_it));
         let Some(Held::File { content, .. }) = found else {
             return Err(Error::new(ErrorKind::Stale, Op::Read, &file.path, "the file was replaced or removed"));
         };
+        if range.end > content.len() as u64 {
+            return Err(Error::new(ErrorKind::Stale, Op::Read, &file.path, "the file is shorter now"));
+        }
         let bytes = content.slice(range.start as usize..range.end as usize);
         let chunks: Vec<_> =
             (0..bytes.len()).step_by(CHUNK).map(|at| Ok(bytes.slice(at..(at + CHUNK).min(bytes.len())))).collect();
@@ -276,6 +332,82 @@ impl Backend for Memory {
         }
         tree.meta(to).ok_or_else(|| absent(Op::Rename, to))
     }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        let mut tree = self.tree();
+        tree.needs_in_place(Op::Write, path)?;
+        tree.needs_parent(Op::Write, path)?;
+        if tree.kind(path).is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, Op::Write, path, "something is there already"));
+        }
+        tree.store(path, Bytes::new());
+        if let Some(Held::File { own: Some(own), .. }) = tree.nodes.get_mut(path) {
+            own.permissions.mode = mode;
+        }
+        tree.meta(path).ok_or_else(|| absent(Op::Write, path))
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        self.tree().needs_in_place(Op::Write, &file.path)?;
+        Ok(Arc::new(WritingInPlace { memory: self.clone(), file: file.clone() }))
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        let mut tree = self.tree();
+        tree.needs_in_place(Op::SetAttributes, path)?;
+        tree.last += 1;
+        let next = tree.last;
+        match tree.nodes.get_mut(path) {
+            None if path.is_root() => {}
+            None => return Err(absent(Op::SetAttributes, path)),
+            Some(Held::Directory { mtime }) => *mtime = set.mtime.unwrap_or(*mtime),
+            Some(Held::File { content, number, mtime, own }) => {
+                *number = next;
+                if let Some(size) = set.size {
+                    let mut bytes = BytesMut::from(&content[..]);
+                    bytes.resize(size as usize, 0);
+                    (*content, *mtime) = (bytes.freeze(), SystemTime::now());
+                }
+                *mtime = set.mtime.unwrap_or(*mtime);
+                if let Some(Own { permissions, .. }) = own {
+                    permissions.mode = set.mode.unwrap_or(permissions.mode);
+                    permissions.uid = set.uid.unwrap_or(permissions.uid);
+                    permissions.gid = set.gid.unwrap_or(permissions.gid);
+                }
+            }
+        }
+        tree.meta(path).ok_or_else(|| absent(Op::SetAttributes, path))
+    }
+}
+
+#[derive(Debug)]
+struct WritingInPlace {
+    memory: Memory,
+    file: Version,
+}
+
+#[async_trait]
+impl InPlace for WritingInPlace {
+    async fn write(&self, offset: u64, data: Bytes) -> Result<Option<Meta>> {
+        let mut tree = self.memory.tree();
+        let Some(path) = tree.path_of(&self.file) else {
+            return Err(Error::new(ErrorKind::Stale, Op::Write, &self.file.path, "the file is gone"));
+        };
+        tree.last += 1;
+        let next = tree.last;
+        if let Some(Held::File { content, number, mtime, .. }) = tree.nodes.get_mut(&path) {
+            let (begin, end) = (offset as usize, offset as usize + data.len());
+            let mut bytes = BytesMut::from(&content[..]);
+            bytes.resize(bytes.len().max(end), 0);
+            bytes[begin..end].copy_from_slice(&data);
+            (*content, *number, *mtime) = (bytes.freeze(), next, SystemTime::now());
+        }
+        Ok(tree.meta(&path))
+    }
+
+    async fn sync(&self) -> Result<Option<Meta>> {
+        Ok(None)
+    }
 }
 
 #[derive(Debug)]
@@ -334,8 +466,21 @@ mod tests {
     use super::*;
     use crate::backend::contract;
 
-    contract::suite!(|| async {
-        let stand: contract::Stand = (Arc::new(Memory::new()), Box::new(()));
-        Some(stand)
-    });
+    mod of_whole_files {
+        use super::*;
+
+        contract::suite!(|| async {
+            let stand: contract::Stand = (Arc::new(Memory::new()), Box::new(()));
+            Some(stand)
+        });
+    }
+
+    mod of_files_changed_in_place {
+        use super::*;
+
+        contract::suite!(|| async {
+            let stand: contract::Stand = (Arc::new(Memory::in_place()), Box::new(()));
+            Some(stand)
+        });
+    }
 }

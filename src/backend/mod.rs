@@ -69,12 +69,59 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Makes a directory. `AlreadyExists` where anything lies at `path`.
     async fn make_dir(&self, path: &Path) -> Result<Meta>;
 
-    /// Removes a file or an empty directory. `NotFound`, `IsADirectory`, `NotADirectory`, `NotEmpty`.
+    /// Removes a file, a symbolic link (as [`Kind::File`], too) or an empty directory. `NotFound`, `IsADirectory`, `NotADirectory`, `NotEmpty`.
     async fn remove(&self, path: &Path, kind: Kind) -> Result<()>;
 
     /// Moves a file, or a directory that is empty where `atomic_rename` is false (`Unsupported` for a full one).
     /// Returns what now lies at `to`. A file at `to` is replaced, unless `how.replace` is false (`AlreadyExists`).
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta>;
+
+    /// Makes an empty file with these permission bits, at once. `AlreadyExists` where anything lies at `path`: of many
+    /// who ask, one makes it. `Unsupported` without [`Traits::append`].
+    async fn make_file(&self, path: &Path, _mode: u32) -> Result<Meta> {
+        Err(Error::new(ErrorKind::Unsupported, Op::Write, path, "this store keeps whole files"))
+    }
+
+    /// Opens the file that `file` is a version of, whatever bytes it holds now, to change it in place. `Unsupported`
+    /// without [`Traits::append`].
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        Err(Error::new(ErrorKind::Unsupported, Op::Write, &file.path, "this store keeps whole files"))
+    }
+
+    /// Changes attributes of what lies at `path`, and returns what then lies there. A length needs
+    /// [`Traits::random_write`]. `Unsupported` without [`Traits::own_permissions`]; `NotPermitted` for who may not.
+    async fn set_attributes(&self, path: &Path, _set: &SetAttributes) -> Result<Meta> {
+        Err(Error::new(ErrorKind::Unsupported, Op::SetAttributes, path, "this store keeps no attributes"))
+    }
+
+    /// Makes a symbolic link with this text. `AlreadyExists`; `Unsupported` where the store has none.
+    async fn make_symlink(&self, path: &Path, _target: &[u8]) -> Result<Meta> {
+        Err(Error::new(ErrorKind::Unsupported, Op::Link, path, "this store has no symbolic links"))
+    }
+
+    /// The text of a symbolic link.
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        Err(Error::new(ErrorKind::Unsupported, Op::Link, path, "this store has no symbolic links"))
+    }
+
+    /// Gives the file at `from` another name, `to`. `AlreadyExists`; `Unsupported` where a file has one name.
+    async fn link(&self, from: &Path, _to: &Path) -> Result<Meta> {
+        Err(Error::new(ErrorKind::Unsupported, Op::Link, from, "a file has one name in this store"))
+    }
+}
+
+/// A file that is changed in place: every write is in the store when it returns.
+///
+/// Whether it lasts when the store's machine fails then is known after the next [`InPlace::sync`].
+#[async_trait]
+pub trait InPlace: Debug + Send + Sync + 'static {
+    /// Writes all of `data` at `offset`; a gap before it reads as zeros. `Unsupported` for another offset than the
+    /// file's end where the store has no [`Traits::random_write`]. What lies there then, where the store says so; in its
+    /// version the path is the one that the file was opened by.
+    async fn write(&self, offset: u64, data: Bytes) -> Result<Option<Meta>>;
+
+    /// Makes every write so far lasting. What lies there then, where the store says so.
+    async fn sync(&self) -> Result<Option<Meta>>;
 }
 
 /// A file that is being written in order.
@@ -116,6 +163,11 @@ pub struct Traits {
     pub exact_versions: bool,
     /// The store keeps owner and mode of its own, and decides by the mount's identity.
     pub own_permissions: bool,
+    /// Files are changed in place, by others too: their two halves of a version differ, and they can be appended to
+    /// ([`Backend::open_write`]). Else a file is replaced whole.
+    pub append: bool,
+    /// Files that are changed in place can be written at any offset, and cut.
+    pub random_write: bool,
     /// The largest file, in bytes.
     pub largest_file: u64,
 }
@@ -137,6 +189,8 @@ pub enum Kind {
     File,
     /// A directory.
     Directory,
+    /// A symbolic link.
+    Symlink,
 }
 
 /// One state of one file's bytes.
@@ -155,10 +209,17 @@ pub struct Version {
     pub size: u64,
 }
 
+impl Version {
+    /// The same file with whatever bytes it holds: never `Stale` for another client's changes in place.
+    pub fn any_bytes(&self) -> Version {
+        Version { bytes: self.file.clone(), ..self.clone() }
+    }
+}
+
 /// What a store says about a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
-    /// File, with its version, or directory.
+    /// File or symbolic link, with its version, or directory.
     pub node: Node,
     /// Last modification. A directory without one of its own has [`SystemTime::UNIX_EPOCH`], always the same.
     pub mtime: SystemTime,
@@ -182,28 +243,31 @@ pub enum Fetched {
     },
 }
 
-/// A file's version, or a directory.
+/// A file's version, a directory, or a symbolic link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// A regular file and its present version.
     File(Version),
     /// A directory.
     Directory,
+    /// A symbolic link; its version is that of its target's text.
+    Symlink(Version),
 }
 
 impl Meta {
-    /// File or directory.
+    /// What it is.
     pub fn kind(&self) -> Kind {
         match self.node {
             Node::File(_) => Kind::File,
             Node::Directory => Kind::Directory,
+            Node::Symlink(_) => Kind::Symlink,
         }
     }
 
-    /// The version of a file; `None` for a directory.
+    /// The version of a file or a symbolic link; `None` for a directory.
     pub fn version(&self) -> Option<&Version> {
         match &self.node {
-            Node::File(version) => Some(version),
+            Node::File(version) | Node::Symlink(version) => Some(version),
             Node::Directory => None,
         }
     }
@@ -272,6 +336,23 @@ pub struct Attributes {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
+    /// Modification time.
+    pub mtime: Option<SystemTime>,
+}
+
+/// What to change about a file or directory in the store; `None` leaves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAttributes {
+    /// Length in bytes; what is added reads as zeros.
+    pub size: Option<u64>,
+    /// Permission bits (`0o7777`).
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Access time.
+    pub atime: Option<SystemTime>,
     /// Modification time.
     pub mtime: Option<SystemTime>,
 }

@@ -2,9 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use data_encoding::HEXLOWER;
 
 /// The name that is the driver's own at every depth of every volume.
 pub const RESERVED: &str = ".millrace";
+
+/// What begins the name of a file of the driver's own beside a user's: one that has not got its name yet, or has lost it
+/// and is still open. No listing shows it.
+const HIDDEN: &str = ".millrace.tmp-";
 
 /// One segment of a path: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..` (POSIX.1-2024 3.254, NAME_MAX of Linux).
 ///
@@ -32,6 +39,26 @@ impl Name {
     /// The name as text, where it is UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
+    }
+
+    /// A new name for a file of the driver's own, which nobody else uses.
+    pub fn hidden() -> Name {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let nonce = HEXLOWER.encode(&rand::random::<[u8; 12]>());
+        Name(format!("{HIDDEN}{:x}-{nonce}", now.as_secs()).as_bytes().into())
+    }
+
+    /// Whether this begins as [`Name::hidden`] does.
+    pub fn is_hidden(&self) -> bool {
+        self.0.starts_with(HIDDEN.as_bytes())
+    }
+
+    /// How long ago [`Name::hidden`] made this; `None` for another name.
+    pub fn hidden_since(&self) -> Option<Duration> {
+        let (seconds, _) = self.as_str()?.strip_prefix(HIDDEN)?.split_once('-')?;
+        let seconds = Duration::from_secs(u64::from_str_radix(seconds, 16).ok()?);
+        let made = SystemTime::UNIX_EPOCH.checked_add(seconds)?;
+        SystemTime::now().duration_since(made).ok()
     }
 
     /// Whether this is the driver's own name.
@@ -171,6 +198,18 @@ mod tests {
         assert!(Name::new(&[b'x'; 255]).is_ok());
         assert!(Name::new(b"...").is_ok());
         assert!(Name::new(b"\xff").is_ok());
+    }
+
+    #[test]
+    fn a_hidden_name_is_known_with_its_age() {
+        let name = Name::hidden();
+        assert!(name.is_hidden() && !name.is_reserved() && name != Name::hidden());
+        assert!(name.hidden_since().unwrap() < Duration::from_secs(60));
+        let old = Name::new(b".millrace.tmp-5f5e1000-x").unwrap();
+        assert!(old.hidden_since().unwrap() > Duration::from_secs(7 * 24 * 3600));
+        for other in ["file", ".millrace", ".millrace.tmp-", ".millrace.tmp-zz-1", ".millrace.tmp-ffffffffffffffff-1"] {
+            assert_eq!(Name::new(other.as_bytes()).unwrap().hidden_since(), None, "{other}");
+        }
     }
 
     #[test]

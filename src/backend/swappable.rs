@@ -17,8 +17,8 @@ use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Meta, Op, Path, RenameOptions, Result,
-    Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path, RenameOptions,
+    Result, SetAttributes, Traits, Upload, Version,
 };
 
 /// See the module. Cloning shares it.
@@ -118,6 +118,30 @@ impl Backend for Swappable {
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
         self.0.load_full().backend.rename(from, to, how).await
+    }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        self.0.load_full().backend.make_file(path, mode).await
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        self.0.load_full().backend.open_write(file).await
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        self.0.load_full().backend.set_attributes(path, set).await
+    }
+
+    async fn make_symlink(&self, path: &Path, target: &[u8]) -> Result<Meta> {
+        self.0.load_full().backend.make_symlink(path, target).await
+    }
+
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        self.ask(|backend| async move { backend.read_symlink(path).await }).await
+    }
+
+    async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
+        self.0.load_full().backend.link(from, to).await
     }
 }
 

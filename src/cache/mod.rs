@@ -38,7 +38,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::backend::{
-    Backend, CreateOptions, Entry, Fetched, Intent, Kind, Meta, Path, RenameOptions, Result, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Fetched, InPlace, Intent, Kind, Meta, Path, RenameOptions, Result, SetAttributes,
+    Traits, Upload, Version,
 };
 use crate::budget::Budget;
 pub use sealing::LocalFile;
@@ -134,7 +135,10 @@ impl Backend for Cached {
 
     async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
         let within = range.start < range.end && range.end <= file.size;
+        // Whatever bytes the file holds now are no version's.
+        let any = self.inner.traits().append && file.bytes == file.file;
         if within
+            && !any
             && self.store.disk.is_open(Use::Read)
             && let Some(slot) = self.store.slot(file).await
         {
@@ -163,5 +167,29 @@ impl Backend for Cached {
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
         self.inner.rename(from, to, how).await
+    }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        self.inner.make_file(path, mode).await
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        self.inner.open_write(file).await
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        self.inner.set_attributes(path, set).await
+    }
+
+    async fn make_symlink(&self, path: &Path, target: &[u8]) -> Result<Meta> {
+        self.inner.make_symlink(path, target).await
+    }
+
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        self.inner.read_symlink(path).await
+    }
+
+    async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
+        self.inner.link(from, to).await
     }
 }

@@ -65,7 +65,7 @@ async fn close(vfs: Arc<Vfs>, opened: Opened) {
 /// `clippy::missing_trait_methods` cannot spare one.
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.max_background, &self.passes)
+        negotiate(config, self.max_background, &self.passes, self.answers.vfs.in_place())
     }
 
     fn destroy(&mut self) {}
@@ -80,8 +80,12 @@ impl Filesystem for Adapter {
         self.answers.vfs.forget(Ino(ino.0), nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attributes(reply, self.ttl())(self.answers.vfs.getattr(Ino(ino.0)));
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (vfs, ino, reply) = (self.vfs(), Ino(ino.0), reply::attributes(reply, self.ttl()));
+        match vfs.in_place() {
+            true => self.answers.ask(req.pid(), async move { vfs.getattr_now(ino).await }, reply),
+            false => reply(vfs.getattr(ino)),
+        }
     }
 
     fn setattr(
@@ -108,9 +112,12 @@ impl Filesystem for Adapter {
         self.answers.change(req.pid(), call, reply::attributes(reply, self.ttl()));
     }
 
-    fn readlink(&self, _req: &Request, _ino: INodeNo, reply: ReplyData) {
-        // There are no symbolic links.
-        reply.error(Errno::EINVAL);
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (vfs, ino) = (self.vfs(), Ino(ino.0));
+        self.answers.ask(req.pid(), async move { vfs.readlink(ino).await }, move |outcome| match outcome {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(error)),
+        });
     }
 
     fn mknod(
@@ -126,11 +133,11 @@ impl Filesystem for Adapter {
         reply.error(Errno::EPERM);
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
         let call = {
             let vfs = vfs.clone();
-            async move { vfs.mkdir(parent, &name).await }
+            async move { vfs.mkdir_with(parent, &name, Some(mode)).await }
         };
         let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
         self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
@@ -146,8 +153,15 @@ impl Filesystem for Adapter {
         self.answers.change(req.pid(), async move { vfs.rmdir(parent, &name).await }, done(reply));
     }
 
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _link_name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (vfs, parent, name) = (self.vfs(), Ino(parent.0), link_name.as_bytes().to_vec());
+        let target = target.as_os_str().as_bytes().to_vec();
+        let call = {
+            let vfs = vfs.clone();
+            async move { vfs.symlink(parent, &name, &target).await }
+        };
+        let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
+        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn rename(
@@ -171,8 +185,15 @@ impl Filesystem for Adapter {
         self.answers.transfer(req.pid(), call, done(reply));
     }
 
-    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (vfs, ino, parent) = (self.vfs(), Ino(ino.0), Ino(newparent.0));
+        let name = newname.as_bytes().to_vec();
+        let call = {
+            let vfs = vfs.clone();
+            async move { vfs.link(ino, parent, &name).await }
+        };
+        let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
+        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -320,7 +341,7 @@ impl Filesystem for Adapter {
         req: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
+        mode: u32,
         _umask: u32,
         flags: i32,
         reply: ReplyCreate,
@@ -328,7 +349,7 @@ impl Filesystem for Adapter {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
         let call = {
             let vfs = vfs.clone();
-            async move { vfs.create(parent, &name, how(flags)).await }
+            async move { vfs.create_with(parent, &name, how(flags), mode & 0o7777).await }
         };
         let take_back = move |(attr, opened): (Attr, Opened)| async move {
             vfs.forget(attr.ino, 1);

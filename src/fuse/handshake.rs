@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{InitFlags, KernelConfig};
 
-/// Asks for what the calls rely on. Where files are to be read past this process, `passes` says from then on whether the
-/// kernel can.
+/// Asks for what the calls rely on, and, where files are changed `in_place` by others too, for pages that go with their
+/// file's old attributes. Where files are to be read past this process, `passes` says from then on whether the kernel can.
 ///
 /// # Errors
 /// A kernel without what nothing can stand in for.
-pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16, passes: &AtomicBool) -> io::Result<()> {
+pub(super) fn negotiate(
+    config: &mut KernelConfig,
+    max_background: u16,
+    passes: &AtomicBool,
+    in_place: bool,
+) -> io::Result<()> {
     // Without it `> f` arrives as a truncation by path, indistinguishable from truncate(2).
     config
         .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
@@ -22,7 +27,10 @@ pub(super) fn negotiate(config: &mut KernelConfig, max_background: u16, passes: 
         InitFlags::FUSE_READDIRPLUS_AUTO,
         // Set-id bits and capabilities are kept nowhere: no write needs to ask for them.
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    ] {
+    ]
+    .into_iter()
+    .chain(in_place.then_some(InitFlags::FUSE_AUTO_INVAL_DATA))
+    {
         if let Err(missing) = config.add_capabilities(wanted) {
             tracing::info!(?missing, "this kernel's FUSE lacks a capability");
         }

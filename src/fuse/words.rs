@@ -52,6 +52,7 @@ pub(super) fn kind(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
     }
 }
 

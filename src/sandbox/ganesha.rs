@@ -116,12 +116,25 @@ impl Ganesha {
         }
     }
 
-    /// Stops it: connections stay, and nothing is answered.
+    /// Stops it: connections stay, and from when this returns nothing is answered.
     ///
     /// # Errors
     /// Where it does not run.
     pub fn freeze(&self) -> io::Result<()> {
-        Ok(kill(self.pid()?, Signal::SIGSTOP)?)
+        let server = self.pid()?;
+        kill(server, Signal::SIGSTOP)?;
+        // A thread on another processor may run on for a moment.
+        let is_stopped = |task: io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+            Ok::<_, io::Error>(stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T')))
+        };
+        loop {
+            let states: io::Result<Vec<bool>> = fs::read_dir(format!("/proc/{server}/task"))?.map(is_stopped).collect();
+            if states?.into_iter().all(|stopped| stopped) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// It goes on.

@@ -25,7 +25,8 @@ pub struct SetAttr {
 }
 
 impl Vfs {
-    /// Changes attributes. A length may only become 0, or stay what it is. Mode, owner and time of a file being
+    /// Changes attributes: where files are changed in place, in the store. Elsewhere a length may only become 0, or stay
+    /// what it is. Mode, owner and time of a file being
     /// written go into its metadata for other tools; shown are the volume's, and the store's time.
     ///
     /// # Errors
@@ -36,6 +37,9 @@ impl Vfs {
             // A shell's redirection truncates.
             let only_size = set == SetAttr { size: set.size, ..SetAttr::default() };
             return if only_size { Ok(self.control_attr(ino)) } else { Err(Error::NotPermitted) };
+        }
+        if self.in_place() {
+            return self.set_in_place(ino, set).await;
         }
         if let Some(size) = set.size {
             self.resize(ino, handle, size).await?;

@@ -139,7 +139,7 @@ struct PassedEntry {
     /// Where its name ends in `names`.
     end: u64,
     ino: Ino,
-    directory: bool,
+    kind: Kind,
 }
 
 impl Passed {
@@ -150,7 +150,7 @@ impl Passed {
     fn push(&mut self, entry: &Listed) {
         self.names.extend_from_slice(&entry.name);
         let end = self.names.len() as u64;
-        self.entries.push(PassedEntry { end, ino: entry.ino, directory: entry.kind == Kind::Directory });
+        self.entries.push(PassedEntry { end, ino: entry.ino, kind: entry.kind });
     }
 
     fn get(&self, index: u64) -> Option<Listed> {
@@ -158,8 +158,7 @@ impl Passed {
         let entry = self.entries.get(at)?;
         let begin = at.checked_sub(1).and_then(|before| self.entries.get(before)).map_or(0, |before| before.end);
         let name = self.names.get(usize::try_from(begin).ok()?..usize::try_from(entry.end).ok()?)?;
-        let kind = if entry.directory { Kind::Directory } else { Kind::File };
-        Some(Listed { name: name.to_vec(), ino: entry.ino, kind, next: index + 1, known: Known::Kind })
+        Some(Listed { name: name.to_vec(), ino: entry.ino, kind: entry.kind, next: index + 1, known: Known::Kind })
     }
 }
 
@@ -340,7 +339,7 @@ impl Vfs {
 
     /// What of a store's entry is shown; `None` where it is not.
     fn listed(&self, source: &Source, entry: &Entry) -> Option<(Ino, Known)> {
-        if entry.name.is_reserved() || source.here.contains(&entry.name) {
+        if entry.name.is_reserved() || entry.name.is_hidden() || source.here.contains(&entry.name) {
             return None;
         }
         self.listings.push(&source.pass, &entry.name, &entry.meta);

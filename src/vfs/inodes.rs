@@ -12,6 +12,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::in_place::Writing;
 use super::write::Gate;
 use super::{Error, Result};
 use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
@@ -67,12 +68,19 @@ pub(super) struct File {
     pub(super) reader: Option<Arc<FileReader>>,
     /// The kernel may hold pages that are not `stored`'s.
     pub(super) pages_suspect: bool,
+    /// What writers share where files are changed in place.
+    pub(super) in_place: Option<Box<Writing>>,
+    /// It is a symbolic link, and has nothing else of what is here.
+    pub(super) symlink: bool,
+    /// Its name was removed here while it was open: where it lies, hidden, until its last handle is gone.
+    pub(super) hidden: Option<Path>,
 }
 
 impl Inode {
     pub(super) fn kind(&self) -> Kind {
-        match self.content {
+        match &self.content {
             Content::Directory => Kind::Directory,
+            Content::File(file) if file.symlink => Kind::Symlink,
             Content::File(_) => Kind::File,
         }
     }
@@ -106,15 +114,19 @@ impl Inode {
         matches!(&self.content, Content::File(file) if file.written.is_some())
     }
 
+    fn is_open_in_place(&self) -> bool {
+        matches!(&self.content, Content::File(file) if file.in_place.is_some())
+    }
+
     /// Whether `meta` shows this very file or directory.
     fn is(&self, meta: &Meta) -> bool {
         match (&self.content, &meta.node) {
             (Content::Directory, Node::Directory) => true,
-            (Content::File(file), Node::File(version)) => match &file.stored {
-                Some(stored) => stored.file == version.file,
-                None => file.unseen(),
-            },
-            (Content::Directory, Node::File(_)) | (Content::File(_), Node::Directory) => false,
+            (Content::File(file), Node::File(version) | Node::Symlink(version)) => {
+                file.symlink == (meta.kind() == Kind::Symlink)
+                    && file.stored.as_ref().map_or_else(|| file.unseen(), |stored| stored.file == version.file)
+            }
+            (Content::Directory, Node::File(_) | Node::Symlink(_)) | (Content::File(_), Node::Directory) => false,
         }
     }
 }
@@ -194,7 +206,7 @@ impl Inodes {
     pub(super) fn directory(&self, ino: Ino) -> Result<Path> {
         let inode = self.get(ino)?;
         match (inode.kind(), inode.linked) {
-            (Kind::File, _) => Err(Error::NotADirectory),
+            (Kind::File | Kind::Symlink, _) => Err(Error::NotADirectory),
             (Kind::Directory, false) => Err(Error::NotFound),
             (Kind::Directory, true) => Ok(inode.path.clone()),
         }
@@ -254,21 +266,37 @@ impl Inodes {
             let content = match &meta.node {
                 Node::Directory => Content::Directory,
                 Node::File(version) => Content::File(File { stored: Some(version.clone()), ..File::default() }),
+                Node::Symlink(version) => {
+                    Content::File(File { stored: Some(version.clone()), symlink: true, ..File::default() })
+                }
             };
             self.insert(ino, path, content);
         }
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lookups += 1;
-            if !inode.is_being_written() {
+            // What is changed in place here is what its last write left; the store may have been asked before that.
+            if !inode.is_being_written() && !inode.is_open_in_place() {
                 inode.mtime = meta.mtime;
                 inode.permissions = meta.permissions;
-                if let (Content::File(file), Node::File(version)) = (&mut inode.content, &meta.node) {
+                if let (Content::File(file), Some(version)) = (&mut inode.content, meta.version()) {
                     file.readable = meta.readable;
                     file.store(version.clone());
                 }
             }
         }
         ino
+    }
+
+    /// Takes in what the store says of what `ino` is, wherever it lies.
+    pub(super) fn take_in(&mut self, ino: Ino, meta: &Meta) {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        inode.mtime = meta.mtime;
+        inode.permissions = meta.permissions;
+        let path = inode.path.clone();
+        if let (Content::File(file), Some(version)) = (&mut inode.content, meta.version()) {
+            file.readable = meta.readable;
+            file.store(Version { path, ..version.clone() });
+        }
     }
 
     /// Counts a lookup of what lies at `path`, of which only a number and a kind are known unless it is in the table.
@@ -280,6 +308,7 @@ impl Inodes {
                 let content = match kind {
                     Kind::Directory => Content::Directory,
                     Kind::File => Content::File(File { readable: true, ..File::default() }),
+                    Kind::Symlink => Content::File(File { readable: true, symlink: true, ..File::default() }),
                 };
                 self.insert(ino, path, content);
                 ino
@@ -336,17 +365,33 @@ impl Inodes {
         Ok(())
     }
 
-    /// Gives back a handle. A writing one was taken off `writers` before.
-    pub(super) fn close(&mut self, ino: Ino) {
+    /// Gives back a handle. A writing one was taken off `writers` before. Where a hidden file lies that nobody has open
+    /// any more, if it is one.
+    pub(super) fn close(&mut self, ino: Ino) -> Option<Path> {
+        let mut left = None;
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.handles = inode.handles.saturating_sub(1);
             if inode.handles == 0
                 && let Content::File(file) = &mut inode.content
             {
                 file.reader = None;
+                left = file.hidden.take();
             }
         }
         self.reap(ino);
+        left
+    }
+
+    /// The file at `path`, where somebody has it open.
+    pub(super) fn open_at(&self, path: &Path) -> Option<Ino> {
+        let is_open = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.handles > 0 && inode.file().is_ok());
+        self.at(path).filter(is_open)
+    }
+
+    /// Files that are open to be changed in place.
+    pub(super) fn all_in_place(&self) -> Vec<Ino> {
+        let open = self.inodes.iter().filter(|(_, inode)| inode.is_open_in_place());
+        open.map(|(ino, _)| *ino).collect()
     }
 
     /// The size a file being written has now, or `None` for one that no longer is.
@@ -382,7 +427,7 @@ impl Inodes {
         self.detach(to);
         let moved: Vec<Path> = match self.at(from).and_then(|ino| self.inodes.get(&ino)).map(Inode::kind) {
             Some(Kind::Directory) => self.names.keys().filter(|path| path.starts_with(from)).cloned().collect(),
-            Some(Kind::File) => vec![from.clone()],
+            Some(Kind::File | Kind::Symlink) => vec![from.clone()],
             None => return,
         };
         for old in moved {

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::changes::Ticket;
-use crate::backend::{Meta, Name, Node, Path, Permissions, Version};
+use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
 use crate::budget::{Budget, Lease};
 use crate::prefetch::{Ahead, Runs, Source};
 
@@ -251,6 +251,10 @@ impl Pass {
 
 impl Rows {
     fn push(&mut self, name: &Name, meta: &Meta) {
+        // A row has no room to say so, and nothing is fetched ahead of one.
+        if meta.kind() == Kind::Symlink {
+            return;
+        }
         let version = meta.version();
         let (file, bytes) = version.map_or(("", ""), |version| (&*version.file, &*version.bytes));
         let own = (bytes != file).then_some(bytes);

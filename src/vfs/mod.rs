@@ -10,6 +10,7 @@ mod count;
 mod dirs;
 mod error;
 mod handles;
+mod in_place;
 mod inodes;
 mod ledger;
 mod listings;
@@ -233,7 +234,7 @@ impl Vfs {
         self.progress.load(Ordering::Relaxed).wrapping_add(self.budget.free())
     }
 
-    /// Attributes of a known inode. Asks nothing of the store: a version's never change.
+    /// Attributes of a known inode, as they are known. Asks nothing of the store: a version's never change.
     ///
     /// # Errors
     /// `Stale`, also for what only a listing told the name of (the kernel looks up anew).
@@ -277,7 +278,7 @@ impl Vfs {
         let (mode, being_written) = match &inode.content {
             Content::Directory => (self.config.dir_mode, false),
             Content::File(file) if !file.readable => (0, false),
-            Content::File(file) => (self.config.file_mode, file.written.is_some()),
+            Content::File(file) => (self.config.file_mode, file.written.is_some() || file.in_place.is_some()),
         };
         let kept = inode.permissions;
         Attr {
@@ -290,7 +291,7 @@ impl Vfs {
             gid: kept.map_or(self.config.gid, |kept| kept.gid),
             nlink: match inode.kind() {
                 Kind::Directory => 2,
-                Kind::File => u32::from(inode.linked),
+                Kind::File | Kind::Symlink => u32::from(inode.linked),
             },
             // Writers that ask gather this much for one write; a reader that did would fetch that much for every
             // small read at random.

@@ -201,7 +201,7 @@ async fn apply(vfs: &Vfs, store: &Memory, model: &mut Model, call: &Call) {
             match (model.kind(name), *exclusive) {
                 (Some(_), true) => assert_eq!(made.err(), Some(Error::Exists)),
                 (Some(Kind::Directory), false) => assert_eq!(made.err(), Some(Error::IsADirectory)),
-                (Some(Kind::File) | None, _) => {
+                (Some(Kind::File | Kind::Symlink) | None, _) => {
                     let (attr, opened) = made.unwrap();
                     let base = model.files.get(name).map(|(version, _)| *version);
                     model.open.push(Writing {
@@ -274,7 +274,7 @@ async fn apply(vfs: &Vfs, store: &Memory, model: &mut Model, call: &Call) {
             match model.kind(name) {
                 None => assert_eq!(unlinked, Err(Error::NotFound)),
                 Some(Kind::Directory) => assert_eq!(unlinked, Err(Error::IsADirectory)),
-                Some(Kind::File) => {
+                Some(Kind::File | Kind::Symlink) => {
                     unlinked.unwrap();
                     match model.written(name) {
                         // What another client put where this file was never published is not seen here.
@@ -311,7 +311,7 @@ async fn apply(vfs: &Vfs, store: &Memory, model: &mut Model, call: &Call) {
             let removed = vfs.rmdir(dir, last.as_bytes()).await;
             match model.kind(name) {
                 None => assert_eq!(removed, Err(Error::NotFound)),
-                Some(Kind::File) => assert_eq!(removed, Err(Error::NotADirectory)),
+                Some(Kind::File | Kind::Symlink) => assert_eq!(removed, Err(Error::NotADirectory)),
                 Some(Kind::Directory) if !model.is_empty(name) => assert_eq!(removed, Err(Error::NotEmpty)),
                 Some(Kind::Directory) => {
                     removed.unwrap();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::changes::{Outcome, Ticket};
@@ -16,7 +17,9 @@ use super::listings::Remembered;
 use super::read::{OpenOptions, Opened, Pages};
 use super::write::Writer;
 use super::{Attr, Error, Result, Vfs};
-use crate::backend::{self, Base, CreateOptions, ErrorKind, Kind, Meta, Name, Path, RenameOptions, Version};
+use crate::backend::{
+    self, Base, CreateOptions, ErrorKind, Kind, Meta, Name, Path, RenameOptions, SetAttributes, Version,
+};
 use crate::prefetch::Target;
 
 /// For ever, as far as a kernel's lifetime goes.
@@ -160,10 +163,26 @@ impl Vfs {
     /// `Exists` where `how.exclusive`, `IsADirectory`, `NotPermitted` for the reserved name, `ReadOnly`; as
     /// [`Vfs::open`].
     pub async fn create(&self, parent: Ino, name: &[u8], how: OpenOptions) -> Result<(Attr, Opened)> {
+        self.create_with(parent, name, how, self.config.file_mode).await
+    }
+
+    /// As [`Vfs::create`], with permission bits for a new file where the store keeps them. There it lies in the store at
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Vfs::create`].
+    pub async fn create_with(&self, parent: Ino, name: &[u8], how: OpenOptions, mode: u32) -> Result<(Attr, Opened)> {
         self.writable()?;
         let path = self.new_name(parent, name)?;
         let locked = self.locks.lock(&path).await;
-        let Some(_) = self.there_or_nothing(&path).await? else { return self.create_new(&path).await };
+        if self.there_or_nothing(&path).await?.is_none() {
+            if !self.in_place() {
+                return self.create_new(&path).await;
+            }
+            if let Some(made) = self.make_in_place(&path, mode).await? {
+                return Ok(made);
+            }
+        }
         if how.exclusive {
             return Err(Error::Exists);
         }
@@ -193,6 +212,14 @@ impl Vfs {
     /// # Errors
     /// `Exists`, `NotPermitted` for the reserved name, `ReadOnly`
     pub async fn mkdir(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.mkdir_with(parent, name, None).await
+    }
+
+    /// As [`Vfs::mkdir`], with permission bits where the store keeps them.
+    ///
+    /// # Errors
+    /// As [`Vfs::mkdir`].
+    pub async fn mkdir_with(&self, parent: Ino, name: &[u8], mode: Option<u32>) -> Result<Attr> {
         self.writable()?;
         let path = self.new_name(parent, name)?;
         let _locked = self.locks.lock(&path).await;
@@ -202,10 +229,78 @@ impl Vfs {
         self.listings.forget(&path);
         let made = self.backend.make_dir(&path).await;
         self.changes.record(&path, Outcome::Uncertain);
-        let meta = made?;
+        let mut meta = made?;
         self.counts(&path, Amount::directory(1));
+        if let Some(mode) = mode.map(|mode| mode & 0o7777)
+            && meta.permissions.is_some_and(|kept| kept.mode != mode)
+        {
+            let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+            meta = self.backend.set_attributes(&path, &set).await?;
+        }
         let mut inodes = self.inodes();
         let ino = inodes.enter(&path, &meta);
+        Ok(self.attr(ino, inodes.get(ino)?))
+    }
+
+    /// Makes a symbolic link. Counts a lookup.
+    ///
+    /// # Errors
+    /// `NotPermitted` where the store has none, and for the reserved name; `Exists`, `ReadOnly`, `Denied`
+    pub async fn symlink(&self, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
+        self.writable()?;
+        let path = self.new_name(parent, name)?;
+        let _locked = self.locks.lock(&path).await;
+        let made = self.backend.make_symlink(&path, target).await;
+        self.named(&path, made)
+    }
+
+    /// Gives a file another name. Counts a lookup of it: each name is an inode of its own here.
+    ///
+    /// # Errors
+    /// `NotPermitted` where the store gives a file one name, and for the reserved name; `Exists`, `ReadOnly`, `Denied`
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.writable()?;
+        let path = self.new_name(parent, name)?;
+        let from = {
+            let inodes = self.inodes();
+            let inode = inodes.get(ino)?;
+            if !inode.linked {
+                return Err(Error::NotFound);
+            }
+            inode.path.clone()
+        };
+        let _locked = self.locks.lock_both(&from, &path).await;
+        let linked = self.backend.link(&from, &path).await;
+        self.named(&path, linked)
+    }
+
+    /// The text of a symbolic link.
+    ///
+    /// # Errors
+    /// `Invalid` for what is none, and what the store failed with.
+    pub async fn readlink(&self, ino: Ino) -> Result<Bytes> {
+        let path = {
+            let inodes = self.inodes();
+            let inode = inodes.get(ino)?;
+            if inode.kind() != Kind::Symlink {
+                return Err(Error::Invalid);
+            }
+            inode.path.clone()
+        };
+        Ok(self.backend.read_symlink(&path).await?)
+    }
+
+    /// Takes in what was given the name `path`.
+    fn named(&self, path: &Path, outcome: backend::Result<Meta>) -> Result<Attr> {
+        self.progressed();
+        self.changes.record(path, Outcome::Uncertain);
+        let meta = match outcome {
+            Err(error) if error.kind == ErrorKind::Unsupported => return Err(Error::NotPermitted),
+            outcome => outcome?,
+        };
+        self.counts(path, Amount { bytes: 0, inodes: 1 });
+        let mut inodes = self.inodes();
+        let ino = inodes.enter(path, &meta);
         Ok(self.attr(ino, inodes.get(ino)?))
     }
 
@@ -217,6 +312,10 @@ impl Vfs {
         self.writable()?;
         let path = self.known_name(parent, name)?;
         let _locked = self.locks.lock(&path).await;
+        let open = self.inodes().open_at(&path).filter(|_| self.in_place());
+        if let Some(ino) = open {
+            return self.hide(ino, &path).await;
+        }
         if self.is_in_store(&path) {
             let (being_written, size) = {
                 let inodes = self.inodes();
@@ -265,14 +364,14 @@ impl Vfs {
     }
 
     /// The store has more at `path` by `amount`, or less.
-    fn counts(&self, path: &Path, amount: Amount) {
+    pub(super) fn counts(&self, path: &Path, amount: Amount) {
         if let Some((dir, _)) = path.split_last() {
             self.ledger().change(&dir, amount);
         }
     }
 
     /// Records that something left `path`, or may have.
-    fn left<T>(&self, path: &Path, outcome: &backend::Result<T>) {
+    pub(super) fn left<T>(&self, path: &Path, outcome: &backend::Result<T>) {
         let outcome = match outcome {
             Ok(_) => Outcome::Absent,
             Err(_) => Outcome::Uncertain,
@@ -307,7 +406,7 @@ impl Vfs {
         let kind = self.inodes().get(ino).map(|inode| inode.kind());
         let moved = match kind {
             Ok(Kind::Directory) => self.rename_directory(&old, &new, keep).await,
-            Ok(Kind::File) => self.rename_file(ino, &old, &new, keep).await,
+            Ok(Kind::File | Kind::Symlink) => self.rename_file(ino, &old, &new, keep).await,
             Err(error) => Err(error),
         };
         self.forget(ino, 1);
@@ -324,6 +423,12 @@ impl Vfs {
         let stored = self.inodes().get(ino)?.file()?.stored.clone();
         let lies_there = if stored.is_some() {
             let size = stored.as_ref().map_or(0, |version| version.size);
+            let open = self.inodes().open_at(new).filter(|_| self.in_place() && !keep);
+            if let Some(open) = open {
+                self.hide(open, new).await?;
+            }
+            // By name: that somebody wrote to it does not make it another file.
+            let stored = stored.filter(|_| !self.in_place());
             let replaced = self.inodes().stored_at(new);
             let how = RenameOptions { kind: Kind::File, version: stored, replace: !keep };
             let moved = self.backend.rename(old, new, how).await;
@@ -379,7 +484,7 @@ impl Vfs {
             None => {}
             Some(_) if keep => return Err(Error::Exists),
             Some(There::Here(_)) => return Err(Error::NotADirectory),
-            Some(There::Store(meta, _)) if meta.kind() == Kind::File => return Err(Error::NotADirectory),
+            Some(There::Store(meta, _)) if meta.kind() != Kind::Directory => return Err(Error::NotADirectory),
             Some(There::Store(..)) => self.remove_directory(new).await?,
         }
         let how = RenameOptions { kind: Kind::Directory, version: None, replace: false };
@@ -421,7 +526,7 @@ impl Vfs {
             return Err(Error::NotPermitted);
         }
         let parent = self.inodes().directory(parent)?;
-        if name.is_reserved() {
+        if name.is_reserved() || name.is_hidden() {
             return Err(Error::NotFound);
         }
         Ok(parent.join(&name))
@@ -434,7 +539,7 @@ impl Vfs {
             return Err(Error::NotPermitted);
         }
         let parent = self.inodes().directory(parent)?;
-        if name.is_reserved() {
+        if name.is_reserved() || name.is_hidden() {
             return Err(Error::NotPermitted);
         }
         Ok(parent.join(&name))

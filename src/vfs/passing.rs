@@ -93,7 +93,8 @@ impl Vfs {
     /// # Errors
     /// `Stale`
     pub(super) async fn pass(&self, ino: Ino) -> Result<(bool, Option<u32>)> {
-        let Some(lender) = self.passing.lender.get() else { return Ok((false, None)) };
+        // What others change in place would be seen by nobody who is read past.
+        let Some(lender) = self.passing.lender.get().filter(|_| !self.in_place()) else { return Ok((false, None)) };
         let version = self.inodes().get(ino)?.file()?.stored.clone();
         let seat = self.passing.enter(ino);
         let loan = seat.loan.get_or_init(async || lender.lend(version.as_ref()?).await).await;

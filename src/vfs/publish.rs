@@ -32,6 +32,7 @@ impl Vfs {
     /// As [`Vfs::fsync`].
     pub async fn flush(&self, handle: Handle, owner: Owner) -> Result<()> {
         match self.handles.get(handle)? {
+            Open::Writing { ino } if self.in_place() => self.flush_in_place(ino, owner).await,
             Open::Writing { ino } => self.publish(ino, Why::Flush(owner)).await,
             Open::Reading { .. } => Ok(()),
             Open::Order(order) => {
@@ -49,6 +50,7 @@ impl Vfs {
     /// the store failed with; a later fsync may succeed.
     pub async fn fsync(&self, handle: Handle) -> Result<()> {
         match self.handles.get(handle)? {
+            Open::Writing { ino } if self.in_place() => self.sync_in_place(ino).await,
             Open::Writing { ino } => self.publish(ino, Why::Sync).await,
             Open::Reading { .. } | Open::Order(_) => Ok(()),
             Open::Directory(_) => Err(Error::BadHandle),
@@ -65,9 +67,10 @@ impl Vfs {
                 if seated {
                     self.passing.leave(ino);
                 }
-                self.inodes().close(ino);
+                self.closed(ino).await;
                 Ok(())
             }
+            Some(Open::Writing { ino }) if self.in_place() => self.release_in_place(ino).await,
             Some(Open::Writing { ino }) => self.release_writing(ino).await,
             Some(Open::Order(order)) => {
                 self.close_control(&order);
@@ -200,6 +203,7 @@ impl Vfs {
     /// in the middle of.
     pub async fn shut_down(&self) {
         *self.invalidations.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.sync_all_in_place().await;
         let written = self.inodes().all_written();
         for ino in written {
             let Ok(gate) = self.gate(ino) else { continue };

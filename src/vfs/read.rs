@@ -3,15 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
 
 use super::handles::{Handle, Open};
 use super::inodes::{File, Ino};
 use super::reign::Held;
 use super::write::Gate;
 use super::{Error, Invalidation, Result, Vfs, control};
-use crate::backend::{ErrorKind, Path, Version};
-use crate::prefetch::{Ahead, FileReader, Target};
+use crate::backend::{self, ErrorKind, Intent, Path, Version};
+use crate::prefetch::{Ahead, Data, FileReader, Target};
+
+/// How often a read begins anew because its file was changed in place meanwhile.
+const PINNED: usize = 3;
 
 /// The kernel keeps file content in pages of this many bytes.
 const PAGE: u64 = 4096;
@@ -77,6 +81,7 @@ impl Vfs {
         if self.is_control(ino) {
             return if ino == control::FILE { self.open_control(ino) } else { Err(Error::IsADirectory) };
         }
+        let in_place = writes && self.in_place();
         {
             let mut inodes = self.inodes();
             let inode = inodes.get(ino)?;
@@ -86,7 +91,12 @@ impl Vfs {
             if !inode.file()?.readable && !how.truncate {
                 return Err(Error::Denied);
             }
-            inodes.open(ino, writes)?;
+            if !in_place {
+                inodes.open(ino, writes)?;
+            }
+        }
+        if in_place {
+            return self.open_in_place(ino, how.truncate).await;
         }
         if how.truncate
             && let Err(error) = self.truncate(ino).await
@@ -102,7 +112,7 @@ impl Vfs {
                 backing: None,
             });
         }
-        let passed = self.pass(ino).await.inspect_err(|_| self.inodes().close(ino));
+        let passed = self.pass(ino).await.inspect_err(|_| drop(self.inodes().close(ino)));
         let (seated, backing) = passed?;
         let pages = {
             let mut inodes = self.inodes();
@@ -152,6 +162,7 @@ impl Vfs {
             Open::Directory(_) => return Err(Error::BadHandle),
         };
         let wanted = offset..offset.saturating_add(u64::from(size));
+        let mut changes = 0;
         loop {
             let source = self.source(ino)?;
             let bytes = match source {
@@ -167,15 +178,21 @@ impl Vfs {
                     if range.is_empty() {
                         return Ok(Bytes::new());
                     }
-                    match reader.read(range).await {
+                    let read = match changes < PINNED {
+                        true => reader.read(range).await.map(Data::into_bytes),
+                        // It changes faster than it can be read: what it holds now.
+                        false => self.read_any(&version, range).await,
+                    };
+                    match read {
                         Ok(data) => {
                             self.recent.note(&version.path);
-                            data.into_bytes()
+                            data
                         }
                         Err(error) if matches!(error.kind, ErrorKind::Stale | ErrorKind::NotFound) => {
                             if self.lost(ino, &version).await? {
                                 return Err(Error::Stale);
                             }
+                            changes += 1;
                             continue;
                         }
                         Err(error) => return Err(error.into()),
@@ -184,6 +201,16 @@ impl Vfs {
             };
             return Ok(bytes);
         }
+    }
+
+    /// Bytes of a file, whichever it holds when it is asked.
+    async fn read_any(&self, version: &Version, range: Range<u64>) -> backend::Result<Bytes> {
+        let mut body = self.backend.read(&version.any_bytes(), range, Intent::Demand).await?;
+        let mut whole = BytesMut::new();
+        while let Some(piece) = body.try_next().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
     }
 
     fn source(&self, ino: Ino) -> Result<Source> {
@@ -232,16 +259,23 @@ impl Vfs {
         writer.peek(start, end).map(Some).ok_or(Error::Busy)
     }
 
-    /// The store no longer has `version` of a file. True where that is news; false where this mount itself changed or
-    /// renamed the file meanwhile, and its new version is to be read.
+    /// The store no longer has `version` of a file. True where that is news; false where its new version is to be read:
+    /// this mount itself changed or renamed the file meanwhile, or somebody changed it in place.
     async fn lost(&self, ino: Ino, version: &Version) -> Result<bool> {
         let (path, _locked) = self.lock_file(ino).await?;
-        let mut inodes = self.inodes();
-        let inode = inodes.get(ino)?;
-        let file = inode.file()?;
-        if file.written.is_some() || file.stored.as_ref() != Some(version) {
+        let is_news = || {
+            let inodes = self.inodes();
+            let file = inodes.get(ino)?.file()?;
+            Ok::<_, Error>(file.written.is_none() && file.stored.as_ref() == Some(version))
+        };
+        if !is_news()? {
             return Ok(false);
         }
+        if self.in_place() && self.is_still(ino, &path, version).await {
+            return Ok(false);
+        }
+        let mut inodes = self.inodes();
+        let inode = inodes.get(ino)?;
         if inode.linked {
             self.listings.outdate(&path);
             inodes.detach(&path);

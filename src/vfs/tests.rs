@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::backend::memory::Memory;
-use crate::backend::{self, CreateOptions, Entry, Fetched, Intent, Meta, Path, RenameOptions, Traits, Upload, Version};
+use crate::backend::{
+    self, CreateOptions, Entry, Fetched, InPlace, Intent, Meta, Path, RenameOptions, Traits, Upload, Version,
+};
 use crate::prefetch;
 
 pub(super) const ME: Owner = Owner(1);
@@ -21,21 +23,21 @@ const WRITE: OpenOptions = OpenOptions { write: true, truncate: false, exclusive
 
 /// A store whose answers come when the test says so. What an answer says is settled before it waits.
 #[derive(Debug, Clone)]
-struct Slow {
+pub(super) struct Slow {
     inner: Memory,
     answers: Arc<Semaphore>,
 }
 
 impl Slow {
-    fn new(inner: &Memory) -> Slow {
+    pub(super) fn new(inner: &Memory) -> Slow {
         Slow { inner: inner.clone(), answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
     }
 
-    fn hold(&self) {
+    pub(super) fn hold(&self) {
         self.answers.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         self.answers.add_permits(1_000_000);
     }
 
@@ -95,9 +97,17 @@ impl Backend for Slow {
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> backend::Result<Meta> {
         self.inner.rename(from, to, how).await
     }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> backend::Result<Meta> {
+        self.inner.make_file(path, mode).await
+    }
+
+    async fn open_write(&self, file: &Version) -> backend::Result<Arc<dyn InPlace>> {
+        self.inner.open_write(file).await
+    }
 }
 
-fn over(backend: Arc<dyn Backend>, config: Config) -> Vfs {
+pub(super) fn over(backend: Arc<dyn Backend>, config: Config) -> Vfs {
     let budget = Budget::new(16 << 20);
     let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(16 << 20));
     Vfs::new(backend, ahead, budget, config)

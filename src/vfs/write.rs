@@ -1,4 +1,5 @@
-//! Writing files, in order.
+//! Writing files, in order, where the store keeps whole files; where it changes them in place, see
+//! [`super::in_place`].
 //!
 //! All handles that may write a file share one upload, behind the inode's [`Gate`]. It begins with the open that
 //! truncates or creates, or with the first write to an empty file, and ends with the last handle that may write.
@@ -72,7 +73,7 @@ impl Writer {
 }
 
 impl Vfs {
-    /// Appends to a file.
+    /// Writes to a file: at its end, or, where files are changed in place, at any offset that the store takes.
     ///
     /// # Errors
     /// `Unsupported` for an offset other than the file's end, or where the file holds bytes that were not truncated;
@@ -83,6 +84,9 @@ impl Vfs {
             return self.write_control(&order, &data);
         }
         let ino = self.handles.writing(handle)?;
+        if self.in_place() {
+            return self.write_in_place(ino, offset, data, owner).await;
+        }
         let length = u32::try_from(data.len()).map_err(|_| Error::Invalid)?;
         let gate = self.gate(ino)?;
         let mut gate = gate.lock().await;

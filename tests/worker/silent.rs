@@ -7,23 +7,23 @@ use millrace::sandbox::versitygw::{ROOT, Versitygw};
 use super::*;
 
 /// A caller who is killed is to be gone within this.
-const GONE: Duration = Duration::from_secs(2);
+pub(super) const GONE: Duration = Duration::from_secs(2);
 /// Statfs, statistics and unpublishing are to be done within this.
-const ANSWERED: Duration = Duration::from_secs(1);
+pub(super) const ANSWERED: Duration = Duration::from_secs(1);
 
 /// Waits in the kernel: for a reply of the file system, or for somebody who waits for one.
-fn waits(child: &Child) -> bool {
+pub(super) fn waits(child: &Child) -> bool {
     let place = fs::read_to_string(format!("/proc/{}/wchan", child.id())).unwrap_or_default();
     let words = ["request_wait_answer", "folio_wait", "filename_create", "walk_component", "path_openat"];
     words.iter().any(|word| place.starts_with(word))
 }
 
-fn quietly(command: &mut Command) -> Child {
+pub(super) fn quietly(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Kills them all, and waits until they are gone.
-fn killed(mut all: Vec<Child>) -> Duration {
+pub(super) fn killed(mut all: Vec<Child>) -> Duration {
     let begun = Instant::now();
     all.iter_mut().for_each(|one| one.kill().unwrap());
     for one in &mut all {

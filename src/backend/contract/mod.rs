@@ -4,6 +4,7 @@
 //! fact, the promise asks [`Traits`](super::Traits) and checks both sides.
 
 mod fetching;
+mod in_place;
 mod moving;
 mod reading;
 mod tree;
@@ -46,7 +47,10 @@ macro_rules! suite {
             directories_move_as_far_as_told, a_file_moves_while_written,
             a_move_onto_itself_changes_nothing, a_directory_replaces_only_an_empty_one,
             a_move_asks_for_the_kind, a_small_file_is_fetched_whole, what_is_fetched_is_the_newest,
-            what_is_too_long_is_not_fetched, only_files_are_fetched
+            what_is_too_long_is_not_fetched, only_files_are_fetched,
+            a_file_is_changed_in_place_or_never, any_offset_is_written_or_only_the_end,
+            a_file_that_is_written_is_followed_by_its_handle, one_of_many_makes_a_file, attributes_are_kept_or_refused,
+            links_are_made_or_refused
         );
     };
     ($make:expr => $($promise:ident),+) => {
@@ -62,6 +66,7 @@ macro_rules! suite {
     };
 }
 pub(crate) use fetching::*;
+pub(crate) use in_place::*;
 pub(crate) use moving::*;
 pub(crate) use reading::*;
 pub(crate) use suite;

@@ -95,6 +95,19 @@ impl Server {
         self.ask_once::<_, _, wire::LINK3resfail>(NFS_PROGRAM::NFSPROC3_LINK, &asked).await
     }
 
+    pub(super) async fn symlink(&self, dir: &nfs_fh3, name: &[u8], target: &[u8]) -> Answer<wire::SYMLINK3resok> {
+        let symlink = wire::symlinkdata3 { symlink_attributes: wire::sattr3::default(), symlink_data: target.into() };
+        let asked = wire::SYMLINK3args { where_: entry(dir, name), symlink };
+        self.ask_once::<_, _, wire::SYMLINK3resfail>(NFS_PROGRAM::NFSPROC3_SYMLINK, &asked).await
+    }
+
+    pub(super) async fn readlink(&self, symlink: &nfs_fh3) -> Outcome<Bytes> {
+        let asked = wire::READLINK3args { symlink: symlink.clone() };
+        let ok: wire::READLINK3resok<'static> =
+            self.ask::<_, _, wire::READLINK3resfail>(NFS_PROGRAM::NFSPROC3_READLINK, &asked).await?;
+        Ok(ok.data.0.into_owned().into())
+    }
+
     pub(super) async fn readdir(&self, asked: &wire::READDIR3args) -> Outcome<wire::READDIR3resok<'static>> {
         self.ask::<_, _, wire::READDIR3resfail>(NFS_PROGRAM::NFSPROC3_READDIR, asked).await
     }
@@ -106,28 +119,31 @@ impl Server {
         self.ask::<_, _, wire::READDIRPLUS3resfail>(NFS_PROGRAM::NFSPROC3_READDIRPLUS, asked).await
     }
 
-    pub(super) async fn commit(&self, file: &nfs_fh3) -> Outcome<wire::COMMIT3resok> {
-        let asked = wire::COMMIT3args { file: file.clone(), offset: 0, count: 0 };
-        self.ask::<_, _, wire::COMMIT3resfail>(NFS_PROGRAM::NFSPROC3_COMMIT, &asked).await
+    /// Makes all of a file lasting. `patience` is for a call that may take longer than others.
+    pub(super) async fn commit(&self, file: &nfs_fh3, patience: Option<Duration>) -> Outcome<wire::COMMIT3resok> {
+        let mut arguments = Vec::with_capacity(80);
+        wire::COMMIT3args { file: file.clone(), offset: 0, count: 0 }.pack(&mut arguments)?;
+        let call = Call { procedure: number(NFS_PROGRAM::NFSPROC3_COMMIT), arguments, data: Bytes::new() };
+        self.send::<_, wire::COMMIT3resfail>(&call, patience).await.outcome
     }
 
-    /// Writes all or a beginning of `data`, which is not copied.
+    /// Writes all or a beginning of `data`, which is not copied, unstable. `patience` is as of [`Server::commit`].
     pub(super) async fn write(
         &self,
         file: &nfs_fh3,
         offset: u64,
         data: Bytes,
-        stable: wire::stable_how,
+        patience: Option<Duration>,
     ) -> Outcome<wire::WRITE3resok> {
         let mut arguments = Vec::with_capacity(96);
         let length = u32::try_from(data.len()).map_err(|_| Failure::corrupt("a WRITE of more than 4 GiB"))?;
         file.pack(&mut arguments)?;
         offset.pack(&mut arguments)?;
         length.pack(&mut arguments)?;
-        stable.pack(&mut arguments)?;
+        wire::stable_how::UNSTABLE.pack(&mut arguments)?;
         length.pack(&mut arguments)?;
         let call = Call { procedure: number(NFS_PROGRAM::NFSPROC3_WRITE), arguments, data };
-        let ok: wire::WRITE3resok = self.send::<_, wire::WRITE3resfail>(&call).await.outcome?;
+        let ok: wire::WRITE3resok = self.send::<_, wire::WRITE3resfail>(&call, patience).await.outcome?;
         if ok.count > length {
             return Err(Failure::corrupt("the server wrote more than it was given"));
         }
@@ -139,7 +155,7 @@ impl Server {
         let mut arguments = Vec::with_capacity(96);
         wire::READ3args { file: file.clone(), offset, count }.pack(&mut arguments)?;
         let call = Call { procedure: number(NFS_PROGRAM::NFSPROC3_READ), arguments, data: Bytes::new() };
-        let reply = self.patiently(&call).await?;
+        let reply = self.patiently(&call, None).await?;
         let mut results = reply.results;
         match unpacked::<nfsstat3>(&mut results)? {
             nfsstat3::NFS3_OK => {}
@@ -162,13 +178,15 @@ impl Server {
     async fn ask_once<A: Pack, T: Unpack, E: Unpack>(&self, procedure: NFS_PROGRAM, asked: &A) -> Answer<T> {
         let mut arguments = Vec::with_capacity(asked.packed_size());
         match asked.pack(&mut arguments) {
-            Ok(_) => self.send::<T, E>(&Call { procedure: number(procedure), arguments, data: Bytes::new() }).await,
+            Ok(_) => {
+                self.send::<T, E>(&Call { procedure: number(procedure), arguments, data: Bytes::new() }, None).await
+            }
             Err(error) => Answer { outcome: Err(error.into()), resent: false },
         }
     }
 
-    async fn send<T: Unpack, E: Unpack>(&self, call: &Call) -> Answer<T> {
-        let mut reply = match self.patiently(call).await {
+    async fn send<T: Unpack, E: Unpack>(&self, call: &Call, patience: Option<Duration>) -> Answer<T> {
+        let mut reply = match self.patiently(call, patience).await {
             Ok(reply) => reply,
             Err(failure) => return Answer { outcome: Err(failure), resent: false },
         };
@@ -180,13 +198,14 @@ impl Server {
         Answer { outcome, resent: reply.resent }
     }
 
-    /// Makes the call again where the server asks for patience, until the deadline of one call is over.
-    async fn patiently(&self, call: &Call) -> Outcome<Reply> {
-        let (patience, begun) = (self.timeout.get(), Instant::now());
+    /// Makes the call again where the server asks for patience, until its deadline is over.
+    async fn patiently(&self, call: &Call, patience: Option<Duration>) -> Outcome<Reply> {
+        let (patience, begun) = (patience.unwrap_or_else(|| self.timeout.get()), Instant::now());
         let mut pause = PATIENCE.0;
         loop {
             let answer = self.client.call(call, patience.saturating_sub(begun.elapsed())).await;
-            let outcome = if answer.is_ok() { "ok" } else { "failed" };
+            let answer = answer.map_err(Failure::from);
+            let outcome = answer.as_ref().map_or_else(|failure| format!("{:?}", failure.kind), |_| "ok".into());
             metrics::counter!(STORE_REQUESTS, "backend" => "nfs", "outcome" => outcome).increment(1);
             let reply = answer?;
             let mut results = reply.results.clone();

@@ -3,10 +3,12 @@
 //! A call that was sent twice may find that its first sending did it: what it finds then is compared with what it
 //! wanted.
 
+use bytes::Bytes;
+
 use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::tree::{Found, Tree, look};
-use super::{names, version};
+use super::version;
 use crate::backend::{ErrorKind, Kind, Meta, Name, Path, RenameOptions};
 
 /// Permission bits of a new directory.
@@ -47,7 +49,7 @@ pub(super) async fn remove(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> 
     let removed = tree
         .in_directory(&dir, |mounted, dir| async move {
             let (outcome, resent) = match kind {
-                Kind::File => {
+                Kind::File | Kind::Symlink => {
                     let removed = mounted.server.remove(&dir, name.as_bytes()).await;
                     (removed.outcome.map(drop), removed.resent)
                 }
@@ -96,7 +98,7 @@ pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptio
         }
         of_kind(target, how.kind)?;
     }
-    if how.kind == Kind::File && !how.replace {
+    if how.kind != Kind::Directory && !how.replace {
         move_by_link(tree, &source, (&from_dir, &from_name), (&to_dir, &to_name)).await?;
     } else {
         let (from_name, to_name, new_dir) = (&from_name, &to_name, &new_dir);
@@ -120,21 +122,49 @@ pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptio
     Ok(version::meta(to, &moved.handle, &moved.attributes))
 }
 
-/// Moves a file to where nothing lies: RENAME would replace what another client puts there meanwhile.
-async fn move_by_link(tree: &Tree, source: &Found, from: (&Path, &Name), to: (&Path, &Name)) -> Outcome<()> {
-    let linked = tree
-        .in_directory(to.0, |mounted, dir| async move {
-            let linked = mounted.server.link(&source.handle, &dir, to.1.as_bytes()).await;
-            match linked.outcome {
-                Err(failure) if failure.kind == ErrorKind::AlreadyExists && linked.resent => {
-                    let there = look(&mounted, &dir, to.1).await?;
-                    if there.handle == source.handle { Ok(()) } else { Err(failure) }
+/// `Backend::make_symlink`.
+pub(super) async fn make_symlink(tree: &Tree, path: &Path, target: &[u8]) -> Outcome<Meta> {
+    let (dir, name) = new_name(path)?;
+    let name = &name;
+    let found = tree
+        .in_directory(&dir, |mounted, dir| async move {
+            let made = mounted.server.symlink(&dir, name.as_bytes(), target).await;
+            match made.outcome {
+                // The first sending made it.
+                Err(failure) if failure.kind == ErrorKind::AlreadyExists && made.resent => {
+                    let found = look(&mounted, &dir, name).await?;
+                    match mounted.server.readlink(&found.handle).await {
+                        Ok(there) if there[..] == *target => Ok(found),
+                        _ => Err(failure),
+                    }
                 }
-                outcome => outcome.map(drop),
+                Err(failure) => Err(failure),
+                Ok(_) => look(&mounted, &dir, name).await,
             }
         })
-        .await;
-    linked?;
+        .await?;
+    Ok(version::meta(path, &found.handle, &found.attributes))
+}
+
+/// `Backend::read_symlink`.
+pub(super) async fn read_symlink(tree: &Tree, path: &Path) -> Outcome<Bytes> {
+    let found = tree.lookup(path).await?;
+    tree.mounted().await?.server.readlink(&found.handle).await
+}
+
+/// `Backend::link`.
+pub(super) async fn link(tree: &Tree, from: &Path, to: &Path) -> Outcome<Meta> {
+    let source = tree.lookup(from).await?;
+    of_kind(&source, Kind::File)?;
+    let (dir, name) = new_name(to)?;
+    add_name(tree, &source, (&dir, &name)).await?;
+    let linked = tree.lookup(to).await?;
+    Ok(version::meta(to, &linked.handle, &linked.attributes))
+}
+
+/// Moves a file to where nothing lies: RENAME would replace what another client puts there meanwhile.
+async fn move_by_link(tree: &Tree, source: &Found, from: (&Path, &Name), to: (&Path, &Name)) -> Outcome<()> {
+    add_name(tree, source, to).await?;
     tree.in_directory(from.0, |mounted, dir| async move {
         let removed = mounted.server.remove(&dir, from.1.as_bytes()).await;
         match removed.outcome {
@@ -145,20 +175,30 @@ async fn move_by_link(tree: &Tree, source: &Found, from: (&Path, &Name), to: (&P
     .await
 }
 
-/// The directory and the name of a path that something is to get.
-fn new_name(path: &Path) -> Outcome<(Path, Name)> {
-    match path.split_last() {
-        Some(_) if names::leads_to_own(path) => {
-            Err(Failure::new(ErrorKind::InvalidName, "names that begin so are the driver's own"))
+/// Gives a file another name where nothing lies.
+async fn add_name(tree: &Tree, source: &Found, to: (&Path, &Name)) -> Outcome<()> {
+    tree.in_directory(to.0, |mounted, dir| async move {
+        let linked = mounted.server.link(&source.handle, &dir, to.1.as_bytes()).await;
+        match linked.outcome {
+            // The first sending did it.
+            Err(failure) if failure.kind == ErrorKind::AlreadyExists && linked.resent => {
+                let there = look(&mounted, &dir, to.1).await?;
+                if there.handle == source.handle { Ok(()) } else { Err(failure) }
+            }
+            outcome => outcome.map(drop),
         }
-        Some(split) => Ok(split),
-        None => Err(stays()),
-    }
+    })
+    .await
+}
+
+/// The directory and the name of a path that something is to get.
+pub(super) fn new_name(path: &Path) -> Outcome<(Path, Name)> {
+    path.split_last().ok_or_else(stays)
 }
 
 fn of_kind(found: &Found, kind: Kind) -> Outcome<()> {
     match (kind, found.is_directory()) {
-        (Kind::File, true) => Err(Failure::new(ErrorKind::IsADirectory, "it is a directory")),
+        (Kind::File | Kind::Symlink, true) => Err(Failure::new(ErrorKind::IsADirectory, "it is a directory")),
         (Kind::Directory, false) => Err(Failure::new(ErrorKind::NotADirectory, "it is no directory")),
         _ => Ok(()),
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use nfs3_types::nfs3::{READDIR3args, READDIRPLUS3args, cookieverf3, fattr3, nfs_fh3, nfsstat3};
@@ -11,7 +12,7 @@ use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::mounting::Mounted;
 use super::tree::{Found, Tree};
-use super::{names, version};
+use super::{upload, version};
 use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
 
 /// Bytes of names and cookies in one page, and of all of it.
@@ -19,6 +20,9 @@ const PAGE: (u32, u32) = (64 << 10, 512 << 10);
 
 /// Looks at entries that are made at once.
 const LOOKS: usize = 16;
+
+/// A file of the driver's own is in use for so long at most.
+const LEFT_BEHIND: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `Backend::list`.
 pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
@@ -98,6 +102,7 @@ impl Listing {
             Some(last) => Some(Place { cookie: last.cookie, verifier }),
             None => return Err(Failure::corrupt("the server's listing ends in its middle")),
         };
+        sweep(&self.tree, &self.dir, &rows);
         let looks: Vec<_> = rows
             .into_iter()
             .filter_map(|row| Some(entry(self.tree.clone(), self.dir.clone(), shown(&row.name)?, row.known)))
@@ -155,7 +160,22 @@ async fn entry(tree: Arc<Tree>, dir: Path, name: Name, known: Option<(nfs_fh3, f
     Ok(Some(Entry { name, meta: version::meta(&path, &handle, &attributes) }))
 }
 
-/// The name of an entry that is shown: neither `.` nor `..`, nor one of the backend's own.
+/// The name of an entry that is shown: neither `.` nor `..`, nor one of the driver's own.
 fn shown(name: &[u8]) -> Option<Name> {
-    Name::new(name).ok().filter(|name| !names::is_own(name))
+    Name::new(name).ok().filter(|name| !name.is_hidden())
+}
+
+/// Removes files of the driver's own that somebody left behind who died. As old as that, none is in use.
+fn sweep(tree: &Arc<Tree>, dir: &Path, rows: &[Row]) {
+    let is_old = |name: &Name| name.hidden_since().is_some_and(|age| age > LEFT_BEHIND);
+    let old: Vec<Name> = rows.iter().filter_map(|row| Name::new(&row.name).ok()).filter(is_old).collect();
+    if old.is_empty() {
+        return;
+    }
+    let (tree, dir) = (tree.clone(), dir.clone());
+    tokio::spawn(async move {
+        for name in old {
+            upload::discard(&tree, &dir, &name).await;
+        }
+    });
 }

@@ -6,9 +6,9 @@
 mod calls;
 mod changes;
 mod error;
+mod in_place;
 mod list;
 mod mounting;
-mod names;
 mod read;
 mod rpc;
 #[cfg(test)]
@@ -31,8 +31,8 @@ use self::error::Failure;
 use self::tree::Tree;
 use crate::auth;
 use crate::backend::{
-    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, Intent, Kind, Limits, Meta, Op, Path, RenameOptions,
-    Result, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
+    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
 };
 
 /// The most connections to one server.
@@ -111,6 +111,8 @@ impl Backend for Nfs {
             real_directories: true,
             exact_versions: false,
             own_permissions: true,
+            append: true,
+            random_write: true,
             // The server's own limit comes as NFS3ERR_FBIG.
             largest_file: i64::MAX as u64,
         }
@@ -150,6 +152,34 @@ impl Backend for Nfs {
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
         changes::rename(&self.tree, from, to, how).await.map_err(|failure| failure.at(Op::Rename, from))
+    }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        in_place::make_file(&self.tree, path, mode).await.map_err(|failure| failure.at(Op::Write, path))
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        match in_place::open_write(&self.tree, file) {
+            Ok(writing) => Ok(Arc::new(writing)),
+            Err(failure) => Err(failure.at(Op::Write, &file.path)),
+        }
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        let outcome = in_place::set_attributes(&self.tree, path, set).await;
+        outcome.map_err(|failure| failure.at(Op::SetAttributes, path))
+    }
+
+    async fn make_symlink(&self, path: &Path, target: &[u8]) -> Result<Meta> {
+        changes::make_symlink(&self.tree, path, target).await.map_err(|failure| failure.at(Op::Link, path))
+    }
+
+    async fn read_symlink(&self, path: &Path) -> Result<Bytes> {
+        changes::read_symlink(&self.tree, path).await.map_err(|failure| failure.at(Op::Link, path))
+    }
+
+    async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
+        changes::link(&self.tree, from, to).await.map_err(|failure| failure.at(Op::Link, from))
     }
 }
 

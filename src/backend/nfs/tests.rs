@@ -1,5 +1,6 @@
 //! The NFS backend against nfs-ganesha.
 
+mod between;
 mod changes_elsewhere;
 mod server;
 

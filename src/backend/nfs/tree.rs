@@ -15,7 +15,6 @@ use super::Config;
 use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::mounting::{Mounted, mounted};
-use super::names;
 use super::rpc::Credential;
 use crate::backend::{ErrorKind, Limits, Name, Path};
 
@@ -159,9 +158,6 @@ impl Tree {
                 })
                 .await;
         };
-        if names::is_own(&name) {
-            return Err(Failure::absent());
-        }
         let name = &name;
         let found = self.in_directory(&dir, |mounted, dir| async move { look(&mounted, &dir, name).await }).await;
         found.map_err(|failure| match failure.kind {

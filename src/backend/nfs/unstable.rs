@@ -3,6 +3,8 @@
 //! An UNSTABLE write lies in the server's memory. Its answer carries a verifier that changes when the server restarts;
 //! a COMMIT whose verifier is another one means that what was written before may be gone, and it is sent again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use nfs3_types::nfs3::{fattr3, nfs_fh3, stable_how, writeverf3};
 
@@ -19,6 +21,8 @@ const ATTEMPTS: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Unstable {
     kept: Vec<Kept>,
+    /// How long a call may take; as long as any other without it.
+    patience: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -31,6 +35,11 @@ struct Kept {
 }
 
 impl Unstable {
+    /// One whose calls wait longer for their answers than others.
+    pub(super) fn patient(patience: Duration) -> Unstable {
+        Unstable { patience: Some(patience), ..Unstable::default() }
+    }
+
     /// Bytes that are kept.
     pub(super) fn bytes(&self) -> u64 {
         self.kept.iter().map(|kept| kept.data.len() as u64).sum()
@@ -46,7 +55,7 @@ impl Unstable {
         mut lease: Option<Lease>,
     ) -> Outcome<Option<fattr3>> {
         let mut written = Written::default();
-        let outcome = send(mounted, file, offset, data, &mut written).await;
+        let outcome = send(mounted, file, offset, data, self.patience, &mut written).await;
         for (offset, data, verifier) in written.unstable {
             let lease = lease.as_mut().map(|lease| lease.split(data.len() as u64));
             self.kept.push(Kept { offset, data, verifier, _lease: lease });
@@ -60,7 +69,7 @@ impl Unstable {
             if self.kept.is_empty() {
                 return Ok(None);
             }
-            let committed = mounted.server.commit(file).await?;
+            let committed = mounted.server.commit(file, self.patience).await?;
             if self.kept.iter().all(|kept| kept.verifier == committed.verf) {
                 self.kept.clear();
                 return Ok(option(committed.file_wcc.after));
@@ -72,7 +81,7 @@ impl Unstable {
             // All of it, in the order in which it was written: what was lost may lie beneath what was not.
             for kept in &mut self.kept {
                 let mut written = Written::default();
-                send(mounted, file, kept.offset, kept.data.clone(), &mut written).await?;
+                send(mounted, file, kept.offset, kept.data.clone(), self.patience, &mut written).await?;
                 // Where its parts fell into two lives of the server, the first decides: the next COMMIT tells.
                 kept.verifier = written.unstable.first().map_or(committed.verf, |(_, _, verifier)| *verifier);
             }
@@ -93,11 +102,12 @@ async fn send(
     file: &nfs_fh3,
     mut offset: u64,
     mut rest: Bytes,
+    patience: Option<Duration>,
     written: &mut Written,
 ) -> Outcome<()> {
     while !rest.is_empty() {
         let most = rest.len().min(mounted.write_size as usize);
-        let wrote = mounted.server.write(file, offset, rest.slice(..most), stable_how::UNSTABLE).await?;
+        let wrote = mounted.server.write(file, offset, rest.slice(..most), patience).await?;
         if wrote.count == 0 {
             return Err(Failure::new(ErrorKind::Other, "the server wrote nothing of what it was given"));
         }

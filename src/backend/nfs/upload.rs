@@ -17,7 +17,7 @@ use super::error::Failure;
 use super::mounting::Mounted;
 use super::tree::{Found, Tree};
 use super::unstable::Unstable;
-use super::{names, read, version};
+use super::{read, version};
 use crate::backend::{Attributes, Base, CreateOptions, ErrorKind, Meta, Name, Op, Path, Result, Upload, Version};
 
 /// Bytes gathered for one write.
@@ -34,9 +34,6 @@ pub(super) async fn create(tree: &Arc<Tree>, path: &Path, how: CreateOptions) ->
     let Some((dir, name)) = path.split_last() else {
         return Err(Failure::new(ErrorKind::IsADirectory, "it is the volume's own directory"));
     };
-    if names::leads_to_own(path) {
-        return Err(Failure::new(ErrorKind::InvalidName, "names that begin so are the driver's own"));
-    }
     // A parent that is no directory is told as such.
     tree.directory(&dir).await?;
     if tree.lookup_any(path).await?.is_some_and(|found| found.is_directory()) {
@@ -74,7 +71,7 @@ pub(super) struct Uploading {
 struct Temporary {
     tree: Arc<Tree>,
     dir: Path,
-    name: String,
+    name: Name,
     handle: nfs_fh3,
     /// Bytes that were sent.
     length: u64,
@@ -85,7 +82,7 @@ struct Temporary {
 
 impl Temporary {
     async fn new(tree: &Arc<Tree>, dir: &Path) -> Outcome<Temporary> {
-        let name = names::temporary();
+        let name = Name::hidden();
         let text = name.as_bytes();
         let handle = tree.in_directory(dir, |mounted, dir| async move { new_file(&mounted, &dir, text).await }).await?;
         let (unstable, length, placed) = (Unstable::default(), 0, false);
@@ -111,15 +108,15 @@ impl Drop for Temporary {
         if self.placed {
             return;
         }
-        // Without a runtime it stays, hidden, until it is old enough to be swept.
+        // Without a runtime it stays, hidden, until a listing finds it old enough.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (tree, dir, name) = (self.tree.clone(), self.dir.clone(), std::mem::take(&mut self.name));
+        let (tree, dir, name) = (self.tree.clone(), self.dir.clone(), self.name.clone());
         runtime.spawn(async move { discard(&tree, &dir, &name).await });
     }
 }
 
 /// Removes a file of the backend's own.
-async fn discard(tree: &Tree, dir: &Path, name: &str) {
+pub(super) async fn discard(tree: &Tree, dir: &Path, name: &Name) {
     let removed = tree
         .in_directory(dir, |mounted, dir| async move {
             mounted.server.remove(&dir, name.as_bytes()).await.outcome.map(drop)
@@ -127,7 +124,7 @@ async fn discard(tree: &Tree, dir: &Path, name: &str) {
         .await;
     match removed {
         Err(failure) if failure.kind != ErrorKind::NotFound => {
-            tracing::warn!(%dir, name, why = %failure, "a file of the driver's own could not be removed");
+            tracing::warn!(%dir, %name, why = %failure, "a file of the driver's own could not be removed");
         }
         _ => {}
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::BASE64URL_NOPAD;
 use nfs3_types::nfs3::{fattr3, ftype3, nfs_fh3, nfstime3};
 use nfs3_types::xdr_codec::Opaque;
 
@@ -16,6 +16,7 @@ use crate::backend::{Meta, Node, Path, Permissions, Version};
 pub(super) fn meta(path: &Path, handle: &nfs_fh3, attributes: &fattr3) -> Meta {
     let node = match attributes.type_ {
         ftype3::NF3DIR => Node::Directory,
+        ftype3::NF3LNK => Node::Symlink(version(path, handle, attributes)),
         _ => Node::File(version(path, handle, attributes)),
     };
     Meta {
@@ -23,7 +24,7 @@ pub(super) fn meta(path: &Path, handle: &nfs_fh3, attributes: &fattr3) -> Meta {
         mtime: time(&attributes.mtime),
         permissions: Some(Permissions { uid: attributes.uid, gid: attributes.gid, mode: attributes.mode & 0o7777 }),
         // Sockets, pipes, devices: they are shown, and have no content.
-        readable: matches!(attributes.type_, ftype3::NF3REG | ftype3::NF3DIR),
+        readable: matches!(attributes.type_, ftype3::NF3REG | ftype3::NF3DIR | ftype3::NF3LNK),
     }
 }
 
@@ -79,9 +80,4 @@ pub(super) fn change(version: &Version, handle: &nfs_fh3, attributes: &fattr3) -
 /// A server's time.
 pub(super) fn time(time: &nfstime3) -> SystemTime {
     SystemTime::from(time)
-}
-
-/// A random name's text.
-pub(super) fn nonce() -> String {
-    HEXLOWER.encode(&rand::random::<[u8; 12]>())
 }

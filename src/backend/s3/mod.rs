@@ -125,6 +125,8 @@ impl Backend for S3 {
             real_directories: false,
             exact_versions: true,
             own_permissions: false,
+            append: false,
+            random_write: false,
             largest_file: self.client.schedule().largest(),
         }
     }

@@ -45,11 +45,11 @@ pub(super) async fn rename(client: &Arc<Client>, from: &Path, to: &Path, how: Re
         (_, Some(_)) if !how.replace => return refuse(ErrorKind::AlreadyExists, to, "something lies there already"),
         (Kind::File, Some(Kind::Directory)) => return refuse(ErrorKind::IsADirectory, to, "a directory lies there"),
         (Kind::Directory, Some(Kind::File)) => return refuse(ErrorKind::NotADirectory, to, "a file lies there"),
-        (Kind::File, Some(Kind::File)) => {}
         (Kind::Directory, Some(Kind::Directory)) => tree::expect_empty(client, to, Op::Rename).await?,
+        _ => {}
     }
     let moved = match how.kind {
-        Kind::File => file(client, from, to).await,
+        Kind::File | Kind::Symlink => file(client, from, to).await,
         Kind::Directory => return directory(client, from, to).await,
     };
     moved.map_err(|failure| failure.at(Op::Rename, from))

@@ -36,7 +36,7 @@ pub(super) async fn remove(client: &Client, path: &Path, kind: Kind) -> Result<(
     }
     let fail = |failure: Failure| failure.at(Op::Remove, path);
     match kind {
-        Kind::File => {
+        Kind::File | Kind::Symlink => {
             let key = client.keys.file(path).map_err(fail)?;
             let (found, kept) = tokio::join!(stat::stat(client, path, Op::Remove), keep_parent(client, path, &key));
             if found?.kind() == Kind::Directory {

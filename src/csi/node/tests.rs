@@ -1,5 +1,6 @@
 mod audit;
 mod garbage;
+mod identities;
 mod inline;
 mod residency;
 mod storage;
@@ -104,15 +105,21 @@ struct Plugin {
 }
 
 fn plugin() -> Plugin {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("stores.yaml");
-    let text = "
+    plugin_of(
+        "
 stores:
   - {name: lake, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: data, limits: {memory: 1Gi}}
   - {name: open, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: public, credentials: none}
   - {name: shelf, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: shelf, credentials: none, inline: [{namespace: 'ml-*', paths: ['teams/${pod.namespace}', sets]}]}
   - {name: walled, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: eu-data, residency: {jurisdiction: [eu]}}
-";
+",
+    )
+}
+
+/// With these stores.
+fn plugin_of(text: &str) -> Plugin {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stores.yaml");
     std::fs::write(&file, text).unwrap();
     let mounter = Arc::new(Recorder {
         published: Mutex::default(),

@@ -36,8 +36,7 @@ async fn append(server: &Ganesha, name: &str, data: &[u8]) {
     let mounted = tree.mounted().await.unwrap();
     for (at, piece) in data.chunks(MIB).enumerate() {
         let offset = found.attributes.size + (at * MIB) as u64;
-        let stable = nfs3_types::nfs3::stable_how::FILE_SYNC;
-        let wrote = mounted.server.write(&found.handle, offset, Bytes::copy_from_slice(piece), stable).await.unwrap();
+        let wrote = mounted.server.write(&found.handle, offset, Bytes::copy_from_slice(piece), None).await.unwrap();
         assert_eq!(wrote.count as usize, piece.len());
     }
 }
@@ -47,8 +46,7 @@ async fn overwrite(server: &Ganesha, name: &str, data: &'static [u8]) {
     let tree = tree(server);
     let found = tree.lookup(&path(name)).await.unwrap();
     let mounted = tree.mounted().await.unwrap();
-    let stable = nfs3_types::nfs3::stable_how::FILE_SYNC;
-    mounted.server.write(&found.handle, 0, Bytes::from_static(data), stable).await.unwrap();
+    mounted.server.write(&found.handle, 0, Bytes::from_static(data), None).await.unwrap();
 }
 
 fn tree(server: &Ganesha) -> super::super::tree::Tree {
@@ -68,8 +66,7 @@ async fn a_file_that_was_written_over_is_stale_and_the_same_file() {
     assert!(new.file == old.file && new.bytes != old.bytes && new.size == old.size);
     assert_eq!(content(&*store, &new).await.unwrap()[..6], *b"others");
     // Whoever does not care which bytes it holds gets those that it holds.
-    let any = Version { bytes: old.file.clone(), ..old };
-    assert_eq!(content(&*store, &any).await.unwrap()[..6], *b"others");
+    assert_eq!(content(&*store, &old.any_bytes()).await.unwrap()[..6], *b"others");
 }
 
 #[tokio::test(flavor = "multi_thread")]

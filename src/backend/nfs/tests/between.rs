@@ -1,0 +1,166 @@
+//! A proxy between client and server that answers some calls itself; and a portmapper, on an address of its own.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::*;
+
+const LOOKUP: u32 = 3;
+const READ: u32 = 6;
+const READDIRPLUS: u32 = 17;
+const ESTALE: u32 = 70;
+const NOTSUPP: u32 = 10004;
+const JUKEBOX: u32 = 10008;
+
+/// By procedure: the status that calls of it are answered with, and how many more of them.
+type Rules = Arc<Mutex<HashMap<u32, (u32, usize)>>>;
+
+/// The port of a proxy of `port` with these rules.
+async fn proxy(port: u16, rules: &Rules) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (own, rules) = (listener.local_addr().unwrap().port(), rules.clone());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(between(client, server, rules.clone()));
+        }
+    });
+    own
+}
+
+async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
+    let ((mut calls, mut to_client), (mut replies, mut to_server)) = (client.into_split(), server.into_split());
+    let (sender, mut all) = mpsc::unbounded_channel::<Vec<u8>>();
+    let answers = sender.clone();
+    tokio::spawn(async move {
+        while let Ok(reply) = record(&mut replies).await {
+            let _ = sender.send(reply);
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(reply) = all.recv().await {
+            to_client.write_all(&reply).await.unwrap_or_default();
+        }
+    });
+    while let Ok(call) = record(&mut calls).await {
+        let word = |at: usize| u32::from_be_bytes(call[at * 4..at * 4 + 4].try_into().unwrap());
+        let own = {
+            let mut rules = rules.lock().unwrap();
+            let rule = rules.get_mut(&word(6)).filter(|(_, left)| *left > 0);
+            rule.map(|(status, left)| {
+                *left -= 1;
+                *status
+            })
+        };
+        match own {
+            Some(status) => drop(answers.send(message(&[word(1), 1, 0, 0, 0, 0, status, 0]))),
+            None => to_server.write_all(&call).await.unwrap_or_default(),
+        }
+    }
+}
+
+/// One record of one fragment, with its mark.
+async fn record(stream: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let mut whole = vec![0; 4];
+    stream.read_exact(&mut whole).await?;
+    let length = u32::from_be_bytes(whole[..].try_into().unwrap()) & !(1 << 31);
+    whole.resize(4 + length as usize, 0);
+    stream.read_exact(&mut whole[4..]).await?;
+    Ok(whole)
+}
+
+fn message(words: &[u32]) -> Vec<u8> {
+    let mark = (1 << 31) | (words.len() as u32 * 4);
+    [&[mark], words].concat().iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+async fn stand_between() -> Option<(Arc<dyn Backend>, Rules, Ganesha)> {
+    let server = ganesha().await?;
+    let rules = Rules::default();
+    let port = Some(proxy(server.port(), &rules).await);
+    Some((connect(&Config { port, ..config(&server) }, UID, limits()), rules, server))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_readdirplus_is_listed_all_the_same() {
+    let Some((store, rules, _server)) = stand_between().await else { return };
+    store.make_dir(&path("dir")).await.unwrap();
+    for number in 0..50 {
+        put(&*store, &format!("file-{number:02}"), "x").await;
+    }
+    let listed = async || {
+        let mut all: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    };
+    let before = listed().await;
+    assert_eq!(before.len(), 51);
+    rules.lock().unwrap().insert(READDIRPLUS, (NOTSUPP, usize::MAX));
+    assert_eq!(listed().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_server_is_asked_again() {
+    let Some((store, rules, server)) = stand_between().await else { return };
+    put(&*store, "file", "x").await;
+    rules.lock().unwrap().insert(LOOKUP, (JUKEBOX, 3));
+    assert_eq!(version(&*store, "file").await.size, 1);
+    let hasty = Limits { timeout: Duration::from_secs(1).into(), ..limits() };
+    let port = Some(proxy(server.port(), &rules).await);
+    let store = connect(&Config { port, ..config(&server) }, UID, hasty);
+    rules.lock().unwrap().insert(LOOKUP, (JUKEBOX, usize::MAX));
+    assert_eq!(error_of(store.stat(&path("file"))).await, ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handle_that_was_forgotten_for_a_moment_is_read_on() {
+    let Some((store, rules, _server)) = stand_between().await else { return };
+    let file = put(&*store, "file", "content").await;
+    rules.lock().unwrap().insert(READ, (ESTALE, 1));
+    assert_eq!(content(&*store, &file).await.unwrap(), b"content");
+    rules.lock().unwrap().insert(READ, (ESTALE, usize::MAX));
+    assert_eq!(error_of(content(&*store, &file)).await, ErrorKind::Stale);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_portmapper_tells_the_ports() {
+    let Some(server) = ganesha().await else { return };
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let host = &format!("127.66.{high}.{}", low.clamp(1, 254));
+    let portmapper = TcpListener::bind((host.as_str(), 111)).await.unwrap();
+    let ports = HashMap::from([(100_003, server.port()), (100_005, server.mount_port())]);
+    for port in [server.port(), server.mount_port()] {
+        let listener = TcpListener::bind((host.as_str(), port)).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+            }
+        });
+    }
+    let known = Arc::new(Mutex::new(ports));
+    let told = known.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = portmapper.accept().await {
+            let (mut calls, mut replies) = client.into_split();
+            while let Ok(call) = record(&mut calls).await {
+                let word = |at: usize| u32::from_be_bytes(call[at * 4..at * 4 + 4].try_into().unwrap());
+                let port = told.lock().unwrap().get(&word(11)).copied().unwrap_or_default();
+                replies.write_all(&message(&[word(1), 1, 0, 0, 0, 0, port.into()])).await.unwrap();
+            }
+        }
+    });
+    let config = Config { server: host.clone(), port: None, mount_port: None, ..config(&server) };
+    let store = connect(&config, UID, limits());
+    assert_eq!(store.stat(&Path::root()).await.unwrap().kind(), Kind::Directory);
+    // A server of another version.
+    known.lock().unwrap().clear();
+    let error = connect(&config, UID, limits()).stat(&Path::root()).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Misconfigured && error.message.contains("NFSv4"), "{error}");
+}

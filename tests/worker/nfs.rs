@@ -1,0 +1,297 @@
+//! Volumes of a real NFS server, nfs-ganesha: read and written through a mount, with the server frozen, killed and back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
+
+use super::silent::{ANSWERED, GONE, killed, quietly, waits};
+use super::*;
+use millrace::backend::nfs as export;
+use millrace::sandbox::ganesha::Ganesha;
+
+const UID: u32 = 1000;
+
+/// A server with a directory `data` of [`UID`]'s, and a rig to mount it with.
+struct Filer {
+    server: Ganesha,
+    rig: Rig,
+}
+
+impl Filer {
+    fn new() -> Option<Filer> {
+        let rig = Rig::new()?;
+        let server = rig.runtime.block_on(Ganesha::start()).unwrap()?;
+        fs::create_dir(server.root().join("data")).unwrap();
+        chown(server.root().join("data"), Some(UID), Some(UID)).unwrap();
+        fs::set_permissions(server.root(), PermissionsExt::from_mode(0o755)).unwrap();
+        let filer = Filer { server, rig };
+        filer.put("hello", b"hello, world");
+        Some(filer)
+    }
+
+    fn request(&self, target: &str, uid: u32, timeout: Duration) -> Publish {
+        let export = self.server.root().to_str().unwrap().to_owned();
+        let config = export::Config::at("127.0.0.1", &export, self.server.port(), self.server.mount_port());
+        let mut request = self.rig.request_of("team", target);
+        request.spec.backend = backend::Config::Nfs(config);
+        request.spec.options.timeout = timeout;
+        request.spec.options.ttl = Duration::from_millis(100);
+        request.credential = Credential::Sys { uid, gid: uid, groups: vec![] };
+        request
+    }
+
+    /// Where a file lies on the server's disk.
+    fn disk(&self, name: &str) -> PathBuf {
+        self.server.root().join("data").join(name)
+    }
+
+    fn put(&self, name: &str, content: &[u8]) {
+        fs::write(self.disk(name), content).unwrap();
+        chown(self.disk(name), Some(UID), Some(UID)).unwrap();
+    }
+
+    fn at(&self, target: &str, name: &str) -> PathBuf {
+        self.rig.target(target).join(name)
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+#[test]
+fn an_export_is_read_and_written_as_its_user() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    filer.put("large", &noise(9_000_001));
+    rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    for mount in rig.mounts() {
+        assert!(!mount.contains("default_permissions"), "{mount}");
+    }
+    let at = |name: &str| filer.at("a", name);
+    assert_eq!(fs::read(at("hello")).unwrap(), b"hello, world");
+    assert!(fs::read(at("large")).unwrap() == noise(9_000_001));
+    let mut names: Vec<_> = fs::read_dir(rig.target("a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["hello", "large"]);
+    let shown = fs::metadata(at("hello")).unwrap();
+    assert_eq!((shown.uid(), shown.gid(), shown.mode() & 0o7777), (UID, UID, 0o644));
+
+    // At any offset, through two handles, and cut.
+    let mut model = vec![0; 300_000];
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(at("new")).unwrap();
+    let other = OpenOptions::new().write(true).open(at("new")).unwrap();
+    for (number, (offset, length)) in [(200_000, 100_000), (0, 10), (5, 70_000), (199_990, 20)].into_iter().enumerate()
+    {
+        let piece = noise(length + number)[number..].to_vec();
+        if number % 2 == 0 { &file } else { &other }.write_all_at(&piece, offset as u64).unwrap();
+        model[offset..offset + length].copy_from_slice(&piece);
+    }
+    let mut read = vec![0; 300_000];
+    file.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == model);
+    file.set_len(250_000).unwrap();
+    model.truncate(250_000);
+    drop((file, other));
+    assert!(fs::read(at("new")).unwrap() == model && fs::read(filer.disk("new")).unwrap() == model);
+    OpenOptions::new().append(true).open(at("new")).unwrap().write_all(b"tail").unwrap();
+    assert!(fs::read(filer.disk("new")).unwrap()[250_000..] == *b"tail");
+    fs::write(at("new"), "short").unwrap();
+    assert_eq!(fs::read(filer.disk("new")).unwrap(), b"short");
+
+    // The server keeps attributes, and decides.
+    fs::set_permissions(at("new"), PermissionsExt::from_mode(0o640)).unwrap();
+    let kept = fs::metadata(filer.disk("new")).unwrap();
+    assert_eq!((kept.uid(), kept.mode() & 0o7777), (UID, 0o640));
+    assert_eq!(errno(chown(at("new"), Some(0), None)), Errno::EPERM);
+    fs::create_dir(at("dir")).unwrap();
+    fs::rename(at("new"), at("dir/moved")).unwrap();
+    assert_eq!(errno(fs::remove_dir(at("dir"))), Errno::ENOTEMPTY);
+    fs::rename(at("dir"), at("other")).unwrap();
+    assert_eq!(fs::read(filer.disk("other/moved")).unwrap(), b"short");
+
+    std::os::unix::fs::symlink("other/moved", at("link")).unwrap();
+    assert_eq!(
+        (fs::read_link(at("link")).unwrap(), fs::read(at("link")).unwrap()),
+        ("other/moved".into(), b"short".into())
+    );
+    assert_eq!(fs::read_link(filer.disk("link")).unwrap(), Path::new("other/moved"));
+    fs::hard_link(at("hello"), at("second")).unwrap();
+    assert_eq!(errno(fs::hard_link(at("hello"), at("second"))), Errno::EEXIST);
+    fs::remove_file(at("hello")).unwrap();
+    assert_eq!(fs::read(at("second")).unwrap(), b"hello, world");
+    fs::rename(at("second"), at("hello")).unwrap();
+    fs::rename(at("link"), at("renamed")).unwrap();
+    fs::remove_file(at("renamed")).unwrap();
+    assert!(!filer.disk("link").exists() && filer.disk("other/moved").exists());
+
+    // Another user sees what the server lets him see.
+    let mut request = filer.request("b", 1001, SOON);
+    request.namespace = Some("others".into());
+    rig.publish(&workers, request).unwrap();
+    let theirs = |name: &str| filer.at("b", name);
+    assert_eq!(fs::read(theirs("hello")).unwrap(), b"hello, world");
+    assert_eq!(errno(fs::read(theirs("other/moved"))), Errno::EACCES);
+    assert_eq!(errno(fs::write(theirs("mine"), "x")), Errno::EACCES);
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[]);
+}
+
+#[test]
+fn an_open_file_outlives_its_name_and_leaves_nothing() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let at = |name: &str| filer.at("a", name);
+    for replaced in [false, true] {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(at("file")).unwrap();
+        file.write_all(b"before").unwrap();
+        if replaced {
+            fs::write(at("new"), "another").unwrap();
+            fs::rename(at("new"), at("file")).unwrap();
+        } else {
+            fs::remove_file(at("file")).unwrap();
+            assert_eq!(errno(fs::metadata(at("file"))), Errno::ENOENT);
+        }
+        file.write_all(b" and after").unwrap();
+        let mut content = vec![0; 16];
+        file.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(content, b"before and after");
+        let shown = fs::read_dir(rig.target("a")).unwrap().count();
+        assert_eq!(shown, if replaced { 2 } else { 1 });
+        assert_eq!(fs::read_dir(filer.disk("")).unwrap().count(), shown + 1, "it is hidden");
+        drop(file);
+        eventually("it is gone", || fs::read_dir(filer.disk("")).unwrap().count() == shown);
+    }
+    assert_eq!(fs::read(at("file")).unwrap(), b"another");
+    rig.unpublish(&workers, "a").unwrap();
+}
+
+#[test]
+fn what_another_client_changes_is_seen() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    for (target, namespace) in [("a", "team"), ("b", "others")] {
+        let request = Publish { namespace: Some(namespace.into()), ..filer.request(target, UID, SOON) };
+        rig.publish(&workers, request).unwrap();
+    }
+    let mut log = OpenOptions::new().append(true).create(true).open(filer.at("a", "log")).unwrap();
+    log.write_all(&noise(5_000)).unwrap();
+    let mut tail = File::open(filer.at("b", "log")).unwrap();
+    let mut seen = Vec::new();
+    tail.read_to_end(&mut seen).unwrap();
+    for step in 2..5 {
+        log.write_all(&noise(5_000)).unwrap();
+        eventually("the reader follows", || {
+            tail.read_to_end(&mut seen).unwrap();
+            seen.len() == step * 5_000
+        });
+    }
+    assert!(seen.chunks(5_000).all(|piece| piece == noise(5_000)));
+    // Written over in place, under an open file whose pages are in memory.
+    let file = OpenOptions::new().write(true).open(filer.at("a", "log")).unwrap();
+    file.write_all_at(b"others", 0).unwrap();
+    drop(file);
+    let mut first = [0; 6];
+    eventually("the change is seen", || {
+        tail.read_exact_at(&mut first, 0).unwrap();
+        first == *b"others"
+    });
+    drop((log, tail));
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+}
+
+#[test]
+fn a_frozen_server_holds_nobody() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    filer.put("large", &noise(4 << 20));
+    let patience = Duration::from_secs(8);
+    for target in ["a", "b"] {
+        rig.publish(&workers, filer.request(target, UID, patience)).unwrap();
+    }
+    let at = |name: &str| filer.at("a", name);
+    let written = OpenOptions::new().write(true).create_new(true).open(at("written")).unwrap();
+    written.write_all_at(b"before", 0).unwrap();
+    let open: Vec<File> = (0..4).map(|_| File::open(at("large")).unwrap()).collect();
+    filer.server.freeze().unwrap();
+
+    let begun = Instant::now();
+    let late = std::thread::spawn({
+        let path = at("large");
+        move || (errno(File::open(path).and_then(|file| file.read_at(&mut [0; 10], 1 << 20))), Instant::now())
+    });
+    let readers: Vec<_> =
+        open.into_iter().map(|file| quietly(Command::new("dd").args(["iflag=direct", "bs=1M"]).stdin(file))).collect();
+    eventually("all readers wait", || readers.iter().all(waits));
+    assert!(killed(readers) < GONE);
+    let asked = Instant::now();
+    nix::sys::statvfs::statvfs(&rig.target("a")).unwrap();
+    rig.usage(&workers, "a").unwrap();
+    rig.unpublish(&workers, "b").unwrap();
+    assert!(asked.elapsed() < ANSWERED, "they took {:?}", asked.elapsed());
+    let (outcome, when) = late.join().unwrap();
+    assert_eq!(outcome, Errno::EIO);
+    assert!(when - begun < patience + Duration::from_secs(10), "{:?}", when - begun);
+    assert_eq!(errno(written.write_all_at(b" lost?", 6)), Errno::EIO);
+
+    filer.server.thaw().unwrap();
+    assert!(fs::read(at("large")).unwrap() == noise(4 << 20));
+    written.write_all_at(b" after", 6).unwrap();
+    written.sync_all().unwrap();
+    drop(written);
+    assert_eq!(fs::read(filer.disk("written")).unwrap(), b"before after");
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
+}
+
+#[test]
+fn a_server_that_restarts_loses_nothing_that_was_written() {
+    let Some(mut filer) = Filer::new() else { return };
+    let workers = filer.rig.workers();
+    filer.put("large", &noise(4 << 20));
+    filer.rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let data = noise(3 << 20);
+    let file = OpenOptions::new().write(true).create_new(true).open(filer.at("a", "written")).unwrap();
+    file.write_all_at(&data[..1 << 20], 0).unwrap();
+    filer.server.kill();
+    let writing = std::thread::spawn({
+        let (file, data) = (file.try_clone().unwrap(), data.clone());
+        move || file.write_all_at(&data[1 << 20..], 1 << 20)
+    });
+    let reading = std::thread::spawn({
+        let path = filer.at("a", "large");
+        move || fs::read(path)
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    let Filer { server, rig } = &mut filer;
+    rig.runtime.block_on(server.restart()).unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(reading.join().unwrap().unwrap() == noise(4 << 20));
+    file.sync_all().unwrap();
+    drop(file);
+    assert!(fs::read(filer.disk("written")).unwrap() == data);
+    filer.rig.unpublish(&workers, "a").unwrap();
+}
+
+#[test]
+fn a_server_that_is_gone_is_unpublished() {
+    let Some(mut filer) = Filer::new() else { return };
+    let workers = filer.rig.workers();
+    filer.rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let worker = filer.rig.worker();
+    filer.server.kill();
+    let refused = filer.rig.publish(&workers, filer.request("c", 1001, Duration::from_secs(1)));
+    assert!(
+        matches!(&refused, Err(Error::Store { kind: ErrorKind::Unavailable, message }) if message.contains("refused")),
+        "{refused:?}"
+    );
+    let begun = Instant::now();
+    filer.rig.unpublish(&workers, "a").unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    filer.rig.assert_clean(&[worker]);
+}
