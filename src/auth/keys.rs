@@ -45,8 +45,8 @@ pub fn s3(entries: &HashMap<String, String>) -> Result<Credential, BadSecret> {
     }
     let [key_id, secret_key, token] = family.map(|spellings| value(entries, spellings));
     Ok(Credential::S3 {
-        key_id: key_id?.ok_or_else(|| absent(family[0]))?,
-        secret_key: Secret::new(secret_key?.ok_or_else(|| absent(family[1]))?),
+        key_id: key_id?.ok_or_else(|| absent(family[0], name))?,
+        secret_key: Secret::new(secret_key?.ok_or_else(|| absent(family[1], name))?),
         session_token: token?.map(Secret::new),
     })
 }
@@ -87,8 +87,9 @@ fn directory(path: &Path) -> io::Result<HashMap<String, String>> {
     Ok(entries)
 }
 
-fn absent(spellings: &[&str]) -> BadSecret {
-    BadSecret(format!("the Secret has no {}", spellings[0]))
+/// The one of these spellings that belongs to the entry `held` is missing.
+fn absent(spellings: &[&str], held: &str) -> BadSecret {
+    BadSecret(format!("the Secret has {held} and no {}, which belongs to it: add it", spellings[0]))
 }
 
 fn value(entries: &HashMap<String, String>, spellings: &[&str]) -> Result<Option<String>, BadSecret> {

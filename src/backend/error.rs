@@ -9,8 +9,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failed operation: what it was, where, and why.
 ///
-/// `message` is written for the person who reads it in a pod's events or in the worker's log. It never holds a
-/// server's own words beyond an error code and a request id: SignatureDoesNotMatch echoes the request it refuses.
+/// `message` is written for the person who reads it in a pod's events, in fixed words and with names of the request.
+/// `detail` is for the log: what is a server's own, an error code and a request id, and never more of its words, since
+/// SignatureDoesNotMatch echoes the request that it refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
     /// What the caller can act on.
@@ -21,18 +22,26 @@ pub struct Error {
     pub path: Path,
     /// Why, and how to mend it where that is known.
     pub message: String,
+    /// What else the log should know; empty where there is nothing.
+    pub detail: String,
 }
 
 impl Error {
     /// An error of `kind` while doing `op` at `path`.
     pub fn new(kind: ErrorKind, op: Op, path: &Path, message: impl Into<String>) -> Self {
-        Error { kind, op, path: path.clone(), message: message.into() }
+        Error { kind, op, path: path.clone(), message: message.into(), detail: String::new() }
+    }
+
+    /// The same, with more for the log.
+    pub fn with_detail(self, detail: impl Into<String>) -> Self {
+        Error { detail: detail.into(), ..self }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}: {}", self.op, self.path.to_string(), self.message)
+        write!(f, "{} {:?}: {}", self.op, self.path.to_string(), self.message)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
     }
 }
 

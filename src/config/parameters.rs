@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::quoted;
 use super::stores::Deletion;
 use super::volume::VolumeOptions;
 
@@ -102,7 +103,7 @@ impl Parameters {
                 (option, _) if OPTION_WORDS.contains(&option) => set(&mut parsed.options, option, value),
                 _ => return Err(unknown(word, place)),
             };
-            outcome.map_err(|why| BadWord(format!("{word} {value:?}: {why}")))?;
+            outcome.map_err(|why| bad(word, &why))?;
         }
         Ok(parsed)
     }
@@ -122,11 +123,11 @@ pub fn modify<'a>(
         if !MUTABLE_WORDS.contains(&word.as_str()) {
             let known = MUTABLE_WORDS.join(", ");
             return Err(BadWord(match OPTION_WORDS.contains(&word.as_str()) {
-                true => format!("{word:?} is fixed when a volume is made; what may change is {known}"),
-                false => format!("unknown mutable parameter {word:?}; known are {known}"),
+                true => format!("{word} is fixed when a volume is made; what may change is {known}"),
+                false => format!("unknown mutable parameter {}; known are {known}", quoted(word)),
             }));
         }
-        set(options, word, value).map_err(|why| BadWord(format!("{word} {value:?}: {why}")))?;
+        set(options, word, value).map_err(|why| bad(word, &why))?;
     }
     Ok(())
 }
@@ -141,7 +142,12 @@ fn unknown(word: &str, place: Place) -> BadWord {
         Place::StorageClass => ("StorageClass parameter", "store, path, deletion"),
         Place::VolumeContext => ("volume attribute", "store, path, user"),
     };
-    BadWord(format!("unknown {what} {word:?}; known are {extra}, {}", OPTION_WORDS.join(", ")))
+    BadWord(format!("unknown {what} {}; known are {extra}, {}", quoted(word), OPTION_WORDS.join(", ")))
+}
+
+/// A word that is known, with a value that cannot be taken. The value is not repeated.
+fn bad(word: &str, why: &str) -> BadWord {
+    BadWord(format!("the value of {word} {why}"))
 }
 
 fn set(options: &mut VolumeOptions, word: &str, value: &str) -> Result<(), String> {

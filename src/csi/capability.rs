@@ -3,6 +3,7 @@
 use super::v1::VolumeCapability;
 use super::v1::volume_capability::AccessType;
 use super::v1::volume_capability::access_mode::Mode;
+use crate::config::quoted;
 
 /// Mount flags that may be given, and what is true of every mount anyway where they say no more than that.
 const MOUNT_FLAGS: [&str; 8] = ["ro", "rw", "nosuid", "nodev", "noatime", "nodiratime", "relatime", "defaults"];
@@ -87,8 +88,9 @@ fn check_flag(flag: &str) -> Result<(), BadCapability> {
     }
     let word = flag.split('=').next().unwrap_or_default();
     Err(BadCapability::Unsupported(format!(
-        "unknown mount option {word:?}; known are {}. Options of a volume stand in the parameters of its StorageClass \
+        "unknown mount option {}; known are {}. Options of a volume stand in the parameters of its StorageClass \
          or in its volumeAttributes",
+        quoted(word),
         MOUNT_FLAGS.join(", ")
     )))
 }

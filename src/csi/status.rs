@@ -104,7 +104,48 @@ pub fn code_of(kind: ErrorKind) -> Code {
 
 impl From<backend::Error> for Status {
     fn from(error: backend::Error) -> Status {
-        status(code_of(error.kind), error.to_string())
+        tracing::warn!(%error, "a store refused");
+        status(code_of(error.kind), mended(error.kind, &error.message))
+    }
+}
+
+/// What a store's error says, and what to do about it where it does not say so itself.
+pub fn mended(kind: ErrorKind, message: &str) -> String {
+    let mend = match kind {
+        ErrorKind::NotFound => "the volume's directory must be there: look at the path in its attributes",
+        ErrorKind::Denied => {
+            "the store's administrator must let this key list, read and write what lies below the volume's directory"
+        }
+        ErrorKind::Unauthenticated => "put the right keys into the volume's Secret",
+        ErrorKind::Throttled => "it is tried again",
+        ErrorKind::Unavailable => "look whether it runs and whether this node reaches it; it is tried again",
+        ErrorKind::NoSpace | ErrorKind::OverQuota => "ask the store's administrator for more",
+        // These say so themselves, or nobody can say it.
+        ErrorKind::Misconfigured
+        | ErrorKind::NotPermitted
+        | ErrorKind::ReadOnly
+        | ErrorKind::AlreadyExists
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotEmpty
+        | ErrorKind::Stale
+        | ErrorKind::Unsupported
+        | ErrorKind::InvalidName
+        | ErrorKind::NameTooLong
+        | ErrorKind::TooLarge
+        | ErrorKind::Corrupt
+        | ErrorKind::Other => return message.to_owned(),
+    };
+    format!("{message}: {mend}")
+}
+
+/// A mount's error, of a volume of `store`.
+pub fn of_mount(store: &str, error: mount::Error) -> Status {
+    match error {
+        mount::Error::Store { kind, message } => {
+            status(code_of(kind), format!("store {store:?}: {}", mended(kind, &message)))
+        }
+        other => other.into(),
     }
 }
 
@@ -133,10 +174,32 @@ impl From<volumes::Error> for Status {
             volumes::Error::Precondition(_) | volumes::Error::NewerFormat { .. } => Code::FailedPrecondition,
             volumes::Error::Busy(_) => Code::Aborted,
             volumes::Error::Unreadable { .. } | volumes::Error::Internal(_) => Code::Internal,
-            volumes::Error::Store(error) => code_of(error.kind),
+            volumes::Error::Store(error) => return refused_us(error, ""),
         };
         status(code, error.to_string())
     }
+}
+
+/// The control plane's error, of a volume of `store`.
+pub fn of_volumes(store: &str, error: volumes::Error) -> Status {
+    match error {
+        volumes::Error::Store(error) => refused_us(&error, &format!("store {store:?}, ")),
+        other => other.into(),
+    }
+}
+
+/// What a store refused the controller's own credential. Whoever made the claim cannot mend it.
+fn refused_us(error: &backend::Error, of: &str) -> Status {
+    tracing::warn!(%error, "a store refused the controller's own credential");
+    let mend = match error.kind {
+        ErrorKind::Unauthenticated | ErrorKind::Denied => {
+            ": the store's administrator must look at its controllerCredential"
+        }
+        ErrorKind::Unavailable | ErrorKind::Throttled => ": it is tried again",
+        _ => "",
+    };
+    let message = format!("{of}with the controller's own credential: {}{mend}", error.message);
+    status(code_of(error.kind), message)
 }
 
 impl From<Busy> for Status {

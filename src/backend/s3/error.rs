@@ -1,7 +1,7 @@
-//! What an S3 server or the way to it answered, in words a pod's events can carry.
+//! What an S3 server or the way to it answered, in fixed words, which a pod's events can carry.
 //!
-//! Of a server's error only its code and request id leave this room, and those only in their usual alphabet: the
-//! message of SignatureDoesNotMatch echoes the whole request.
+//! Of a server's error only its code, its region and its request id leave this room, for the log, and those only in their
+//! usual alphabet: the message of SignatureDoesNotMatch echoes the whole request.
 
 use std::error::Error as StdError;
 use std::io;
@@ -25,12 +25,15 @@ pub(super) struct Failure {
     /// S3 error code, empty where there was none.
     pub(super) code: String,
     message: String,
+    /// For the log.
+    detail: String,
 }
 
 impl Failure {
     /// A failure that no retry mends.
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Failure {
-        Failure { kind, again: false, status: None, code: String::new(), message: message.into() }
+        let (code, detail) = (String::new(), String::new());
+        Failure { kind, again: false, status: None, code, message: message.into(), detail }
     }
 
     /// An answer that is not the one to what was asked.
@@ -50,12 +53,16 @@ impl Failure {
 
     /// As the seam's error.
     pub(super) fn at(self, op: Op, path: &Path) -> Error {
-        Error::new(self.kind, op, path, self.message)
+        Error::new(self.kind, op, path, self.message).with_detail(self.detail)
     }
 
     /// The same failure, left to the caller to look into.
     pub(super) fn once(self) -> Failure {
         Failure { again: false, ..self }
+    }
+
+    fn telling(self, detail: impl Into<String>) -> Failure {
+        Failure { detail: detail.into(), ..self }
     }
 
     fn with(self, status: u16, code: &str) -> Failure {
@@ -70,16 +77,14 @@ impl<E: ProvideErrorMetadata> From<SdkError<E, HttpResponse>> for Failure {
                 let raw = refused.raw();
                 let status = raw.status().as_u16();
                 let code = plain(refused.err().code().unwrap_or_default(), 64);
-                let hint = Hint {
-                    text: refused.err().message().unwrap_or_default(),
-                    region: plain(raw.headers().get("x-amz-bucket-region").unwrap_or_default(), 32),
-                };
+                let text = refused.err().message().unwrap_or_default();
+                let region = plain(raw.headers().get("x-amz-bucket-region").unwrap_or_default(), 32);
                 let request_id = plain(error.request_id().unwrap_or_default(), 128);
-                let (kind, again, why) = judge(status, &code, &hint);
+                let (kind, again, why) = judge(status, &code, text);
                 let named = if code.is_empty() { format!("HTTP {status}") } else { format!("{code}, HTTP {status}") };
-                let request = if request_id.is_empty() { String::new() } else { format!(", request {request_id}") };
-                let message = format!("{why} ({named}{request})");
-                Failure { kind, again, status: None, code: String::new(), message }.with(status, &code)
+                let also = |what: &str, word: String| if word.is_empty() { word } else { format!(", {what} {word}") };
+                let detail = format!("{named}{}{}", also("request", request_id), also("region", region));
+                Failure { again, ..Failure::new(kind, why) }.with(status, &code).telling(detail)
             }
             SdkError::DispatchFailure(unsent) => match unsent.as_connector_error() {
                 Some(error) => unreached(error),
@@ -87,8 +92,8 @@ impl<E: ProvideErrorMetadata> From<SdkError<E, HttpResponse>> for Failure {
             },
             SdkError::ResponseError(response) => {
                 let status = response.raw().status().as_u16();
-                let why = format!("the store's answer broke off or cannot be understood (HTTP {status})");
-                Failure::passing(ErrorKind::Unavailable, why).with(status, "")
+                let why = "the store's answer broke off or cannot be understood";
+                Failure::passing(ErrorKind::Unavailable, why).with(status, "").telling(format!("HTTP {status}"))
             }
             SdkError::TimeoutError(_) => Failure::passing(ErrorKind::Unavailable, "the store did not answer in time"),
             // Nothing of ours or of the credential's stands in the SDK's own words for a request it cannot build, but
@@ -98,19 +103,12 @@ impl<E: ProvideErrorMetadata> From<SdkError<E, HttpResponse>> for Failure {
     }
 }
 
-/// What a refusal says beside its code.
-struct Hint<'a> {
-    /// The server's words: looked at, never shown.
-    text: &'a str,
-    /// The bucket's region, where the server tells it.
-    region: String,
-}
-
-/// What a refusal means, whether to ask again, and how to say it.
-fn judge(status: u16, code: &str, hint: &Hint<'_>) -> (ErrorKind, bool, String) {
+/// What a refusal means, whether to ask again, and how to say it. The server's words, `text`, are looked at and never
+/// shown.
+fn judge(status: u16, code: &str, text: &str) -> (ErrorKind, bool, &'static str) {
     use ErrorKind::*;
-    let says = |words: &str| hint.text.to_ascii_lowercase().contains(words);
-    let (kind, again, why) = match (code, status) {
+    let says = |words: &str| text.to_ascii_lowercase().contains(words);
+    match (code, status) {
         (
             "PermanentRedirect"
             | "TemporaryRedirect"
@@ -119,17 +117,14 @@ fn judge(status: u16, code: &str, hint: &Hint<'_>) -> (ErrorKind, bool, String) 
             _,
         )
         | (_, 301 | 307) => {
-            let there = match hint.region.as_str() {
-                "" => String::new(),
-                region => format!(", {region}"),
-            };
-            let why = format!("the bucket lies in another region{there}: set the store's region and endpoint to it");
-            return (Misconfigured, false, why);
+            (Misconfigured, false, "the bucket lies in another region: set the store's region and endpoint to it")
         }
         ("RequestTimeTooSkewed", _) => {
             (Misconfigured, false, "this node's clock and the store's differ too much: set the node's clock by NTP")
         }
-        ("NoSuchBucket", _) => (Misconfigured, false, "the bucket does not exist"),
+        ("NoSuchBucket", _) => {
+            (Misconfigured, false, "the bucket does not exist: name another in the store, or make it")
+        }
         ("InvalidBucketName", _) => (Misconfigured, false, "the bucket's name is not a valid one"),
         ("InvalidAccessKeyId", _) => (Unauthenticated, false, "the store does not know the access key id"),
         ("SignatureDoesNotMatch", _) => (
@@ -180,8 +175,7 @@ fn judge(status: u16, code: &str, hint: &Hint<'_>) -> (ErrorKind, bool, String) 
         }
         (_, 500..=599) => (Unavailable, true, "the store has a fault"),
         _ => (Other, false, "the store refuses the request"),
-    };
-    (kind, again, why.to_owned())
+    }
 }
 
 /// No answer came.
@@ -190,16 +184,14 @@ fn unreached(error: &(dyn StdError + 'static)) -> Failure {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(why) = untrusted(cause) {
-            return Failure::new(
-                ErrorKind::Misconfigured,
-                format!("the store's certificate is not trusted ({why}): name its CA in the store's caBundle"),
-            );
+            let message = "the store's certificate is not trusted: name its CA in the store's caBundle";
+            return Failure::new(ErrorKind::Misconfigured, message).telling(why);
         }
         fault = fault.or(cause.downcast_ref::<Fault>());
         next = cause.source();
     }
     let why = fault.map_or_else(|| "connection lost".into(), Fault::to_string);
-    Failure::passing(ErrorKind::Unavailable, format!("the store cannot be reached: {why}"))
+    Failure::passing(ErrorKind::Unavailable, "the store cannot be reached").telling(why)
 }
 
 /// Rustls's reason, where `error` is its refusal of a certificate. An `io::Error` hides what it holds from `source`.
@@ -223,7 +215,7 @@ mod tests {
     use super::*;
 
     fn judged(status: u16, code: &str, text: &str) -> (ErrorKind, bool) {
-        let (kind, again, why) = judge(status, code, &Hint { text, region: String::new() });
+        let (kind, again, why) = judge(status, code, text);
         assert!(!why.is_empty());
         (kind, again)
     }
@@ -257,12 +249,6 @@ mod tests {
         ] {
             assert_eq!(judged(status, code, text), (kind, again), "{status} {code} {text}");
         }
-    }
-
-    #[test]
-    fn the_bucket_region_is_told() {
-        let hint = Hint { text: "", region: "eu-west-1".into() };
-        assert!(judge(301, "PermanentRedirect", &hint).2.contains("eu-west-1"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(in crate::backend) async fn reach(config: &Config, deadline: Duration) -> Re
                 text = format!("{text}: {cause}");
                 next = cause.source();
             }
-            Err(error(ErrorKind::Unavailable, text))
+            Err(error(ErrorKind::Unavailable, "the store cannot be reached".to_owned()).with_detail(text))
         }
         Err(_) => Err(error(ErrorKind::Unavailable, format!("no answer within {} s", deadline.as_secs_f32()))),
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::inline::{matches, namespace_pattern};
 use crate::backend::nfs::MOST_GROUPS;
+use crate::config::quoted;
 
 /// Users that no namespace is given, unless the store's `superusers` says otherwise.
 const SUPERUSERS: [&str; 4] = ["root", "hdfs", "yarn", "hive"];
@@ -113,19 +114,19 @@ impl Identities {
         };
         let listed: Vec<&User> = self.rows.iter().filter(row).flat_map(|row| &row.users).collect();
         let place = match namespace {
-            Some(namespace) => format!("pods in namespace {namespace:?}"),
+            Some(namespace) => format!("pods in namespace {}", quoted(namespace)),
             None => "pods of which the kubelet says nothing (podInfoOnMount of the CSIDriver object)".to_owned(),
         };
         let nobody = |why: String| Err(Unlisted::Nobody(why));
         if let Some(chosen) = chosen {
             if self.superusers.contains(chosen) {
-                return nobody(format!("no volume may act as user {chosen:?}, one of the store's superusers"));
+                return nobody("no volume may act as one of the store's superusers".to_owned());
             }
             return match listed.iter().find(|user| user.name == chosen) {
                 Some(user) => Ok(user),
                 None => nobody(format!(
-                    "{place} may not act as user {chosen:?}: the store's word identities in the stores file says as whom \
-                     they may"
+                    "{place} may not act as the user that the Secret or the volume names: the store's word identities in \
+                     the stores file says as whom they may"
                 )),
             };
         }

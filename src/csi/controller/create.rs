@@ -10,9 +10,9 @@ use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
-use crate::config::VolumeOptions;
 use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
 use crate::config::stores::{Store, Stores};
+use crate::config::{VolumeOptions, quoted};
 use crate::topology::choose;
 
 /// What the provisioner adds with `--extra-create-metadata`.
@@ -144,7 +144,8 @@ pub(super) fn store<'a>(name: Option<&str>, stores: &'a Stores) -> Result<&'a St
         status::invalid(format!("the StorageClass has no parameter store; known stores are {}", stores.names()))
     })?;
     stores.get(name).ok_or_else(|| {
-        status::invalid(format!("the StorageClass names an unknown store {name:?}; known are {}", stores.names()))
+        let known = stores.names();
+        status::invalid(format!("the StorageClass names an unknown store {}; known are {known}", quoted(name)))
     })
 }
 

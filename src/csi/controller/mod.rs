@@ -181,7 +181,7 @@ impl controller_server::Controller for Controller {
         create::reachable(store, &self.0.driver, request.accessibility_requirements.as_ref())?;
         let volumes = self.volumes(store)?;
         let _guard = self.0.inflight.enter(&key(&store.name, &wanted.path))?;
-        let record = volumes.create(&wanted).await?;
+        let record = volumes.create(&wanted).await.map_err(|error| status::of_volumes(&store.name, error))?;
         let volume = create::volume(store, &record, &self.0.driver)?;
         subject.tell(|entry| entry.volume = Some(volume.volume_id.clone()));
         Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))

@@ -7,6 +7,7 @@ use tonic::Status;
 use super::super::status;
 use super::pod::Pod;
 use crate::backend::Path;
+use crate::config::quoted;
 use crate::config::stores::Store;
 
 /// Whether a volume is inline: the kubelet's word, where the CSIDriver object asks for pod information.
@@ -50,10 +51,10 @@ pub(super) fn allow(store: &Store, path: &Path, pod: Option<&Pod>) -> Result<(),
     match rules.allows(&pod.namespace, path) {
         true => Ok(()),
         false => Err(status::permission_denied(format!(
-            "pods in namespace {:?} may not name the directory {:?} of store {name:?} in an inline volume (its word inline \
-             in the stores file says which they may)",
-            pod.namespace,
-            path.to_string()
+            "pods in namespace {} may not name the directory {} of store {name:?} in an inline volume: its word inline in the \
+             stores file says which they may",
+            quoted(&pod.namespace),
+            quoted(&path.to_string())
         ))),
     }
 }

@@ -159,6 +159,7 @@ impl node_server::Node for Node {
         });
         self.admit(stores.get(&publish.spec.store))?;
         let _guard = self.targets.enter(&publish.target.to_string_lossy())?;
+        let store = publish.spec.store.clone();
         match self.mounter.publish(publish).await {
             Ok(Done::Mounted) => {}
             Ok(Done::Renewed) => subject.tell(|entry| entry.event = Some(Event::CredentialChange)),
@@ -167,7 +168,7 @@ impl node_server::Node for Node {
                 subject.tell(|entry| entry.event = Some(Event::CredentialChange));
                 return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(status::of_mount(&store, error)),
         }
         Ok(Response::new(NodePublishVolumeResponse {}))
     }

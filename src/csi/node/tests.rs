@@ -1,4 +1,5 @@
 mod audit;
+mod events;
 mod garbage;
 mod identities;
 mod inline;
@@ -356,7 +357,7 @@ async fn what_the_mounter_says_reaches_the_caller() {
     ] {
         *plugin.mounter.answer.lock().unwrap() = Err(error.clone());
         let status = plugin.publish(request(ID, &[])).await.unwrap_err();
-        assert_eq!((status.code(), status.message()), (code, error.to_string().as_str()));
+        assert!(status.code() == code && status.message().contains(&error.to_string()), "{status:?}");
     }
 }
 

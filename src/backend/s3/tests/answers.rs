@@ -188,7 +188,7 @@ async fn a_closed_port_is_unavailable() {
     let store = store_of(&format!("http://{free}"), Duration::from_millis(300));
     let error = store.stat(&path("f")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
-    assert!(error.message.contains("refused"), "{error}");
+    assert!(error.detail.contains("refused"), "{error}");
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn refusals_say_what_to_do_and_nothing_of_the_request() {
     let listed = store.list(&Path::root()).try_next().await.unwrap_err();
     let shown = format!("{error} {error:?} {listed} {store:?} {store:#?}");
     assert!(!shown.contains("canary"), "{shown}");
-    assert!(error.message.contains("SignatureDoesNotMatch") && error.message.contains("REQ1"), "{error}");
+    assert!(error.detail.contains("SignatureDoesNotMatch") && error.detail.contains("REQ1"), "{error}");
     assert_eq!(server.asked()[0].header("x-amz-security-token"), "canary-token");
 }
 
@@ -220,7 +220,7 @@ async fn another_region_is_named() {
     .await;
     let error = store(&server).await.stat(&path("f")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Misconfigured);
-    assert!(error.message.contains("eu-west-1"), "{error}");
+    assert!(error.detail.contains("eu-west-1"), "{error}");
 }
 
 /// A store of one object, `f`, that loses replies.

@@ -26,5 +26,5 @@ async fn silence_has_a_deadline_and_a_closed_port_a_reason() {
     assert!(error.kind == ErrorKind::Unavailable && error.message.contains("0.3 s"), "{error}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = ask(&format!("http://{closed}"), SOON).await.unwrap_err();
-    assert!(error.kind == ErrorKind::Unavailable && error.message.contains("refused"), "{error}");
+    assert!(error.kind == ErrorKind::Unavailable && error.detail.contains("refused"), "{error}");
 }

@@ -195,7 +195,7 @@ async fn what_cannot_be_deleted_is_told_after_all_else_went() {
     put_all(&records, &["a/1", "a/2", "a/stuck"]).await;
     let error = remove_all(&records, "a", Extent::Current).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Denied);
-    assert!(error.message.contains("AccessDenied"), "{error}");
+    assert!(error.detail.contains("AccessDenied"), "{error}");
     assert_eq!(names(&records).await, ["a/stuck".to_owned()].into());
 }
 

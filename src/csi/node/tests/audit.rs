@@ -65,10 +65,8 @@ async fn the_audit_trail_tells_who_and_no_secret() {
     let who = ["namespace", "pod", "podUid", "serviceAccount", "store", "path"].map(|field| lines[0][field].as_str());
     assert_eq!(who, ["ml-1", "train-0", POD, "trainer", "lake", "sets"].map(Some));
     assert_eq!((lines[0]["identity"].as_str().unwrap().len(), &lines[0]["readOnly"]), (16, &false.into()));
-    assert_eq!(
-        (&lines[5]["identity"], &lines[5]["reason"]),
-        (&lines[0]["identity"], &"the store knows no such key".into())
-    );
+    assert_eq!(lines[5]["identity"], lines[0]["identity"]);
+    assert!(lines[5]["reason"].as_str().unwrap().contains("the store knows no such key"));
     assert_eq!((&lines[4]["store"], &lines[4]["path"]), (&"lake".into(), &"team-a/pvc-1".into()));
     assert_eq!((&lines[5]["event"], &lines[6]["event"]), (&"publish".into(), &"credential-change".into()));
     assert_eq!((&lines[7]["event"], &lines[7]["podUid"]), (&"unpublish".into(), &POD.into()));
@@ -77,8 +75,6 @@ async fn the_audit_trail_tells_who_and_no_secret() {
         assert!(!lines[7][field].is_null() && lines[7][field] == lines[0][field], "{field}: {}", lines[7][field]);
     }
     for (line, name) in lines.iter().flat_map(|line| line.as_object().unwrap().keys().map(move |name| (line, name))) {
-        // The value of an option that is no secret may stand in a reason: here it is the canary that is no number.
-        let value = line[name].to_string().replace("canary-is-no-number", "");
-        assert!(!value.contains("canary"), "{name}: {value}");
+        assert!(!line[name].to_string().contains("canary"), "{name}: {}", line[name]);
     }
 }
