@@ -15,7 +15,7 @@ use millrace::auth::{Credential, Secret};
 use millrace::backend;
 use millrace::backend::s3::Config as S3;
 use millrace::config::{VolumeOptions, VolumeSpec};
-use millrace::mount::{Config, Mounter, Publish, Workers};
+use millrace::mount::{Config, Consumer, Mounter, Publish, Workers};
 use millrace::sandbox::computed;
 use millrace::sandbox::raw::Raw;
 use millrace::sandbox::s3::{Conditions, Kind, Options, Server, User};
@@ -135,6 +135,7 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
         pod: None,
         service_account: None,
         fs_group: None,
+        consumer: Consumer::default(),
     };
     workers.publish(request).await?;
     server.reset_counters();

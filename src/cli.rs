@@ -1,5 +1,6 @@
 //! The command line: words only; what they do is in `app`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,39 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Lists, releases and adopts the records of volumes.
     Records(Records),
+    /// Lists what the node plugin on this machine has mounted, for whom, and how it does.
+    Status(Status),
+    /// Changes what a plugin on this machine logs, and its workers, until it is started again.
+    LogLevel(LogLevel),
+}
+
+/// Where a node plugin that was told nothing else has its socket.
+const CONTROL: &str = "/var/lib/millrace/control.sock";
+
+/// `millrace status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The node plugin's own socket: control.sock in its state directory.
+    #[arg(long, value_name = "PATH", env = "MILLRACE_CONTROL_SOCKET", default_value = CONTROL)]
+    pub socket: PathBuf,
+    /// One JSON array a look.
+    #[arg(long)]
+    pub json: bool,
+    /// Looks every two seconds until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `millrace log-level`.
+#[derive(Debug, Args)]
+pub struct LogLevel {
+    /// A level, or levels by module, as in --log-level.
+    #[arg(value_name = "FILTER")]
+    pub filter: String,
+    /// The plugin's own socket: control.sock in the node plugin's state directory, csi.control.sock beside the
+    /// controller's csi.sock.
+    #[arg(long, value_name = "PATH", env = "MILLRACE_CONTROL_SOCKET", default_value = CONTROL)]
+    pub socket: PathBuf,
 }
 
 /// What both plugins are told.
@@ -78,6 +112,9 @@ pub struct Plugin {
     /// The stores file. Watched: a changed one counts as soon as it is right.
     #[arg(long, value_name = "FILE", default_value = STORES)]
     pub stores: PathBuf,
+    /// Shows /metrics, /healthz and /readyz over HTTP at ADDRESS, such as 0.0.0.0:9809 or [::]:9809: to whoever reaches it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
     /// Appends the audit lines to FILE rather than to the log. Opened anew where it was moved away, and at SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
@@ -137,8 +174,11 @@ pub struct Node {
     /// and /rack. May be repeated.
     #[arg(long, value_name = "DOMAIN=LABEL", value_parser = labelled, requires = "topology_from_node")]
     pub topology_label: Vec<(Domain, String)>,
+    /// Makes Events on pods, by the Kubernetes API, of what befalls their volumes after they were mounted.
+    #[arg(long)]
+    pub pod_events: bool,
     /// The address of the Kubernetes API, where this runs in no pod.
-    #[arg(long, value_name = "URL", requires = "topology_from_node")]
+    #[arg(long, value_name = "URL")]
     pub kubernetes_api: Option<String>,
     /// The directory of the service account, with its token and ca.crt, for --kubernetes-api.
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fuse", &["vfs", "budget", "tunable"]),
     ("config", &["auth", "backend", "prefetch", "vfs", "fuse", "topology", "observability"]),
     ("mount", &["config", "auth", "backend"]),
-    ("csi", &["config", "mount", "backend", "auth", "topology", "observability::audit"]),
+    ("csi", &["config", "mount", "backend", "auth", "topology", "observability::audit", "observability::pages"]),
     ("cli", &["config", "topology"]),
     (
         "app",

@@ -157,6 +157,36 @@ fn the_plugins_are_started_with_words_that_this_binary_knows() {
 }
 
 #[test]
+fn what_is_scraped_and_probed_is_where_the_plugins_show_it() {
+    for kind in ["DaemonSet", "Deployment"] {
+        let (_, workload) = base().into_iter().find(|(_, manifest)| manifest["kind"] == kind).unwrap();
+        let container = container(kind, "millrace");
+        let (plugin, socket) = match understood(&container) {
+            Command::Node(words) => (words.plugin, words.state_dir.join("control.sock")),
+            Command::Controller(words) => {
+                let socket = words.plugin.endpoint.with_extension("control.sock");
+                (words.plugin, socket)
+            }
+            other => panic!("{other:?}"),
+        };
+        let port = plugin.metrics_address.unwrap().port();
+        let ports = container["ports"].as_array().unwrap();
+        let named = |name: &str| ports.iter().find(|one| one["name"] == name).map(|one| one["containerPort"].clone());
+        assert_eq!(named("metrics"), Some(port.into()), "{kind}");
+        assert_eq!(container["readinessProbe"]["httpGet"], serde_json::json!({"path": "/readyz", "port": "metrics"}));
+        // The restart is the business of Probe, which the sidecar passes on: it also sees a socket that nobody answers.
+        assert_eq!(container["livenessProbe"]["httpGet"], serde_json::json!({"path": "/healthz", "port": "health"}));
+        let annotations = &workload["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations["prometheus.io/port"], port.to_string(), "{kind}");
+        let of_status = Cli::try_parse_from(["millrace", "status", "--socket", socket.to_str().unwrap()]).unwrap();
+        assert!(matches!(of_status.command, Command::Status(_)));
+        let env = container["env"].as_array().unwrap().iter();
+        let mut told = env.filter(|one| one["name"] == "MILLRACE_CONTROL_SOCKET");
+        assert_eq!(told.next().unwrap()["value"], socket.to_str().unwrap(), "{kind}");
+    }
+}
+
+#[test]
 fn no_role_of_the_driver_reads_a_secret_or_changes_a_node() {
     for (_, role) in base() {
         for rule in role["rules"].as_array().into_iter().flatten() {

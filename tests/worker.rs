@@ -23,10 +23,14 @@ mod nfs;
 mod passthrough;
 #[path = "worker/random.rs"]
 mod random;
+#[path = "worker/refused.rs"]
+mod refused;
 #[path = "worker/renewal.rs"]
 mod renewal;
 #[path = "worker/rewritten.rs"]
 mod rewritten;
+#[path = "worker/scraped.rs"]
+mod scraped;
 #[path = "worker/sharing.rs"]
 mod sharing;
 #[path = "worker/silent.rs"]
@@ -44,7 +48,7 @@ use millrace::auth::{Credential, Secret};
 use millrace::backend::{self, ErrorKind, s3};
 use millrace::config::{VolumeOptions, VolumeSpec};
 use millrace::mount::handover::Refusal;
-use millrace::mount::{Ailment, Config, Error, Health, Mounter, Publish, Usage, Whose, Workers};
+use millrace::mount::{Ailment, Config, Consumer, Error, Health, Mounter, Publish, Usage, Whose, Workers};
 use millrace::sandbox::requirement::{self, Requirement};
 use millrace::sandbox::s3::{Conditions, Kind, Options, Rights, Server, User};
 use nix::errno::Errno;
@@ -219,6 +223,7 @@ fn request(endpoint: &str, target: &Path) -> Publish {
         pod: None,
         service_account: None,
         fs_group: None,
+        consumer: Consumer::default(),
     }
 }
 

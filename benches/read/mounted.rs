@@ -13,7 +13,7 @@ use millrace::auth::{Credential, Secret};
 use millrace::backend;
 use millrace::backend::s3::Config as S3;
 use millrace::config::{VolumeOptions, VolumeSpec};
-use millrace::mount::{Config, Mounter, Publish, Workers};
+use millrace::mount::{Config, Consumer, Mounter, Publish, Workers};
 
 use super::origin::{ACCESS_KEY, BUCKET, KEY_ID, Origin};
 use super::process;
@@ -70,6 +70,7 @@ impl Mounted {
                 pod: None,
                 service_account: None,
                 fs_group: None,
+                consumer: Consumer::default(),
             })
             .await?;
         let pid = process::children().into_iter().find(|pid| !before.contains(pid)).context("no worker is running")?;

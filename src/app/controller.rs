@@ -4,20 +4,23 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{audit, until_told_to_stop};
+use super::control::{self, Answer, Ask};
+use super::{audit, monitor, until_told_to_stop};
 use crate::auth::memory::wipe_what_is_freed;
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::controller::Controller;
 use crate::csi::identity::{Health, Identity};
 use crate::csi::{self, Services};
+use crate::observability::metrics::Tally;
 
 /// Serves until told to stop.
 ///
 /// # Errors
 /// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
 pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
-    let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
+    let cli::Plugin { endpoint, driver_name, stores, metrics_address, .. } = &words.plugin;
+    let tally = Tally::install();
     wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("controller", &words.cluster_id, &words.plugin)?;
@@ -34,8 +37,16 @@ pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
         socket = %endpoint.display(),
         "controller serves"
     );
+    let _control = control::start(&endpoint.with_extension("control.sock"), |ask| {
+        std::future::ready(match ask {
+            Ask::LogLevel(filter) => control::log_by(&filter),
+            Ask::Status => Answer::Done,
+        })
+    })?;
     tokio::spawn(stores.watch());
     tokio::spawn(controller.clone().tidy());
     health.ready();
+    let numbers = move || std::future::ready(monitor::of_plugin(&tally));
+    monitor::start(*metrics_address, Arc::clone(&health), numbers).await?;
     Ok(csi::serve(listener, Services::new(identity).with_controller(controller).with_audit(audit), stop).await?)
 }

@@ -1,12 +1,16 @@
 //! The composition root: builds the parts from words and joins them, one short function a role.
 
 mod check_config;
+mod control;
 mod controller;
+mod events;
+mod monitor;
 mod node;
 mod place;
 mod records;
 #[cfg(feature = "sandbox")]
 mod serve_s3;
+mod status;
 #[cfg(feature = "sandbox")]
 mod trial;
 mod worker;
@@ -30,7 +34,6 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     // A worker learns from the node plugin how to log.
     if !matches!(cli.command, Command::Worker) {
         observability::install(&log)?;
-        observability::metrics::describe();
     }
     match cli.command {
         Command::Controller(words) => block_on(controller::run(&words)),
@@ -42,6 +45,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ServeS3 { file } => block_on(serve_s3::run(&file)),
         Command::CheckConfig(words) => block_on(check_config::run(&words)),
         Command::Records(words) => block_on(records::run(&words)),
+        Command::Status(words) => block_on(status::run(&words)),
+        Command::LogLevel(words) => block_on(status::log_level(&words)),
     }
 }
 

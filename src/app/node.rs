@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{audit, place, until_told_to_stop};
+use super::control::{self, Answer, Ask};
+use super::{audit, events, monitor, place, until_told_to_stop};
 use crate::auth::memory::wipe_what_is_freed;
 use crate::cli;
 use crate::config::stores::LiveStores;
@@ -14,6 +15,7 @@ use crate::csi::node::{Here, Node};
 use crate::csi::{self, Services};
 use crate::mount::{CacheDir, Config, Workers};
 use crate::observability::Log;
+use crate::observability::metrics::Tally;
 
 /// Serves until told to stop; the mounts are served on by their workers.
 ///
@@ -21,7 +23,8 @@ use crate::observability::Log;
 /// Words that cannot be taken, a stores file that is wrong, no `/dev/fuse`, a state directory or socket that cannot be
 /// had.
 pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
-    let cli::Plugin { endpoint, driver_name, stores, .. } = &words.plugin;
+    let cli::Plugin { endpoint, driver_name, stores, metrics_address, .. } = &words.plugin;
+    let tally = Tally::install();
     wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("node", &words.node_id, &words.plugin)?;
@@ -44,9 +47,23 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
         cache: words.cache_dir.clone().map(|path| CacheDir { path, free_percent: words.cache_free }),
     });
     let place = place::of(words)?;
-    let here = Here { driver: driver_name.clone(), place };
+    let workers = workers.await?;
+    let here = Here { driver: driver_name.clone(), place: place.clone() };
     let node =
-        Node::new(&words.node_id, here, stores.clone(), workers.await?)?.with_most_volumes(words.max_volumes_per_node);
+        Node::new(&words.node_id, here, stores.clone(), workers.clone())?.with_most_volumes(words.max_volumes_per_node);
+    if words.pod_events {
+        let api = place::api(words).context("--pod-events")?;
+        let (workers, driver, node) = (workers.clone(), driver_name.clone(), words.node_id.clone());
+        tokio::spawn(async move { events::pass_on(&workers, api, &driver, &node).await });
+    }
+    let asked = workers.clone();
+    let _control = control::start(&words.state_dir.join("control.sock"), move |ask| answer(asked.clone(), ask))?;
+    let shown = (tally, workers, stores.clone(), place);
+    let numbers = move || {
+        let (tally, workers, stores, place) = shown.clone();
+        async move { monitor::of_node(&tally, &workers, &stores, &place).await }
+    };
+    monitor::start(*metrics_address, Arc::clone(&health), numbers).await?;
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
     tracing::info!(
         driver = driver_name,
@@ -60,4 +77,17 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     tokio::spawn(node.tidy_caches());
     health.ready();
     Ok(csi::serve(listener, Services::new(identity).with_node(node).with_audit(audit), stop).await?)
+}
+
+async fn answer(workers: Arc<Workers>, ask: Ask) -> Answer {
+    match ask {
+        Ask::Status => Answer::Status(workers.overview().await),
+        Ask::LogLevel(filter) => {
+            let answer = control::log_by(&filter);
+            if matches!(answer, Answer::Done) {
+                workers.log_by(&filter).await;
+            }
+            answer
+        }
+    }
 }

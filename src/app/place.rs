@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 
 use crate::cli;
-use crate::cluster::Api;
+use crate::cluster::{self, Api};
 use crate::topology::{Domain, Located, Place, UNKNOWN};
 
 /// Between two questions to an API that does not answer, at first and at most.
@@ -17,15 +17,11 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 ///
 /// # Errors
 /// Flags that cannot be; labels that are wanted where there is no Kubernetes API to ask.
-pub(super) fn of(words: &cli::Node) -> Result<Located> {
+pub(super) fn of(words: &cli::Node) -> anyhow::Result<Located> {
     if !words.topology_from_node {
         return Ok(Located::at(Place::new(words.topology.iter().cloned())?));
     }
-    let api = match &words.kubernetes_api {
-        Some(url) => Api::at(url, &words.service_account),
-        None => Api::in_cluster(),
-    };
-    let api = api.context("--topology-from-node")?;
+    let api = api(words).context("--topology-from-node")?;
     let located = Located::unknown("the labels of its Node object were not read yet");
     let (told, node, given) = (located.clone(), words.node_id.clone(), words.topology.clone());
     let names = label_names(&words.topology_label);
@@ -48,6 +44,17 @@ pub(super) fn of(words: &cli::Node) -> Result<Located> {
         }
     });
     Ok(located)
+}
+
+/// The Kubernetes API that `words` name, or this pod's own.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn api(words: &cli::Node) -> Result<Api, cluster::Error> {
+    match &words.kubernetes_api {
+        Some(url) => Api::at(url, &words.service_account),
+        None => Api::in_cluster(),
+    }
 }
 
 /// The label of each domain.

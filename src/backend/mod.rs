@@ -13,6 +13,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 pub mod memory;
+mod meter;
 mod name;
 pub mod nfs;
 pub mod records;

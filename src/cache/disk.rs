@@ -125,7 +125,7 @@ impl Disk {
     }
 
     fn suffer(&self, how: &'static str, why: &str, to: Use) {
-        metrics::counter!(CACHE_FAILURES, "why" => how).increment(1);
+        metrics::counter!(CACHE_FAILURES, "reason" => how).increment(1);
         let until = Some(Instant::now() + self.patience.rest);
         let mut state = self.lock();
         match to {

@@ -115,7 +115,7 @@ impl Reading {
         match self.store.disk.call(Use::Read, move || asked.read(&blocks)).await? {
             Found::Right(bytes) => Some(bytes.slice(from as usize..(from + length) as usize)),
             Found::Wrong(block) => {
-                metrics::counter!(CACHE_FAILURES, "why" => "rot").increment(1);
+                metrics::counter!(CACHE_FAILURES, "reason" => "rot").increment(1);
                 let (path, key) = (&self.slot.version.path, self.slot.key);
                 tracing::warn!(%path, ?key, block, "a block on the cache disk is not what was written: it is fetched again");
                 for block in layout.touching(range) {

@@ -1,12 +1,15 @@
-//! What is asked of the Kubernetes API: the labels of this machine's own Node object, and nothing else yet.
+//! What is asked of the Kubernetes API: the labels of this machine's own Node object, and Events on pods.
 //!
-//! The right it takes is `get` on `nodes`. Only the object's metadata travels.
+//! The rights it takes are `get` on `nodes`, of which only the object's metadata travels, and `create` on `events`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
 use kube::{Client, Config};
 
 /// How long one question may take.
@@ -70,9 +73,78 @@ impl Api {
             Ok(Ok(found)) => Ok(found.metadata.labels.unwrap_or_default()),
             Ok(Err(kube::Error::Api(refusal))) => Err(refused(node, &refusal)),
             Ok(Err(error)) => Err(Error(format!("the Kubernetes API does not answer: {}", chain(&error)))),
-            Err(_) => Err(Error(format!("the Kubernetes API did not answer within {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(late()),
         }
     }
+}
+
+/// Something that befell a pod.
+#[derive(Debug, Clone, Copy)]
+pub struct PodEvent<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub pod: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
+    /// One word, for programs.
+    pub reason: &'a str,
+    /// For the pod's owner.
+    pub message: &'a str,
+    /// The driver's name.
+    pub driver: &'a str,
+    /// The node's name.
+    pub node: &'a str,
+}
+
+impl Api {
+    /// Makes an Event of the type Warning on a pod.
+    ///
+    /// # Errors
+    /// Where it may not be made, or the API does not answer in time.
+    pub async fn report(&self, event: &PodEvent<'_>) -> Result<(), Error> {
+        let now = Time(Timestamp::now());
+        let word = |word: &str| Some(word.to_owned());
+        let object = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}.", event.pod)),
+                namespace: word(event.namespace),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: word("v1"),
+                kind: word("Pod"),
+                name: word(event.pod),
+                namespace: word(event.namespace),
+                uid: word(event.uid),
+                ..ObjectReference::default()
+            },
+            type_: word("Warning"),
+            reason: word(event.reason),
+            message: word(event.message),
+            count: Some(1),
+            first_timestamp: Some(now.clone()),
+            last_timestamp: Some(now),
+            source: Some(EventSource { component: word(event.driver), host: word(event.node) }),
+            reporting_component: word(event.driver),
+            reporting_instance: word(event.node),
+            ..Event::default()
+        };
+        let events: kube::Api<Event> = kube::Api::namespaced(self.0.clone(), event.namespace);
+        match tokio::time::timeout(PATIENCE, events.create(&PostParams::default(), &object)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(refusal))) if refusal.code == 403 => Err(Error(format!(
+                "this service account may not make Events: give it a ClusterRole with the verb create on events ({})",
+                refusal.message
+            ))),
+            Ok(Err(error)) => Err(Error(format!("the Kubernetes API does not take it: {}", chain(&error)))),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+fn late() -> Error {
+    Error(format!("the Kubernetes API did not answer within {} s", PATIENCE.as_secs()))
 }
 
 fn refused(node: &str, refusal: &kube::core::Status) -> Error {

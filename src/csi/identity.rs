@@ -12,6 +12,7 @@ use super::v1::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
     PluginCapability, ProbeRequest, ProbeResponse, identity_server,
 };
+use crate::observability::pages::Standing;
 
 /// What Probe tells. Begins not ready.
 ///
@@ -27,6 +28,15 @@ impl Health {
     /// The plugin has what it needs to serve.
     pub fn ready(&self) {
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// How the plugin is, for whoever probes it otherwise.
+    pub fn standing(&self) -> Standing {
+        match self.broken.get() {
+            Some(reason) => Standing::Broken(reason.clone()),
+            None if self.ready.load(Ordering::Acquire) => Standing::Ready,
+            None => Standing::Starting,
+        }
     }
 
     /// Something went wrong for good in this process. The first reason stays.
@@ -94,9 +104,9 @@ impl identity_server::Identity for Identity {
     }
 
     async fn probe(&self, _request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        match self.health.broken.get() {
-            Some(reason) => Err(status::failed_precondition(reason.clone())),
-            None => Ok(Response::new(ProbeResponse { ready: Some(self.health.ready.load(Ordering::Acquire)) })),
+        match self.health.standing() {
+            Standing::Broken(reason) => Err(status::failed_precondition(reason)),
+            standing => Ok(Response::new(ProbeResponse { ready: Some(standing == Standing::Ready) })),
         }
     }
 }

@@ -7,6 +7,8 @@
 pub mod calls;
 pub mod capability;
 pub mod controller;
+#[cfg(test)]
+mod golden;
 pub mod identity;
 pub mod inflight;
 pub mod node;
@@ -29,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-pub use socket::bind;
+pub use socket::{RemoveAtEnd, bind};
 
 use v1::controller_server::{Controller, ControllerServer};
 use v1::identity_server::{Identity, IdentityServer};

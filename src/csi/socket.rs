@@ -50,10 +50,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a listener's file when dropped, unless another process has put its own there.
-pub(super) struct RemoveAtEnd(Option<(PathBuf, u64)>);
+#[derive(Debug)]
+pub struct RemoveAtEnd(Option<(PathBuf, u64)>);
 
 impl RemoveAtEnd {
-    pub(super) fn of(listener: &UnixListener) -> RemoveAtEnd {
+    /// Of `listener`.
+    pub fn of(listener: &UnixListener) -> RemoveAtEnd {
         let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
         RemoveAtEnd(path.and_then(|path| inode(&path).map(|inode| (path, inode))))
     }

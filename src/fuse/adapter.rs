@@ -19,6 +19,7 @@ use fuser::{
 use super::answer::Answers;
 use super::errno::errno;
 use super::handshake::negotiate;
+use super::operations::Operation;
 use super::reply::{self, done};
 use super::words::{announcement, how, time};
 use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
@@ -73,7 +74,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
         let call = async move { vfs.look_up(parent, &name).await };
-        self.answers.ask(req.pid(), call, reply::looked_up(reply, self.ttl()));
+        self.answers.ask(Operation::Lookup, req.pid(), call, reply::looked_up(reply, self.ttl()));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -83,8 +84,8 @@ impl Filesystem for Adapter {
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (vfs, ino, reply) = (self.vfs(), Ino(ino.0), reply::attributes(reply, self.ttl()));
         match vfs.in_place() {
-            true => self.answers.ask(req.pid(), async move { vfs.getattr_now(ino).await }, reply),
-            false => reply(vfs.getattr(ino)),
+            true => self.answers.ask(Operation::GetAttr, req.pid(), async move { vfs.getattr_now(ino).await }, reply),
+            false => self.answers.operations.counted(Operation::GetAttr, reply)(vfs.getattr(ino)),
         }
     }
 
@@ -109,14 +110,16 @@ impl Filesystem for Adapter {
         let set = SetAttr { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
         let (vfs, ino, handle) = (self.vfs(), Ino(ino.0), fh.map(|fh| Handle(fh.0)));
         let call = async move { vfs.setattr(ino, handle, set).await };
-        self.answers.change(req.pid(), call, reply::attributes(reply, self.ttl()));
+        self.answers.change(Operation::SetAttr, req.pid(), call, reply::attributes(reply, self.ttl()));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let (vfs, ino) = (self.vfs(), Ino(ino.0));
-        self.answers.ask(req.pid(), async move { vfs.readlink(ino).await }, move |outcome| match outcome {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno(error)),
+        self.answers.ask(Operation::Link, req.pid(), async move { vfs.readlink(ino).await }, move |outcome| {
+            match outcome {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
@@ -140,17 +143,17 @@ impl Filesystem for Adapter {
             async move { vfs.mkdir_with(parent, &name, Some(mode)).await }
         };
         let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
-        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
+        self.answers.grant(Operation::MkDir, req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.change(req.pid(), async move { vfs.unlink(parent, &name).await }, done(reply));
+        self.answers.change(Operation::Unlink, req.pid(), async move { vfs.unlink(parent, &name).await }, done(reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        self.answers.change(req.pid(), async move { vfs.rmdir(parent, &name).await }, done(reply));
+        self.answers.change(Operation::RmDir, req.pid(), async move { vfs.rmdir(parent, &name).await }, done(reply));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -161,7 +164,7 @@ impl Filesystem for Adapter {
             async move { vfs.symlink(parent, &name, &target).await }
         };
         let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
-        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
+        self.answers.grant(Operation::Link, req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn rename(
@@ -182,7 +185,7 @@ impl Filesystem for Adapter {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
         let (newparent, newname) = (Ino(newparent.0), newname.as_bytes().to_vec());
         let call = async move { vfs.rename((parent, &name), (newparent, &newname), keep).await };
-        self.answers.transfer(req.pid(), call, done(reply));
+        self.answers.transfer(Operation::Rename, req.pid(), call, done(reply));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -193,7 +196,7 @@ impl Filesystem for Adapter {
             async move { vfs.link(ino, parent, &name).await }
         };
         let take_back = move |attr: Attr| async move { vfs.forget(attr.ino, 1) };
-        self.answers.grant(req.pid(), call, reply::made(reply, self.ttl()), take_back);
+        self.answers.grant(Operation::Link, req.pid(), call, reply::made(reply, self.ttl()), take_back);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -205,7 +208,8 @@ impl Filesystem for Adapter {
         };
         // Nothing of one that only reads can be left to publish.
         let more = if how.write || how.truncate { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
-        self.answers.grant(req.pid(), call, reply::opened(reply, more), move |opened| close(vfs, opened));
+        self.answers
+            .grant(Operation::Open, req.pid(), call, reply::opened(reply, more), move |opened| close(vfs, opened));
     }
 
     fn read(
@@ -221,7 +225,11 @@ impl Filesystem for Adapter {
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.answer(handle, offset, size).await };
-        self.answers.ask(req.pid(), call, reply::data(reply));
+        let (operations, reply) = (self.answers.operations.clone(), reply::data(reply));
+        self.answers.ask(Operation::Read, req.pid(), call, move |outcome| {
+            operations.read(outcome.as_ref().map_or(0, |answer| answer.bytes.len()));
+            reply(outcome);
+        });
     }
 
     fn write(
@@ -239,12 +247,16 @@ impl Filesystem for Adapter {
         let (vfs, handle, data) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(data));
         let owner = lock_owner.map(|owner| Owner(owner.0));
         let call = async move { vfs.write(handle, offset, data, owner).await };
-        self.answers.transfer(req.pid(), call, reply::written(reply));
+        let (operations, reply) = (self.answers.operations.clone(), reply::written(reply));
+        self.answers.transfer(Operation::Write, req.pid(), call, move |outcome| {
+            operations.written(outcome.unwrap_or_default());
+            reply(outcome);
+        });
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let (vfs, handle, owner) = (self.vfs(), Handle(fh.0), Owner(lock_owner.0));
-        self.answers.transfer(req.pid(), async move { vfs.flush(handle, owner).await }, done(reply));
+        self.answers.transfer(Operation::Flush, req.pid(), async move { vfs.flush(handle, owner).await }, done(reply));
     }
 
     fn release(
@@ -258,12 +270,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.transfer(req.pid(), async move { vfs.release(handle).await }, done(reply));
+        self.answers.transfer(Operation::Release, req.pid(), async move { vfs.release(handle).await }, done(reply));
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        self.answers.transfer(req.pid(), async move { vfs.fsync(handle).await }, done(reply));
+        self.answers.transfer(Operation::Fsync, req.pid(), async move { vfs.fsync(handle).await }, done(reply));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -272,7 +284,9 @@ impl Filesystem for Adapter {
             true => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
             false => FopenFlags::empty(),
         };
-        match self.answers.vfs.open_dir(Ino(ino.0)) {
+        let outcome = self.answers.vfs.open_dir(Ino(ino.0));
+        self.answers.operations.ended(Operation::OpenDir, &outcome);
+        match outcome {
             Ok(handle) => reply.opened(FileHandle(handle.0), flags),
             Err(error) => reply.error(errno(error)),
         }
@@ -281,13 +295,18 @@ impl Filesystem for Adapter {
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.read_dir(handle, offset, ENTRIES).await };
-        self.answers.ask(req.pid(), call, reply::listed(reply));
+        self.answers.ask(Operation::ReadDir, req.pid(), call, reply::listed(reply));
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await };
-        self.answers.ask(req.pid(), call, reply::listed_plus(reply, self.vfs(), Ino(ino.0), self.ttl()));
+        self.answers.ask(
+            Operation::ReadDir,
+            req.pid(),
+            call,
+            reply::listed_plus(reply, self.vfs(), Ino(ino.0), self.ttl()),
+        );
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -355,7 +374,7 @@ impl Filesystem for Adapter {
             vfs.forget(attr.ino, 1);
             close(vfs, opened).await;
         };
-        self.answers.grant(req.pid(), call, reply::created(reply, self.ttl()), take_back);
+        self.answers.grant(Operation::Create, req.pid(), call, reply::created(reply, self.ttl()), take_back);
     }
 
     fn getlk(
@@ -408,7 +427,7 @@ impl Filesystem for Adapter {
         let Some(anew) = announcement(cmd) else { return reply.error(Errno::ENOTTY) };
         let (vfs, handle, paths) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(in_data));
         let call = async move { vfs.announce(handle, &paths, anew) };
-        self.answers.ask(req.pid(), call, reply::announced(reply));
+        self.answers.ask(Operation::Ioctl, req.pid(), call, reply::announced(reply));
     }
 
     fn poll(
@@ -445,7 +464,9 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match self.answers.vfs.seek(Handle(fh.0), offset, what) {
+        let outcome = self.answers.vfs.seek(Handle(fh.0), offset, what);
+        self.answers.operations.ended(Operation::Seek, &outcome);
+        match outcome {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         }

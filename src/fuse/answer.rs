@@ -13,6 +13,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::operations::{Operation, Operations};
 use super::waiting::{Seat, Waiting};
 use crate::tunable::Span;
 use crate::vfs::{Error, Result, Vfs};
@@ -31,17 +32,20 @@ pub(super) struct Answers {
     pub(super) timeout: Span,
     pub(super) tasks: TaskTracker,
     pub(super) waiting: Waiting,
+    pub(super) operations: Operations,
 }
 
 impl Answers {
     /// A call that changes nothing: dropped at its deadline.
     pub(super) fn ask<T: Send + 'static>(
         &self,
+        what: Operation,
         caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         let (timeout, waiting) = (self.timeout.get(), self.waiting.clone());
+        let reply = self.operations.counted(what, reply);
         self.begin(Box::pin(call), reply, move |call, reply| async move {
             let mut seat = waiting.sit(caller);
             reply(tokio::select! {
@@ -54,23 +58,26 @@ impl Answers {
     /// A call that changes something, and leaves the kernel nothing to hold.
     pub(super) fn change<T: Send + 'static>(
         &self,
+        what: Operation,
         caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        self.grant(caller, call, reply, |_| std::future::ready(()));
+        self.grant(what, caller, call, reply, |_| std::future::ready(()));
     }
 
     /// A call that gives the kernel something to hold, an open file or a name it has looked up: taken back where the
     /// kernel never hears of it.
     pub(super) fn grant<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(
         &self,
+        what: Operation,
         caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
         take_back: impl FnOnce(T) -> F + Send + 'static,
     ) {
         let (timeout, waiting) = (self.timeout.get(), self.waiting.clone());
+        let reply = self.operations.counted(what, reply);
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
             let mut seat = waiting.sit(caller);
             let error = tokio::select! {
@@ -89,11 +96,13 @@ impl Answers {
     /// one of its own in the store, which comes first.
     pub(super) fn transfer<T: Send + 'static>(
         &self,
+        what: Operation,
         caller: u32,
         call: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         let (vfs, timeout, waiting) = (self.vfs.clone(), self.timeout.get() * PATIENCE, self.waiting.clone());
+        let reply = self.operations.counted(what, reply);
         self.begin(Box::pin(call), reply, move |mut call, reply| async move {
             let mut seat = waiting.sit(caller);
             let mut before = vfs.progress();

@@ -1,4 +1,4 @@
-//! The one place that turns a file system error into an errno.
+//! The one place that turns a file system error into an errno, and into its name.
 
 use fuser::Errno;
 
@@ -28,5 +28,32 @@ pub(super) fn errno(error: Error) -> Errno {
         Error::NoData => Errno::ENXIO,
         Error::Interrupted => Errno::EINTR,
         Error::Io => Errno::EIO,
+    }
+}
+
+/// The name of `error`'s errno, for metrics.
+pub(super) fn word(error: Error) -> &'static str {
+    match error {
+        Error::NotFound => "ENOENT",
+        Error::Exists => "EEXIST",
+        Error::NotADirectory => "ENOTDIR",
+        Error::IsADirectory => "EISDIR",
+        Error::NotEmpty => "ENOTEMPTY",
+        Error::Denied => "EACCES",
+        Error::NotPermitted => "EPERM",
+        Error::Stale => "ESTALE",
+        Error::Unsupported => "EOPNOTSUPP",
+        Error::CrossDevice => "EXDEV",
+        Error::Invalid => "EINVAL",
+        Error::NameTooLong => "ENAMETOOLONG",
+        Error::TooLarge => "EFBIG",
+        Error::NoSpace => "ENOSPC",
+        Error::OverQuota => "EDQUOT",
+        Error::ReadOnly => "EROFS",
+        Error::Busy => "EBUSY",
+        Error::BadHandle => "EBADF",
+        Error::NoData => "ENXIO",
+        Error::Interrupted => "EINTR",
+        Error::Io => "EIO",
     }
 }

@@ -8,6 +8,7 @@ mod adapter;
 mod answer;
 mod errno;
 mod handshake;
+mod operations;
 mod reply;
 mod waiting;
 mod words;
@@ -31,6 +32,7 @@ use crate::tunable::Span;
 use crate::vfs::{Invalidation, Vfs};
 use adapter::Adapter;
 use answer::Answers;
+use operations::Operations;
 use waiting::Waiting;
 
 /// How a connection is served.
@@ -75,6 +77,7 @@ impl Session {
             timeout: config.timeout.clone(),
             tasks: tasks.clone(),
             waiting: waiting.clone(),
+            operations: Operations::new(),
         };
         let mut options = fuser::Config::default();
         options.n_threads = Some(config.threads.max(1));

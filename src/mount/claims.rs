@@ -12,7 +12,7 @@ use super::parts::PartId;
 use super::shared::Shared;
 use super::sharing::Sharing;
 use super::state::{MountId, MountRecord, TargetRecord};
-use super::{Error, Publish};
+use super::{Consumer, Error, Publish};
 
 /// A target that has not been published again for so long does not count where a credential changes: the kubelet
 /// republishes each running pod's volumes about every minute, and not those of a pod that is being ended.
@@ -42,6 +42,8 @@ struct Claim {
     heard: Instant,
     /// Why the store refused it.
     refused: Option<String>,
+    /// Whom the volume is shown to there.
+    consumer: Consumer,
 }
 
 /// A target, for whoever asks how it is.
@@ -88,7 +90,8 @@ impl Claims {
             None => {
                 let part = PartId::of(request, &sharing);
                 let uid = self.free_uid(sharing.uid_seed(request), part.as_ref())?;
-                let record = MountRecord::begin(volume_id.clone(), sharing.clone(), uid);
+                let record = MountRecord::begin(volume_id.clone(), sharing.clone(), uid)
+                    .shown(&request.consumer, &request.spec.store);
                 let mount = Arc::new(Shared::new(MountId::random(), record));
                 self.adopt_mount(&mount);
                 self.open.insert(sharing, mount.id.clone());
@@ -102,6 +105,7 @@ impl Claims {
             brought: mount.record().sharing.credential.clone(),
             heard: Instant::now(),
             refused: None,
+            consumer: request.consumer.clone(),
         };
         self.targets.insert(target.to_owned(), claim);
         Ok(mount)
@@ -124,6 +128,7 @@ impl Claims {
             brought: mount.record().sharing.credential.clone(),
             heard: Instant::now(),
             refused: None,
+            consumer: record.consumer.clone(),
         };
         self.targets.insert(record.target.clone(), claim);
     }
@@ -215,6 +220,23 @@ impl Claims {
     /// Whether anything is known of this mount.
     pub(super) fn knows(&self, mount: &MountId) -> bool {
         self.mounts.contains_key(mount)
+    }
+
+    /// Whom volumes are shown to, each with its mount.
+    pub(super) fn targets(&self) -> Vec<(Consumer, Arc<Shared>)> {
+        let claims = self.targets.values();
+        claims.filter_map(|claim| Some((claim.consumer.clone(), self.mounts.get(&claim.mount)?.clone()))).collect()
+    }
+
+    /// Whom `mount` is shown to.
+    pub(super) fn consumers_of(&self, mount: &Shared) -> Vec<Consumer> {
+        self.targets.values().filter(|claim| claim.mount == mount.id).map(|claim| claim.consumer.clone()).collect()
+    }
+
+    /// Every mount, with how many targets claim it.
+    pub(super) fn mounts(&self) -> Vec<(Arc<Shared>, usize)> {
+        let count = |mount: &Shared| self.targets.values().filter(|claim| claim.mount == mount.id).count();
+        self.mounts.values().map(|mount| (mount.clone(), count(mount))).collect()
     }
 
     /// The mounts that no target claims. Nobody joins one of them any more.

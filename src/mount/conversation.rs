@@ -12,6 +12,7 @@ use super::live::Place;
 use super::process::being_killed;
 use super::{Usage, kernel};
 use crate::auth::Credential;
+use crate::observability::metrics::Numbers;
 
 /// A worker is pinged this often within the deadline. Pings are counted, not seconds, so that a machine that slept
 /// ends no worker.
@@ -22,8 +23,15 @@ pub(super) const PINGS: u32 = 5;
 pub(super) enum Question {
     Ping(oneshot::Sender<()>),
     Usage(oneshot::Sender<Usage>),
-    Credential { credential: Credential, same_principal: bool, tell: oneshot::Sender<Result<(), Refusal>> },
+    Numbers(oneshot::Sender<Numbers>),
+    Credential {
+        credential: Credential,
+        same_principal: bool,
+        tell: oneshot::Sender<Result<(), Refusal>>,
+    },
     Reload(oneshot::Sender<Result<(), Refusal>>),
+    /// Not answered.
+    Log(String),
 }
 
 /// How a conversation ended.
@@ -43,6 +51,7 @@ struct Waiting {
     /// `None` for a ping of the watch's own.
     pings: VecDeque<Option<oneshot::Sender<()>>>,
     usages: VecDeque<oneshot::Sender<Usage>>,
+    numbers: VecDeque<oneshot::Sender<Numbers>>,
     credentials: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     reloads: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     /// Pings since the last answer to one.
@@ -131,10 +140,15 @@ impl Waiting {
                 self.usages.push_back(tell);
                 ToWorker::Usage
             }
+            Question::Numbers(tell) => {
+                self.numbers.push_back(tell);
+                ToWorker::Numbers
+            }
             Question::Credential { credential, same_principal, tell } => {
                 self.credentials.push_back(tell);
                 ToWorker::Credential { credential, same_principal }
             }
+            Question::Log(filter) => ToWorker::Log { filter },
             Question::Reload(tell) => {
                 self.reloads.push_back(tell);
                 ToWorker::Reload
@@ -152,6 +166,7 @@ impl Waiting {
                 }
             }
             FromWorker::Usage(usage) => tell(&mut self.usages, usage),
+            FromWorker::Numbers(numbers) => tell(&mut self.numbers, numbers),
             FromWorker::CredentialAccepted => tell(&mut self.credentials, Ok(())),
             FromWorker::CredentialRefused(refusal) => tell(&mut self.credentials, Err(refusal)),
             FromWorker::Reloaded(refusal) => tell(&mut self.reloads, refusal.map_or(Ok(()), Err)),

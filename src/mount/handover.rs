@@ -6,8 +6,8 @@
 //! plugin ([`super::line`]).
 //!
 //! ```text
-//! node    Begin+fd         Volume                  Part+fd|NoPart  Device+fd          Ping   Usage
-//! worker         Ready            Accepted|Refused                            Serving   Pong   Usage ...  Ended
+//! node    Begin+fd         Volume                  Part+fd|NoPart  Device+fd          Ping   Usage   Numbers
+//! worker         Ready            Accepted|Refused                            Serving   Pong   Usage   Numbers ...  Ended
 //!
 //! node    Credential                               Reload                       Lent
 //! worker         CredentialAccepted|-Refused              Reloaded    Borrow+fd        Return+fd
@@ -38,6 +38,7 @@ use super::tally::Tally;
 use crate::auth::Credential;
 use crate::backend::{self, ErrorKind};
 use crate::config::VolumeSpec;
+use crate::observability::metrics::Numbers;
 
 /// This binary's version, as the first frames carry it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -78,6 +79,8 @@ pub enum ToWorker {
     Ping,
     /// Answered by `Usage`.
     Usage,
+    /// Answered by `Numbers`.
+    Numbers,
     /// Another credential for the volume. Answered, in turn, by `CredentialAccepted` or `CredentialRefused`; pings and
     /// usages are answered meanwhile. Another principal's is accepted only when the kernel has dropped every page that
     /// the earlier one read, which waits for reads in flight.
@@ -89,6 +92,11 @@ pub enum ToWorker {
     },
     /// The volume's own file may have changed (size, mutable parameters): it is read at once. Answered by `Reloaded`.
     Reload,
+    /// Log by this filter from now on.
+    Log {
+        /// As in [`Log`].
+        filter: String,
+    },
     /// What the volume's other workers on this node did with it. To those that have said what they do alone.
     Tally(Tally),
     /// Of the threads that a `Waiting` named, those that are being killed.
@@ -149,6 +157,8 @@ pub enum FromWorker {
     Pong,
     /// The answer to `Usage`.
     Usage(Usage),
+    /// The answer to `Numbers`: what the worker has counted since it began.
+    Numbers(Numbers),
     /// Every request from now on is made with the credential that was sent.
     CredentialAccepted,
     /// The store does not accept it: the one before stays in force.
@@ -210,7 +220,9 @@ pub enum Refusal {
 
 impl From<backend::Error> for Refusal {
     fn from(error: backend::Error) -> Refusal {
-        Refusal::Store { kind: error.kind, message: error.to_string() }
+        // What a pod's events may not hold.
+        tracing::warn!(%error, "the store refused");
+        Refusal::Store { kind: error.kind, message: error.message }
     }
 }
 

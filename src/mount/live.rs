@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +20,7 @@ use super::process::{ExitStatus, Identity, Process};
 use super::tally::Sums;
 use super::{Error, Usage, kernel};
 use crate::auth::Credential;
-use crate::observability::metrics::WORKER_DEATHS;
+use crate::observability::metrics::{Numbers, WORKER_DEATHS};
 
 /// The exit status of a worker that did all it had to.
 const CLEAN: &str = "exit status: 0";
@@ -49,7 +50,9 @@ pub(super) struct Live {
     process: Arc<Process>,
     place: Place,
     questions: mpsc::Sender<Question>,
-    end: watch::Receiver<Option<String>>,
+    end: watch::Receiver<Option<Ended>>,
+    /// It was ended because it did not answer.
+    given_up: Arc<AtomicBool>,
 }
 
 /// How a worker ended.
@@ -57,7 +60,48 @@ enum End {
     /// Its mount went, and it finished what it had begun. Of one whose parent we are not, nobody says otherwise.
     Done,
     /// Before its mount went, and why.
-    Died(String),
+    Died(Reason, String),
+}
+
+/// Why a worker ended before its mount did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It needed more memory than it may have.
+    Memory,
+    /// By a signal.
+    Killed,
+    /// By itself, with an error.
+    Failed,
+    /// It did not answer, or not as it should, and was ended.
+    Silent,
+    /// Nobody can tell: another node plugin had started it.
+    Unknown,
+}
+
+impl Reason {
+    /// For metrics.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Reason::Memory => "memory",
+            Reason::Killed => "killed",
+            Reason::Failed => "failed",
+            Reason::Silent => "silent",
+            Reason::Unknown => "unknown",
+        }
+    }
+
+    /// Of a worker that ended with this status.
+    fn of(status: &str) -> Reason {
+        if status.starts_with("signal") { Reason::Killed } else { Reason::Failed }
+    }
+}
+
+/// What is known of a worker that has ended.
+#[derive(Debug, Clone)]
+struct Ended {
+    words: String,
+    /// `None` where it ended as it should.
+    reason: Option<Reason>,
 }
 
 impl Live {
@@ -81,9 +125,9 @@ impl Live {
             }
             let status = exit.words().await;
             match parting {
-                Parting::Wrong(why) => End::Died(format!("{why} ({status})")),
+                Parting::Wrong(why) => End::Died(Reason::Silent, format!("{why} ({status})")),
                 Parting::Finished | Parting::Closed if status == CLEAN => End::Done,
-                Parting::Finished | Parting::Closed => End::Died(status),
+                Parting::Finished | Parting::Closed => End::Died(Reason::of(&status), status),
             }
         };
         Live::watch(process, place, questions, watching)
@@ -102,11 +146,11 @@ impl Live {
             };
             match parting {
                 Parting::Finished => End::Done,
-                Parting::Closed => End::Died("it ended before its mount".into()),
+                Parting::Closed => End::Died(Reason::Unknown, "it ended before its mount".into()),
                 Parting::Wrong(why) => {
                     tracing::error!(volume = at.volume_id, worker = %watched.identity(), "worker is ended: {why}");
                     end(&watched, &at).await;
-                    End::Died(why)
+                    End::Died(Reason::Silent, why)
                 }
             }
         };
@@ -122,25 +166,28 @@ impl Live {
     ) -> Live {
         let (tell, end) = watch::channel(None);
         let (watched, at) = (process.clone(), place.clone());
+        let given_up = Arc::new(AtomicBool::new(false));
+        let was_given_up = given_up.clone();
         tokio::spawn(async move {
             let how = how.await;
             watched.ended().await;
             let (volume, worker) = (&at.volume_id, watched.identity());
-            let why = match how {
+            let (words, reason) = match how {
                 End::Done => {
                     tracing::info!(volume, %worker, "worker ended with its mount");
-                    "it ended with its mount".to_owned()
+                    ("it ended with its mount".to_owned(), None)
                 }
-                End::Died(why) => {
-                    let why = with_cause(why, at.cgroup.as_ref());
-                    metrics::counter!(WORKER_DEATHS).increment(1);
+                End::Died(reason, why) => {
+                    let (reason, why) = with_cause(reason, why, at.cgroup.as_ref());
+                    let reason = if was_given_up.load(Ordering::Relaxed) { Reason::Silent } else { reason };
+                    metrics::counter!(WORKER_DEATHS, "reason" => reason.word()).increment(1);
                     tracing::error!(volume, %worker, "worker is gone ({why}); its mount answers ENOTCONN until it is published anew");
-                    why
+                    (why, Some(reason))
                 }
             };
-            tell.send_replace(Some(why));
+            tell.send_replace(Some(Ended { words, reason }));
         });
-        Live { process, place, questions, end }
+        Live { process, place, questions, end, given_up }
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -152,7 +199,17 @@ impl Live {
         if self.process.is_running() {
             return None;
         }
-        Some(self.end.borrow().clone().unwrap_or_else(|| "it has just ended".into()))
+        Some(self.end.borrow().as_ref().map_or_else(|| "it has just ended".into(), |ended| ended.words.clone()))
+    }
+
+    /// Why it ended before its mount did, if it did and as soon as that is known.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        self.end.borrow().as_ref().and_then(|ended| ended.reason)
+    }
+
+    /// Its resident memory in bytes.
+    pub(super) fn memory(&self) -> Option<u64> {
+        self.process.memory()
     }
 
     /// Whether it answers within `deadline`.
@@ -163,6 +220,11 @@ impl Live {
     /// What its mount knows of its use.
     pub(super) async fn usage(&self) -> Result<Usage, Error> {
         self.ask(ANSWER, Question::Usage).await.ok_or_else(|| self.silent())
+    }
+
+    /// What it has counted; `None` where it does not answer, or counts by another table.
+    pub(super) async fn numbers(&self) -> Option<Numbers> {
+        self.ask(ANSWER, Question::Numbers).await.and_then(Numbers::understood)
     }
 
     /// Has it go over to `credential`, which it proves first. `None` where it has not said within `patience` that it
@@ -179,6 +241,12 @@ impl Live {
     /// Has it read the volume's own file. `None` where it does not say within `patience` that it has, or why not.
     pub(super) async fn reload(&self, patience: Duration) -> Option<Result<(), Refusal>> {
         self.ask(patience, Question::Reload).await
+    }
+
+    /// Has it log by another filter, soon.
+    pub(super) async fn log_by(&self, filter: String) {
+        // It fails where the worker is gone.
+        let _ = timeout(ANSWER, self.questions.send(Question::Log(filter))).await;
     }
 
     /// `None` where it is gone or silent for so long.
@@ -199,6 +267,9 @@ impl Live {
 
     /// Ends it at once, and with it every call that waits for it.
     pub(super) async fn kill(&self) {
+        if self.process.is_running() {
+            self.given_up.store(true, Ordering::Relaxed);
+        }
         end(&self.process, &self.place).await;
     }
 
@@ -217,13 +288,14 @@ async fn end(process: &Process, place: &Place) {
 }
 
 /// A kill for want of memory looks like any other, unless its cgroup tells.
-fn with_cause(why: String, cgroup: Option<&Cgroup>) -> String {
-    match cgroup.and_then(Cgroup::was_exceeded) {
-        Some(limit) => format!(
+fn with_cause(reason: Reason, why: String, cgroup: Option<&Cgroup>) -> (Reason, String) {
+    let Some(limit) = cgroup.and_then(Cgroup::was_exceeded) else { return (reason, why) };
+    (
+        Reason::Memory,
+        format!(
             "it needed more than the {} MiB of memory that its volume's `memory` allows, and the kernel killed it: raise \
              `memory`; {why}",
             limit >> 20
         ),
-        None => why,
-    }
+    )
 }

@@ -6,17 +6,21 @@
 //! The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
+mod accounts;
 mod broker;
 mod cgroup;
 mod claims;
 pub mod confine;
 mod conversation;
+mod faults;
 pub mod handover;
 mod health;
 mod kernel;
 pub mod line;
 mod live;
 mod namespaces;
+mod overview;
+mod pace;
 mod parts;
 mod process;
 mod recover;
@@ -34,6 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use faults::{Fault, Trouble};
+pub use overview::Shown;
 pub use parts::CacheDir;
 pub use workers::Workers;
 
@@ -129,12 +135,28 @@ pub struct Publish {
     pub single_writer: bool,
     /// The pod's namespace; `None` where nothing is known of the pod, which then shares its worker with none.
     pub namespace: Option<String>,
+    /// Whom it is shown to, for people who look: nothing is decided by it.
+    pub consumer: Consumer,
     /// The pod's name, as far as it is known.
     pub pod: Option<String>,
     /// The pod's service account, as far as it is known.
     pub service_account: Option<String>,
     /// The pod's fsGroup, which is in `spec.options` already. Pods of different ones share no worker.
     pub fs_group: Option<u32>,
+}
+
+/// Whom a volume is shown to, as far as that is known; a word that is not is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Consumer {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub pod_uid: String,
+    /// The PersistentVolume's name; `inline` for every inline volume.
+    pub persistent_volume: String,
 }
 
 /// For whom a volume is published, and as whom. What is not known is `None`.

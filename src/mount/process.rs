@@ -87,6 +87,13 @@ impl Process {
         }
     }
 
+    /// Its resident memory in bytes; `None` where it has ended.
+    pub(super) fn memory(&self) -> Option<u64> {
+        let found = procfs::process::Process::new(self.identity.pid).ok()?.statm().ok()?;
+        // Read before: a pid that was reused since was not this process's any more.
+        self.is_running().then(|| found.resident * procfs::page_size())
+    }
+
     /// Sends SIGKILL; fine where it has ended.
     pub(super) fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);

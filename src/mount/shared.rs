@@ -2,11 +2,14 @@
 //! once however many ask for it at the same moment.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Error;
+use super::faults::Told;
 use super::live::Live;
+use super::pace::Pace;
 use super::state::{MountId, MountRecord, State};
+use crate::observability::metrics::Numbers;
 
 /// A mount, from the moment its first target asks for it until it is taken down.
 #[derive(Debug)]
@@ -19,6 +22,10 @@ pub(super) struct Shared {
     made: tokio::sync::Mutex<Option<Result<(), Error>>>,
     /// Held by the one who changes its credential.
     renewal: tokio::sync::Mutex<()>,
+    /// What its worker last told of what it counted.
+    numbers: Mutex<Numbers>,
+    pace: Mutex<Pace>,
+    told: Mutex<Told>,
 }
 
 impl Shared {
@@ -30,6 +37,9 @@ impl Shared {
             worker: OnceLock::new(),
             made: tokio::sync::Mutex::new(None),
             renewal: tokio::sync::Mutex::new(()),
+            numbers: Mutex::default(),
+            pace: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -74,6 +84,36 @@ impl Shared {
     /// Notes the worker that serves it from now on. There is one in its life.
     pub(super) fn serve(&self, worker: Live) {
         let _ = self.worker.set(worker);
+    }
+
+    /// Asks its worker what it has counted; where that does not answer, what it told before stays.
+    pub(super) async fn read_numbers(&self) {
+        if let Some(worker) = self.worker().filter(|worker| worker.ended().is_none())
+            && let Some(told) = worker.numbers().await
+        {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.note(Instant::now(), &told);
+            *self.counted() = told;
+        }
+    }
+
+    /// Bytes a second that programs read and wrote lately.
+    pub(super) fn throughput(&self) -> (u64, u64) {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).rates()
+    }
+
+    /// What its worker last told of what it counted.
+    pub(super) fn numbers(&self) -> Numbers {
+        self.counted().clone()
+    }
+
+    /// What of its troubles was told.
+    pub(super) fn troubles(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for whoever makes it or takes it down.

@@ -58,6 +58,7 @@ pub(super) mod tests {
     use crate::auth::{Credential, Secret};
     use crate::backend;
     use crate::config::{VolumeOptions, VolumeSpec};
+    use crate::mount::Consumer;
 
     const KEY: [u8; 64] = [7; 64];
 
@@ -82,6 +83,7 @@ pub(super) mod tests {
             pod: None,
             service_account: None,
             fs_group: None,
+            consumer: Consumer::default(),
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     mount.note(state, |record| record.worker = Some(starting.process.identity()))?;
     let cgroup = limited(cgroups, mount, starting.process.identity(), spec.options.memory)?;
 
-    let log = Log { filter: config.log_filter.clone(), json: config.log_json };
+    let log = Log { filter: workers.log_filter(), json: config.log_json };
     let begin = Begin { version: handover::VERSION.into(), uid, log };
     let listener = state.listen(&mount.id)?;
     let sent = starting.channel.send_with(&ToWorker::Begin(begin), listener.as_fd()).await;

@@ -18,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 use serde::de::DeserializeOwned;
@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use super::parts::PartId;
 use super::process::Identity;
 use super::sharing::Sharing;
-use super::{Error, Publish, Whose};
+use super::{Consumer, Error, Publish, Whose};
 
 const FORMAT: u32 = 1;
 /// Hexadecimal digits of a mount's id.
@@ -74,6 +74,14 @@ pub(super) struct MountRecord {
     pub(super) worker: Option<Identity>,
     /// `major:minor` of the mount, once it is served.
     pub(super) device: Option<String>,
+    /// Whom it was made for, and of which store it is; empty in a record of an earlier version.
+    #[serde(default)]
+    pub(super) consumer: Consumer,
+    #[serde(default)]
+    pub(super) store: String,
+    /// When it was begun, in seconds since 1970.
+    #[serde(default)]
+    pub(super) begun: u64,
     /// The part of the cache that a read-only mount's files may be lent from.
     #[serde(default)]
     pub(super) lends_from: Option<PartId>,
@@ -91,7 +99,15 @@ impl MountRecord {
             worker: None,
             device: None,
             lends_from: None,
+            consumer: Consumer::default(),
+            store: String::new(),
+            begun: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         }
+    }
+
+    /// The same, made for `consumer` from `store`.
+    pub(super) fn shown(self, consumer: &Consumer, store: &str) -> MountRecord {
+        MountRecord { consumer: consumer.clone(), store: store.to_owned(), ..self }
     }
 }
 
@@ -109,6 +125,9 @@ pub(super) struct TargetRecord {
     pub(super) mount: MountId,
     /// The directory was there before the call.
     pub(super) existed: bool,
+    /// Whom it is shown to; empty in a record of an earlier version.
+    #[serde(default)]
+    pub(super) consumer: Consumer,
     /// For whom it is; without the identity, which the mount's record knows.
     #[serde(default)]
     pub(super) whose: Whose,
@@ -135,6 +154,7 @@ impl TargetRecord {
                 read_only: Some(spec.read_only),
                 identity: None,
             },
+            consumer: request.consumer.clone(),
         }
     }
 }

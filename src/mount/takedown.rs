@@ -73,6 +73,7 @@ impl Workers {
                 return Err(Error::Worker(format!("worker {} cannot be killed", process.identity())));
             }
         }
+        mount.read_numbers().await;
         self.unmount_ours(&self.state.mount_point(&mount.id), Behind::of(mount)).await?;
         if let Some(worker) = mount.worker()
             && !worker.wait(DRAIN).await
@@ -86,7 +87,7 @@ impl Workers {
             }
         }
         self.forget(&mount.id).await?;
-        self.claims().forget(mount);
+        self.close_account(mount);
         *made = Some(Err(Error::Worker(format!("the mount of volume {} is being taken down", mount.volume_id()))));
         Ok(())
     }

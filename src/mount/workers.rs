@@ -11,10 +11,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::timeout;
 
+use super::accounts::Accounts;
 use super::cgroup::Cgroups;
 use super::claims::Claims;
+use super::faults::Faults;
 use super::health::Failures;
-use super::live::Live;
+use super::live::{Live, Reason};
 use super::parts::Parts;
 use super::renew::refused;
 use super::shared::Shared;
@@ -25,6 +27,7 @@ use super::takedown::{Behind, is_not_ours};
 use super::tally::Sums;
 use super::{Ailment, Config, Done, Error, MayStay, Mounter, Publish, Usage, Whose, start};
 use crate::auth::{Credential, identity};
+use crate::observability::metrics::WORKER_RESTARTS;
 
 /// How long a question waits for a publish or unpublish of the same target.
 const BUSY: Duration = Duration::from_millis(500);
@@ -48,6 +51,10 @@ pub struct Workers {
     claims: Mutex<Claims>,
     failures: Mutex<Failures>,
     slots: Mutex<HashMap<PathBuf, Slot>>,
+    accounts: Mutex<Accounts>,
+    pub(super) faults: Faults,
+    /// What workers log by.
+    log_filter: Mutex<String>,
 }
 
 /// What is published at one target; locked while that changes.
@@ -175,11 +182,42 @@ impl Workers {
         }
         let claims = Mutex::new(claims);
         let cgroups = if config.isolate { Cgroups::open(state.mounts()) } else { Cgroups::none() };
-        let (failures, slots, sums) = (Mutex::default(), Mutex::default(), Sums::default());
-        let workers = Arc::new(Workers { config, state, cgroups, sums, parts, identity_key, claims, failures, slots });
+        let (failures, slots, accounts) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let sums = Sums::default();
+        let log_filter = Mutex::new(config.log_filter.clone());
+        let workers = Arc::new(Workers {
+            config,
+            state,
+            cgroups,
+            sums,
+            parts,
+            identity_key,
+            claims,
+            failures,
+            slots,
+            accounts,
+            faults: Faults::default(),
+            log_filter,
+        });
         let is_tidy = workers.recover().await?;
         tokio::spawn(Workers::keep_tidy(Arc::downgrade(&workers), is_tidy));
+        tokio::spawn(Workers::keep_watch(Arc::downgrade(&workers)));
         Ok(workers)
+    }
+
+    /// Has every worker log by this filter, those that are yet to come too.
+    pub async fn log_by(&self, filter: &str) {
+        filter.clone_into(&mut self.log_filter.lock().unwrap_or_else(PoisonError::into_inner));
+        let mounts = self.claims().mounts();
+        for (mount, _) in &mounts {
+            if let Some(worker) = mount.worker().filter(|worker| worker.ended().is_none()) {
+                worker.log_by(filter.to_owned()).await;
+            }
+        }
+    }
+
+    pub(super) fn log_filter(&self) -> String {
+        self.log_filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A publish at a target where something is published already. False where that was no good and is gone.
@@ -199,6 +237,9 @@ impl Workers {
         if !is_well {
             tracing::warn!(volume = record.volume_id, %target, "replacing a mount that is dead");
             self.retire(&there.mount).await?;
+            self.tell_death(&there.mount);
+            let reason = there.mount.worker().and_then(Live::reason).unwrap_or(Reason::Unknown);
+            metrics::counter!(WORKER_RESTARTS, "reason" => reason.word()).increment(1);
         }
         self.withdraw(there).await?;
         Ok(None)
@@ -334,6 +375,10 @@ impl Workers {
 
     pub(super) fn failures(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {

@@ -1,8 +1,9 @@
-//! What an operator sees of a process: its log on standard error, its audit trail, and the names of its metrics.
+//! What an operator sees of a process: its log on standard error, its audit trail, its metrics and how it is.
 
 pub mod audit;
 mod line;
 pub mod metrics;
+pub mod pages;
 
 use std::sync::OnceLock;
 
@@ -45,9 +46,7 @@ pub enum Error {
 /// # Errors
 /// A filter that cannot be read; a second call.
 pub fn install(log: &Log) -> Result<(), Error> {
-    let filter = EnvFilter::builder()
-        .parse(with_audit(&log.filter))
-        .map_err(|source| Error::Filter { filter: log.filter.clone(), source })?;
+    let filter = parsed(&log.filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -55,11 +54,43 @@ pub fn install(log: &Log) -> Result<(), Error> {
         // It would tell of a standard error that is gone (a worker outlives its node plugin) on standard error, and
         // panic.
         .log_internal_errors(false);
-    let installed = match log.json {
-        true => builder.fmt_fields(JsonFields::new()).event_format(line::json(&VOLUME)).try_init(),
-        false => builder.event_format(line::text(&VOLUME)).try_init(),
+    let (installed, put): (_, Put) = match log.json {
+        true => {
+            let builder =
+                builder.fmt_fields(JsonFields::new()).event_format(line::json(&VOLUME)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+        }
+        false => {
+            let builder = builder.event_format(line::text(&VOLUME)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+        }
     };
-    installed.map_err(|_| Error::Installed)
+    installed.map_err(|_| Error::Installed)?;
+    let _ = PUT.set(put);
+    Ok(())
+}
+
+/// Puts another filter in force. False where there is no log.
+type Put = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+static PUT: OnceLock<Put> = OnceLock::new();
+
+/// Logs by another filter from now on.
+///
+/// # Errors
+/// A filter that cannot be read: the one before stays.
+pub fn refilter(filter: &str) -> Result<(), Error> {
+    let understood = parsed(filter)?;
+    // Only a process that logs nothing has no log.
+    let _ = PUT.get().is_some_and(|put| put(understood));
+    Ok(())
+}
+
+fn parsed(filter: &str) -> Result<EnvFilter, Error> {
+    let parsed = EnvFilter::builder().parse(with_audit(filter));
+    parsed.map_err(|source| Error::Filter { filter: filter.to_owned(), source })
 }
 
 /// The filter, with a word for the audit lines where it has none.

@@ -1,4 +1,5 @@
-//! A Kubernetes API server that knows Nodes and one service account, whose only right is to get a Node by its name.
+//! A Kubernetes API server that knows Nodes, Events and one service account, whose only rights are to get a Node by its
+//! name and to make Events.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -7,8 +8,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +38,7 @@ struct State {
     token: String,
     nodes: Nodes,
     asked: Vec<String>,
+    events: Vec<Value>,
 }
 
 impl Server {
@@ -47,7 +50,8 @@ impl Server {
         let Identity { acceptor, ca_pem } = Identity::generate()?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("https://{}", listener.local_addr()?);
-        let state = Arc::new(Mutex::new(State { token: token.to_owned(), nodes, asked: Vec::new() }));
+        let state =
+            Arc::new(Mutex::new(State { token: token.to_owned(), nodes, asked: Vec::new(), events: Vec::new() }));
         let end = CancellationToken::new();
         let (shared, ended) = (Arc::clone(&state), end.clone());
         tokio::spawn(end.clone().run_until_cancelled_owned(async move {
@@ -93,6 +97,11 @@ impl Server {
         self.state().asked.clone()
     }
 
+    /// Every Event that was made.
+    pub fn events(&self) -> Vec<Value> {
+        self.state().events.clone()
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,8 +109,12 @@ impl Server {
 
 async fn connection(stream: tokio_rustls::server::TlsStream<TcpStream>, shared: Arc<Mutex<State>>) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (status, body) = answer(&request, &mut shared.lock().unwrap_or_else(PoisonError::into_inner));
+        let shared = shared.clone();
         async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+            let state = &mut shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let (status, body) = answer(&head, &body, state);
             let mut reply = Response::new(Full::new(Bytes::from(body.to_string())));
             *reply.status_mut() = status;
             reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
@@ -111,15 +124,27 @@ async fn connection(stream: tokio_rustls::server::TlsStream<TcpStream>, shared: 
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
-fn answer(request: &Request<Incoming>, state: &mut State) -> (StatusCode, Value) {
-    let path = request.uri().path();
-    state.asked.push(format!("{} {path}", request.method()));
-    let word = |name: header::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+fn answer(request: &Parts, body: &[u8], state: &mut State) -> (StatusCode, Value) {
+    let path = request.uri.path();
+    state.asked.push(format!("{} {path}", request.method));
+    let word = |name: header::HeaderName| request.headers.get(name).and_then(|value| value.to_str().ok());
     if word(header::AUTHORIZATION) != Some(format!("Bearer {}", state.token).as_str()) {
         return refusal(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
+    let namespace = path.strip_prefix("/api/v1/namespaces/").and_then(|rest| rest.strip_suffix("/events"));
+    if let Some(namespace) = namespace.filter(|_| request.method == Method::POST) {
+        return match serde_json::from_slice::<Value>(body) {
+            Ok(event)
+                if event["metadata"]["namespace"] == namespace && event["involvedObject"]["namespace"] == namespace =>
+            {
+                state.events.push(event.clone());
+                (StatusCode::CREATED, event)
+            }
+            _ => refusal(StatusCode::UNPROCESSABLE_ENTITY, "involvedObject.namespace: does not match event.namespace"),
+        };
+    }
     let name = path.strip_prefix("/api/v1/nodes/").filter(|name| !name.is_empty() && !name.contains('/'));
-    let Some(name) = name.filter(|_| request.method() == Method::GET) else {
+    let Some(name) = name.filter(|_| request.method == Method::GET) else {
         return refusal(StatusCode::FORBIDDEN, "nodes is forbidden: this account may get a Node, and nothing else");
     };
     let Some(labels) = state.nodes.get(name) else {

@@ -16,6 +16,9 @@ use crate::config::{VolumeOptions, VolumeSpec};
 use crate::csi::volumes::VolumeFile;
 use crate::mount::handover::{FromWorker, Refusal};
 use crate::mount::{Health, Usage};
+use crate::observability::metrics::{
+    BUDGET_BYTES, BUDGET_HELD_BYTES, Numbers, Tally, VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES, VOLUME_USED_BYTES,
+};
 use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
 use crate::vfs::Vfs;
@@ -24,6 +27,7 @@ use crate::vfs::Vfs;
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) spec: VolumeSpec,
+    pub(super) tally: Tally,
     pub(super) credential: Mutex<auth::Current>,
     pub(super) backend: Swappable,
     pub(super) read_ahead: Arc<ReadAhead>,
@@ -69,6 +73,22 @@ impl Served {
             counted_s: usage.counted.map(|age| age.as_secs()),
             health: Health { cache: self.cache_ailment(), ..self.state().health.clone() },
         }
+    }
+
+    /// What was counted, with the levels of now.
+    pub(super) fn numbers(&self) -> Numbers {
+        let usage = self.vfs.usage();
+        let held = self.budget.total().saturating_sub(self.budget.free());
+        let levels = [
+            (VOLUME_USED_BYTES, Some(usage.bytes)),
+            (VOLUME_LIMIT_BYTES, Some(usage.limit.unwrap_or_default())),
+            (VOLUME_COUNT_AGE_SECONDS, usage.counted.map(|age| age.as_secs())),
+            (BUDGET_BYTES, Some(self.budget.total())),
+            (BUDGET_HELD_BYTES, Some(held)),
+        ];
+        let mut numbers = self.tally.numbers();
+        levels.into_iter().for_each(|(name, level)| level.into_iter().for_each(|level| numbers.set(name, level)));
+        numbers
     }
 
     /// Says something to the node plugin, if there is one.
@@ -166,7 +186,7 @@ impl Served {
     pub(super) fn note(&self, error: &backend::Error) {
         let mut state = self.state();
         let health = &mut state.health;
-        let why = Some(error.to_string());
+        let why = Some(error.message.clone());
         match error.kind {
             ErrorKind::Denied | ErrorKind::Unauthenticated => health.credential = why,
             ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Misconfigured => health.store = why,

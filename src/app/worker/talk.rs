@@ -13,6 +13,7 @@ use crate::auth::Credential;
 use crate::fuse::Session;
 use crate::mount::handover::{FromWorker, ToWorker};
 use crate::mount::line::{Caller, Line};
+use crate::observability;
 
 /// What the worker says of itself, without being asked.
 pub(super) type Words = mpsc::UnboundedReceiver<FromWorker>;
@@ -79,6 +80,16 @@ pub(super) async fn talk(
                     }
                     ToWorker::Usage => {
                         line.send(&FromWorker::Usage(served.usage())).await;
+                        continue;
+                    }
+                    ToWorker::Numbers => {
+                        line.send(&FromWorker::Numbers(served.numbers())).await;
+                        continue;
+                    }
+                    ToWorker::Log { filter } => {
+                        if let Err(error) = observability::refilter(&filter) {
+                            tracing::warn!("{error}");
+                        }
                         continue;
                     }
                     ToWorker::Credential { credential, same_principal } => {

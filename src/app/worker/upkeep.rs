@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::served::Served;
-use crate::observability::metrics::{VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES, VOLUME_USED_BYTES};
 
 /// Between two looks at the volume's own file.
 const LOOK: Duration = Duration::from_secs(30);
@@ -17,18 +16,12 @@ const RETRY: Duration = Duration::from_secs(300);
 /// How long the node plugin may take to say what other mounts know.
 const GREETING: Duration = Duration::from_secs(3);
 
-/// Looks at the volume's own file for as long as it is polled, and tells the metrics.
+/// Looks at the volume's own file for as long as it is polled.
 pub(super) async fn look(served: Arc<Served>) {
     loop {
         tokio::time::sleep(LOOK).await;
         if let Err(refusal) = served.reload().await {
             tracing::warn!(?refusal, "the volume's own file cannot be read: what it said before stays in force");
-        }
-        let usage = served.usage();
-        metrics::gauge!(VOLUME_USED_BYTES).set(usage.used_bytes as f64);
-        metrics::gauge!(VOLUME_LIMIT_BYTES).set(usage.limit.unwrap_or_default() as f64);
-        if let Some(age) = usage.counted_s {
-            metrics::gauge!(VOLUME_COUNT_AGE_SECONDS).set(age as f64);
         }
     }
 }
@@ -81,6 +74,7 @@ pub(super) mod tests {
     use crate::budget::Budget;
     use crate::config::{VolumeOptions, VolumeSpec};
     use crate::mount::Health;
+    use crate::observability::metrics::Tally;
     use crate::prefetch::{self, ReadAhead};
     use crate::tunable::Span;
     use crate::vfs::{self, Vfs};
@@ -104,6 +98,7 @@ pub(super) mod tests {
         let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), config));
         let state = State { known: None, options: spec.options.clone(), health: Health::default() };
         Arc::new(Served {
+            tally: Tally::default(),
             credential: Mutex::new(Current::new(Credential::Anonymous)),
             backend: swappable,
             read_ahead,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::error::Failure;
+use super::meter;
 use super::rpc::{Call, Client, Reply};
-use crate::observability::metrics::STORE_REQUESTS;
+use crate::backend::meter::{Meter, answered};
 use crate::tunable::Span;
 
 pub(super) type Outcome<T> = std::result::Result<T, Failure>;
@@ -21,6 +22,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 pub(super) struct Server {
     client: Client,
     timeout: Span,
+    meter: Meter,
 }
 
 /// What a READ gave.
@@ -40,7 +42,7 @@ pub(super) struct Answer<T> {
 
 impl Server {
     pub(super) fn new(client: Client, timeout: Span) -> Server {
-        Server { client, timeout }
+        Server { client, timeout, meter: Meter::new() }
     }
 
     pub(super) async fn getattr(&self, object: &nfs_fh3) -> Outcome<wire::fattr3> {
@@ -203,13 +205,15 @@ impl Server {
         let (patience, begun) = (patience.unwrap_or_else(|| self.timeout.get()), Instant::now());
         let mut pause = PATIENCE.0;
         loop {
+            self.meter.sent(call.arguments.len() + call.data.len());
+            let asked = Instant::now();
             let answer = self.client.call(call, patience.saturating_sub(begun.elapsed())).await;
             let answer = answer.map_err(Failure::from);
-            let outcome = answer.as_ref().map_or_else(|failure| format!("{:?}", failure.kind), |_| "ok".into());
-            metrics::counter!(STORE_REQUESTS, "backend" => "nfs", "outcome" => outcome).increment(1);
+            let status = answer.as_ref().ok().and_then(|reply| reply.results.clone().try_get_u32().ok());
+            answered(meter::kind(call.procedure.2), meter::status(status), asked.elapsed());
             let reply = answer?;
-            let mut results = reply.results.clone();
-            if results.try_get_u32() != Ok(nfsstat3::NFS3ERR_JUKEBOX as u32) {
+            self.meter.fetched(reply.results.len());
+            if status != Some(nfsstat3::NFS3ERR_JUKEBOX as u32) {
                 return Ok(reply);
             }
             if begun.elapsed() + pause >= patience {

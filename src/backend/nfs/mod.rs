@@ -8,6 +8,7 @@ mod changes;
 mod error;
 mod in_place;
 mod list;
+mod meter;
 mod mounting;
 mod read;
 mod rpc;

@@ -16,7 +16,6 @@ use super::mounting::Mounted;
 use super::tree::Tree;
 use super::version::{self, Change};
 use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
-use crate::observability::metrics::STORE_READ_BYTES;
 
 /// READs of one body that are asked for at once.
 const DEPTH: usize = 4;
@@ -111,7 +110,6 @@ impl Reading {
                 return Err(changed());
             }
             range.start += read.data.len() as u64;
-            metrics::counter!(STORE_READ_BYTES, "backend" => "nfs").increment(read.data.len() as u64);
             if range.is_empty() && whole.is_empty() {
                 return Ok(read.data);
             }

@@ -32,7 +32,6 @@ use super::schedule::Schedule;
 use super::{Checksums, Config};
 use crate::auth::{self, Credential};
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
-use crate::observability::metrics::STORE_REQUESTS;
 
 /// A server-side copy or completion is given a second more for so many bytes.
 const SLOWEST_COPY: u64 = 16 << 20;
@@ -129,7 +128,7 @@ impl Client {
         // At the levels debug and trace the SDK logs what it signs, and with it the session token.
         let unlogged = || {
             let renewals = self.credential.get().renewals;
-            let asked = ask().with_subscriber(NoSubscriber::default()).inspect(count);
+            let asked = ask().with_subscriber(NoSubscriber::default());
             asked.map(move |answer| answer.map_err(|failure| self.after_renewal(failure, renewals)))
         };
         let asking = unlogged.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
@@ -163,11 +162,6 @@ impl Client {
 /// Lets one request wait in silence for `budget`: a store answers a copy or a completion when it is done.
 pub(super) fn quiet_for(budget: Duration) -> Builder {
     aws_sdk_s3::Config::builder().timeout_config(TimeoutConfig::builder().read_timeout(budget).build())
-}
-
-fn count<T>(outcome: &std::result::Result<T, Failure>) {
-    let outcome = outcome.as_ref().map_or_else(|failure| format!("{:?}", failure.kind), |_| "ok".into());
-    metrics::counter!(STORE_REQUESTS, "backend" => "s3", "outcome" => outcome).increment(1);
 }
 
 /// The pauses between two attempts: without end, since time is the budget.

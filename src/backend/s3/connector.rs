@@ -29,6 +29,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::Config;
 use super::dial::Dial;
+use super::meter;
+use crate::backend::meter::{Meter, answered};
 use crate::tunable::Span;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -96,6 +98,7 @@ pub(super) struct Connector {
     slots: Arc<Semaphore>,
     pace: Option<Arc<Pace>>,
     patience: Patience,
+    meter: Meter,
 }
 
 impl Connector {
@@ -112,6 +115,7 @@ impl Connector {
             slots: Arc::new(Semaphore::new(config.max_connections.max(1) as usize)),
             pace: config.requests_per_second.map(|rate| Arc::new(Pace::new(rate))),
             patience,
+            meter: Meter::new(),
         })
     }
 
@@ -123,14 +127,18 @@ impl Connector {
         }
         let alive = Arc::new(Alive::new());
         let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
-        let request = request.map(|body| Sending { body, rest: Bytes::new(), alive: alive.clone() });
+        let kind = meter::kind(request.method(), request.uri(), request.headers());
+        let (begun, meter) = (Instant::now(), self.meter.clone());
+        let request = request.map(|body| Sending { body, rest: Bytes::new(), alive: alive.clone(), meter });
         let answering = self.http.request(request);
         let answer = tokio::select! {
-            answer = answering => answer.map_err(|error| ConnectorError::io(Fault::Http(error.into()).into()))?,
-            () = alive.silent_for(silence) => return Err(ConnectorError::timeout(Fault::Silence(silence).into())),
+            answer = answering => answer.map_err(|error| ConnectorError::io(Fault::Http(error.into()).into())),
+            () = alive.silent_for(silence) => Err(ConnectorError::timeout(Fault::Silence(silence).into())),
         };
-        let answer =
-            answer.map(|body| SdkBody::from_body_1_x(Receiving { body, slot: Some(slot), silence, timer: None }));
+        let status = meter::status(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+        answered(kind, status, begun.elapsed());
+        let receiving = |body| Receiving { body, slot: Some(slot), silence, timer: None, meter: self.meter };
+        let answer = answer?.map(|body| SdkBody::from_body_1_x(receiving(body)));
         HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
     }
 }
@@ -183,6 +191,7 @@ struct Sending {
     body: SdkBody,
     rest: Bytes,
     alive: Arc<Alive>,
+    meter: Meter,
 }
 
 impl Body for Sending {
@@ -201,6 +210,7 @@ impl Body for Sending {
             }
         }
         let piece = self.rest.len().min(PIECE);
+        self.meter.sent(piece);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
@@ -226,6 +236,7 @@ struct Receiving {
     silence: Duration,
     /// Runs only while a reader waits.
     timer: Option<Pin<Box<Sleep>>>,
+    meter: Meter,
 }
 
 impl Body for Receiving {
@@ -235,6 +246,9 @@ impl Body for Receiving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.timer = None;
+            if let Some(Ok(Some(data))) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
+                self.meter.fetched(data.len());
+            }
             if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
                 self.slot = None;
             }

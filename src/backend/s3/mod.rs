@@ -8,6 +8,7 @@ mod error;
 mod fetch;
 mod keys;
 mod list;
+mod meter;
 mod object;
 mod reach;
 mod read;

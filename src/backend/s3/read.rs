@@ -22,7 +22,6 @@ use super::client::{Client, backoff};
 use super::error::Failure;
 use super::{Checksums, stat};
 use crate::backend::{ErrorKind, Intent, Op, Result, Version};
-use crate::observability::metrics::STORE_READ_BYTES;
 
 /// `Backend::read`.
 pub(super) async fn read(
@@ -128,7 +127,6 @@ impl Reading {
                 }
                 Some(Ok(piece)) => {
                     self.range.start += piece.len() as u64;
-                    metrics::counter!(STORE_READ_BYTES, "backend" => "s3").increment(piece.len() as u64);
                     self.trouble = None;
                     if self.range.is_empty() {
                         // Only at its end does a body tell whether its checksum holds.

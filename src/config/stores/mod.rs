@@ -45,6 +45,8 @@ pub struct Store {
     pub residency: Option<Residency>,
     /// Which inline volumes it has; none without it.
     pub inline: Option<Inline>,
+    /// The zone that it lies in, as nodes are told theirs: what goes to another one is counted apart.
+    pub zone: Option<String>,
 }
 
 /// What a mount of a store must bring.

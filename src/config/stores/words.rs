@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Credentials, Deletion, Identities, Inline, Store, identities, location};
 use crate::backend::{self, nfs, s3};
-use crate::topology::Residency;
+use crate::topology::{Domain, Residency, UNKNOWN, check_value};
 
 /// Why a stores file is refused: what, where, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,7 @@ struct Words {
     limits: Limits,
     residency: Option<Residency>,
     inline: Option<Inline>,
+    zone: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +114,12 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<BTreeMap<String, Store>, 
 fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
     store_name(&words.name)?;
     prefix(&words.prefix)?;
+    if let Some(zone) = &words.zone {
+        check_value(Domain::Zone, zone).map_err(|why| why.to_string())?;
+        if zone == UNKNOWN {
+            return Err(format!("zone {UNKNOWN:?} stands for a node whose zone is not known: leave it out"));
+        }
+    }
     let memory =
         super::super::parameters::bytes(&words.limits.memory).map_err(|why| format!("limits.memory: {why}"))?;
     let capacity = words.capacity.as_deref().map(super::super::parameters::bytes).transpose();
@@ -131,6 +138,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
         memory,
         residency: words.residency,
         inline: words.inline,
+        zone: words.zone,
     })
 }
 

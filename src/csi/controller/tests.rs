@@ -1,4 +1,5 @@
 mod calls;
+mod events;
 mod garbage;
 mod s3;
 

@@ -36,13 +36,26 @@ impl Pod {
 
 /// The uid of the pod whose directory `target` is in, by the kubelet's own layout.
 pub(super) fn uid_in(target: &Path) -> Option<&str> {
+    parts_of(target).map(|(uid, _)| uid)
+}
+
+/// The name of the PersistentVolume that the kubelet publishes at `target`, by its own layout. Of an inline volume it is
+/// the pod's own name for it.
+pub(super) fn persistent_volume_in(target: &Path) -> Option<&str> {
+    let (_, name) = parts_of(target)?;
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    // As Kubernetes names objects (RFC 1123 subdomain).
+    (name.len() <= 253 && name.bytes().all(inside)).then_some(name)
+}
+
+/// The uid and the volume's name in `<root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount`.
+fn parts_of(target: &Path) -> Option<(&str, &str)> {
     let mut parts = target.iter().rev().map(|part| part.to_str());
-    let inside = parts.next()? == Some("mount")
-        && parts.next()?.is_some()
-        && parts.next()? == Some("kubernetes.io~csi")
-        && parts.next()? == Some("volumes");
+    let is_mount = parts.next()? == Some("mount");
+    let volume = parts.next()??;
+    let inside = is_mount && parts.next()? == Some("kubernetes.io~csi") && parts.next()? == Some("volumes");
     let uid = parts.next()??;
-    (inside && parts.next()? == Some("pods")).then_some(uid)
+    (inside && parts.next()? == Some("pods")).then_some((uid, volume))
 }
 
 /// A name as Kubernetes gives namespaces (RFC 1123 label).
@@ -82,5 +95,15 @@ mod tests {
             assert_eq!(of(namespace, uid, target), None, "{namespace} {uid} {target}");
         }
         assert_eq!(Pod::of(&HashMap::new(), Path::new(&target)), None);
+    }
+
+    #[test]
+    fn a_target_tells_the_name_of_its_persistent_volume() {
+        let at = |name: &str| format!("/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~csi/{name}/mount");
+        for (name, expected) in [("pvc-1.a", Some("pvc-1.a")), ("Data", None), ("a b", None), ("a\n", None)] {
+            assert_eq!(persistent_volume_in(Path::new(&at(name))), expected);
+        }
+        assert_eq!(persistent_volume_in(Path::new("/mount")), None);
+        assert_eq!(persistent_volume_in(Path::new(&at(&"a".repeat(254)))), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What a NodePublishVolume request means: which volume, how shown, to whom. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use data_encoding::HEXLOWER;
 use serde_json::json;
@@ -14,19 +15,19 @@ use super::super::v1::{NodePublishVolumeRequest, VolumeCapability};
 use super::super::volume_id::{LONGEST_STATIC_PATH, VolumeId, check_opaque, parse_path};
 use super::super::{CONTEXT_FORMAT, status};
 use super::pod::Pod;
-use super::{inline, target_of};
+use super::{inline, pod, target_of};
 use crate::auth::{Credential, keys};
-use crate::backend::Path;
+use crate::backend;
 use crate::config::parameters::{Parameters, Place};
 use crate::config::stores::{Credentials, Identities, Store, Stores, Unlisted};
-use crate::config::{VolumeOptions, VolumeSpec};
-use crate::mount::Publish;
+use crate::config::{VolumeOptions, VolumeSpec, quoted};
+use crate::mount::{Consumer, Publish};
 use crate::observability::audit::Entry;
 
 /// Where a volume lies.
 struct Whereabouts<'a> {
     store: &'a Store,
-    path: Path,
+    path: backend::Path,
     generation: Option<String>,
 }
 
@@ -42,8 +43,9 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
     let parameters = Parameters::parse(&request.volume_context, Place::VolumeContext)?;
     if let Some(format) = request.volume_context.get("format").filter(|format| *format != CONTEXT_FORMAT) {
         return Err(status::failed_precondition(format!(
-            "the volume's context has format {format:?}, and this version of the driver knows {CONTEXT_FORMAT}: update \
-             the driver on this node"
+            "the volume's context has format {}, and this version of the driver knows {CONTEXT_FORMAT}: update the driver on \
+             this node",
+            quoted(format)
         )));
     }
     let pod = Pod::of(&request.volume_context, &target);
@@ -79,19 +81,21 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
         (_, Some(group)) => belong_to(group, read_only, &mut options),
         (_, None) => {}
     }
+    let consumer = consumer(pod.as_ref(), &target, is_inline);
     let (namespace, pod, service_account) = match pod {
         Some(pod) => (Some(pod.namespace), pod.name, pod.service_account),
         None => (None, None, None),
     };
     Ok(Publish {
-        target,
         credential,
         arguments: arguments(request),
         single_writer: access.single_writer,
+        consumer,
         namespace,
         pod,
         service_account,
         fs_group: access.group,
+        target,
         spec: VolumeSpec {
             volume_id: request.volume_id.clone(),
             store: store.name.clone(),
@@ -103,6 +107,21 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             options,
         },
     })
+}
+
+/// Whom the volume is shown to.
+fn consumer(pod: Option<&Pod>, target: &Path, is_inline: bool) -> Consumer {
+    let persistent_volume = match is_inline {
+        true => "inline",
+        false => pod::persistent_volume_in(target).unwrap_or_default(),
+    };
+    let of = |word: Option<&String>| word.cloned().unwrap_or_default();
+    Consumer {
+        namespace: of(pod.map(|pod| &pod.namespace)),
+        pod: of(pod.and_then(|pod| pod.name.as_ref())),
+        pod_uid: of(pod.map(|pod| &pod.uid)),
+        persistent_volume: persistent_volume.to_owned(),
+    }
 }
 
 /// What the kubelet does to a volume of a pod with an fsGroup (pkg/volume/volume_linux.go): everything belongs to the
@@ -118,7 +137,11 @@ fn belong_to(group: u32, read_only: bool, options: &mut VolumeOptions) {
 fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> Result<Whereabouts<'a>, Status> {
     if let Some(name) = &given.store {
         let store = stores.get(name).ok_or_else(|| {
-            status::invalid(format!("unknown store {name:?} in the volume's attributes; known are {}", stores.names()))
+            status::invalid(format!(
+                "unknown store {} in the volume's attributes; known are {}",
+                quoted(name),
+                stores.names()
+            ))
         })?;
         return Ok(Whereabouts { store, path: static_path(given)?, generation: None });
     }
@@ -128,8 +151,8 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
     let id = VolumeId::parse(volume_id)?;
     let store = stores.get(id.store()).ok_or_else(|| {
         status::failed_precondition(format!(
-            "the volume lies in store {:?}, which this node does not know; known are {}",
-            id.store(),
+            "the volume lies in store {}, which this node does not know; known are {}",
+            quoted(id.store()),
             stores.names()
         ))
     })?;
@@ -138,10 +161,10 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
 }
 
 /// The directory that attributes name; the store's root where they name none.
-fn static_path(given: &Parameters) -> Result<Path, Status> {
+fn static_path(given: &Parameters) -> Result<backend::Path, Status> {
     let path = given.path.as_deref().unwrap_or_default();
     parse_path(path, LONGEST_STATIC_PATH)
-        .map_err(|why| status::invalid(format!("the volume's attribute path {path:?}: {why}")))
+        .map_err(|why| status::invalid(format!("the volume's attribute path {}: {why}", quoted(path))))
 }
 
 /// Notes for the audit trail what `request` asks for, whether or not it may be had. Of the pod only what is known to be
