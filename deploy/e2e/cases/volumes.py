@@ -101,7 +101,7 @@ def a_claim_grows_under_its_pod(cluster):
     assert "No space left" not in log, log
 
 
-def static(cluster, name, path):
+def static(cluster, name, path, secret="alice"):
     """A PersistentVolume of what lies in the store, and its claim."""
     cluster.apply({
         "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
@@ -110,5 +110,5 @@ def static(cluster, name, path):
             "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"name": name, "namespace": "default"},
             "csi": {"driver": "csi.millrace.dev", "volumeHandle": f"{name}-static", "readOnly": True,
                     "volumeAttributes": {"store": "lake", "path": path},
-                    "nodePublishSecretRef": {"name": "alice", "namespace": "default"}}}})
+                    "nodePublishSecretRef": {"name": secret, "namespace": "default"}}}})
     cluster.claim(name, storage_class="", modes=["ReadOnlyMany"], volumeName=name)
