@@ -8,10 +8,12 @@ use std::ops::Range;
 
 /// Runs that a list may have; the one that was quiet for longest gives way.
 const MOST: usize = 16;
-/// A run this long is believed when it leaves some out, or when some come late: as parallel readers do.
-const ESTABLISHED: usize = 8;
+/// A run this long is run ahead of.
+const BELIEVED: usize = 3;
+/// A run this long is still one when it leaves some out, or when some come late: as parallel readers do.
+const ESTABLISHED: usize = 4;
 /// How far from its head a read may be and still belong to an established run.
-const SLACK: usize = 64;
+const SLACK: usize = 512;
 /// Files that a run is ahead at first.
 const FIRST: usize = 4;
 
@@ -137,7 +139,8 @@ impl Run {
             Ahead::There => self.window,
             Ahead::Nothing | Ahead::Coming => self.window.saturating_mul(2).max(FIRST),
         };
-        self.window = wanted.min(self.length.saturating_mul(2)).min(most);
+        // In a shuffled list two follow each other by chance.
+        self.window = if self.length < BELIEVED { 0 } else { wanted.min(self.length.saturating_mul(2)).min(most) };
     }
 }
 
@@ -195,6 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn readers_that_share_the_work_may_drift_apart() {
+        // Each of eight takes every eighth file; one of them is a hundred files behind.
+        let late = |at: usize| if at % 8 == 5 { at + 100 } else { at };
+        let mut order: Vec<_> = (0..2000).collect();
+        order.sort_by_key(|at| late(*at));
+        let (mut fetched, _) = walk(order, 2000, 4);
+        let many = fetched.len();
+        fetched.sort_unstable();
+        fetched.dedup();
+        assert!(fetched.len() == many && many > 1900, "{many}");
+    }
+
+    #[test]
     fn readers_of_a_stretch_each_are_runs_and_end_where_the_next_began() {
         let order = (0..125).flat_map(|at| (0..8).map(move |reader| reader * 125 + at));
         let (mut fetched, _) = walk(order, 1000, 4);
@@ -224,13 +240,13 @@ mod tests {
     #[test]
     fn what_was_passed_over_is_given_up_and_slows_the_run() {
         let mut runs = Runs::default();
-        for at in 0..200 {
+        for at in 0..700 {
             runs.read(at, 10_000, Ahead::Coming, MOST_AHEAD);
         }
         assert_eq!(runs.runs[0].window, MOST_AHEAD);
-        let next = runs.read(230, 10_000, Ahead::There, MOST_AHEAD);
-        assert_eq!(next.passed.end, 231 - SLACK);
-        runs.wasted(230, 30);
+        let next = runs.read(730, 10_000, Ahead::There, MOST_AHEAD);
+        assert_eq!(next.passed.end, 731 - SLACK);
+        runs.wasted(730, 30);
         assert_eq!(runs.runs[0].window, MOST_AHEAD - 30);
     }
 }

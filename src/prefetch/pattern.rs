@@ -60,14 +60,17 @@ impl Cursors {
         let nearest = distances.filter_map(|(at, known)| Some((known.cursor.distance(read.start)?, at))).min();
         match nearest {
             Some((_, at)) => {
-                self.known[at].cursor.goes_on(read);
+                let known = &mut self.known[at];
+                // Who looks elsewhere first, at a footer above all, reads pieces.
+                known.cursor.at_once |= known.own == 1 && self.reads <= 1 + TOGETHER;
+                known.cursor.goes_on(read);
                 self.known[at].last = self.reads;
                 self.known[at].own += 1;
                 self.join(at);
             }
             None => {
                 // A reader that begins at the beginning most likely goes on to the end.
-                let usual = (read.start > 0).then(|| self.usual());
+                let usual = Some(self.usual());
                 self.make_room();
                 self.known.push(Known { cursor: Cursor::new(read, usual), last: self.reads, own: 1 });
                 self.join(self.known.len() - 1);

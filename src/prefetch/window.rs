@@ -32,8 +32,10 @@ pub(super) struct Cursor {
     pub(super) next: u64,
     /// The end of what was fetched for it; never before `next`.
     pub(super) frontier: u64,
-    /// A second read followed the first.
-    sequential: bool,
+    /// How many reads it was that each went on where the one before ended.
+    reads: u32,
+    /// The second followed the first before others came.
+    pub(super) at_once: bool,
     /// How far ahead to be at most: as much as keeps it from waiting.
     reach: u64,
     /// How far readers of this file go that began elsewhere.
@@ -43,12 +45,25 @@ pub(super) struct Cursor {
 impl Cursor {
     /// A reader that began with `first`.
     pub(super) fn new(first: &Range<u64>, usual: Option<Usual>) -> Cursor {
-        Cursor { begin: first.start, next: first.end, frontier: first.end, sequential: false, reach: FIRST, usual }
+        Cursor {
+            begin: first.start,
+            next: first.end,
+            frontier: first.end,
+            reads: 1,
+            at_once: false,
+            reach: FIRST,
+            usual,
+        }
     }
 
     /// It had to wait: it should be run further ahead of.
     pub(super) fn stalled(&mut self, config: &Config) {
         self.reach = self.reach.saturating_mul(2).min(config.window.max(FIRST));
+    }
+
+    /// It began at the beginning and went on at once: most likely to the end.
+    fn reads_the_file(&self) -> bool {
+        self.begin == 0 && self.at_once
     }
 
     /// How long its run is.
@@ -57,7 +72,7 @@ impl Cursor {
     }
 
     pub(super) fn is_sequential(&self) -> bool {
-        self.sequential
+        self.reads > 1
     }
 
     /// How far from this reader a read that begins at `start` is, if it may be its next. A single read is followed by
@@ -65,7 +80,7 @@ impl Cursor {
     pub(super) fn distance(&self, start: u64) -> Option<u64> {
         let from = self.next.saturating_sub(SLACK).max(self.begin);
         // Nor is a leap that is long beside the run.
-        let leap = if self.sequential { SLACK.min(self.run() / 2) } else { 0 };
+        let leap = if self.is_sequential() { SLACK.min(self.run() / 2) } else { 0 };
         let to = self.next.saturating_add(leap);
         (from..=to).contains(&start).then(|| self.next.abs_diff(start))
     }
@@ -75,7 +90,7 @@ impl Cursor {
         if read.end > self.next {
             self.next = read.end;
             self.fetched(read.end);
-            self.sequential = true;
+            self.reads = self.reads.saturating_add(1);
         }
     }
 
@@ -86,18 +101,20 @@ impl Cursor {
 
     /// What was ahead of it is gone: it begins anew from where it is.
     pub(super) fn restart(&mut self) {
-        (self.begin, self.frontier, self.sequential, self.usual) = (self.next, self.next, false, None);
+        (self.begin, self.frontier, self.reads, self.usual) = (self.next, self.next, 1, None);
     }
 
     /// How far ahead to be. As much again as was read in order: a run that ends has cost at most its own length. A
     /// file that is read from its beginning will most likely be read to its end, so twice that.
     fn window(&self, config: &Config) -> u64 {
         let run = self.run();
-        let window = match (self.sequential, self.begin) {
+        // Two reads of pieces at random adjoin by chance; but who reads the beginning and at once goes on reads the file.
+        let enough = if self.reads_the_file() { 2 } else { 3 };
+        let window = match (self.reads >= enough, self.reads_the_file()) {
             (false, _) => 0,
-            (true, 0) => run.saturating_mul(2).max(FIRST),
+            (true, true) => run.saturating_mul(2).max(FIRST),
             // Behind where others stop, it has to earn it anew.
-            (true, _) => match self.usual {
+            (true, false) => match self.usual {
                 Some(usual) if run > usual.exception => run - usual.exception,
                 _ => run,
             },
@@ -108,7 +125,9 @@ impl Cursor {
     /// Where to stop for now: where others did, until it is an exception.
     fn limit(&self) -> u64 {
         match self.usual {
-            Some(usual) if self.run() <= usual.exception => self.begin.saturating_add(usual.run).max(self.next),
+            Some(usual) if !self.reads_the_file() && self.run() <= usual.exception => {
+                self.begin.saturating_add(usual.run).max(self.next)
+            }
             _ => u64::MAX,
         }
     }
@@ -133,7 +152,7 @@ impl Cursor {
 
     /// Whether it may still come to bytes of `range`.
     pub(super) fn wants(&self, range: &Range<u64>) -> bool {
-        self.sequential && self.next.saturating_sub(SLACK) < range.end && range.start < self.frontier
+        self.is_sequential() && self.next.saturating_sub(SLACK) < range.end && range.start < self.frontier
     }
 }
 
@@ -177,7 +196,9 @@ mod tests {
             (MIB, 4 * MIB, 4 * MIB, MIB),
             (MIB, 1 << 30, 64 * MIB, 8 * MIB),
         ] {
-            let mut cursor = Cursor::new(&(begin..begin + run / 2), None);
+            let mut cursor = Cursor::new(&(begin..begin + run / 4), None);
+            cursor.at_once = true;
+            cursor.goes_on(&(begin + run / 4..begin + run / 2));
             cursor.goes_on(&(begin + run / 2..begin + run));
             (0..6).for_each(|_| cursor.stalled(&CONFIG));
             assert_eq!((cursor.window(&CONFIG), cursor.part(&CONFIG)), (window, part), "{begin} {run}");
@@ -189,6 +210,7 @@ mod tests {
     fn what_is_fetched_ahead_has_no_gaps_and_ends_with_the_file() {
         for size in [3 * MIB, 50 * MIB + 17, 300 * MIB] {
             let mut cursor = Cursor::new(&(0..MIB), None);
+            cursor.at_once = true;
             let ahead = walk(&mut cursor, size, MIB, size / MIB);
             assert!(ahead.windows(2).all(|pair| pair[0].end == pair[1].start), "{ahead:?}");
             assert_eq!(ahead.last().unwrap().end, size);
@@ -207,6 +229,7 @@ mod tests {
     #[test]
     fn who_never_waits_is_run_ahead_of_by_little() {
         let mut cursor = Cursor::new(&(0..MIB), None);
+        cursor.at_once = true;
         cursor.goes_on(&(MIB..100 * MIB));
         assert_eq!(cursor.window(&CONFIG), FIRST);
         for (waits, window) in [(1, 2 * MIB), (2, 8 * MIB), (10, 64 * MIB)] {
@@ -233,6 +256,7 @@ mod tests {
         cursor.restart();
         assert!(!cursor.is_sequential() && !cursor.wants(&(21 * MIB..22 * MIB)));
         assert_eq!(cursor.ahead(1 << 30, &CONFIG), None);
-        assert_eq!(walk(&mut cursor, 1 << 30, MIB, 1)[0].start, 22 * MIB);
+        assert!(walk(&mut cursor, 1 << 30, MIB, 1).is_empty());
+        assert_eq!(walk(&mut cursor, 1 << 30, MIB, 1)[0].start, 23 * MIB);
     }
 }

@@ -451,6 +451,6 @@ mod tests {
             ahead.extend(follow.ahead.into_iter().map(|version| version.path.to_string()));
         }
         assert!(ahead.len() > 10 && ahead.is_sorted());
-        assert_eq!(ahead[0], "d/002");
+        assert_eq!(ahead[0], "d/003");
     }
 }
