@@ -24,6 +24,7 @@ mod reader;
 mod workload;
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace::sandbox::requirement::{self, Requirement};
@@ -39,6 +40,10 @@ const WIRE: Wire = Wire { first_byte_ms: 3, bytes_per_second: 400_000_000 };
 /// The default budget of a worker, and what a process takes beside it.
 const MOST_MEMORY: u64 = (256 + 64) << 20;
 const NO_CUT: Duration = Duration::from_secs(300);
+/// What may have been fetched ahead of a reader when he stops: in runs as small as these it counts.
+const AHEAD: u64 = 16 << 20;
+/// Each run has the machine to itself, and a worker is known by being the only new child.
+static TURN: Mutex<()> = Mutex::new(());
 
 struct Seen {
     counts: Counts,
@@ -74,11 +79,12 @@ async fn seen(workload: Workload) -> Seen {
     Seen { counts, bytes: outcome.bytes, files: outcome.steps }
 }
 
-/// Runs the workloads one after the other: each has a wire and a worker to itself.
+/// Runs the workloads one after the other.
 fn each(workloads: Vec<Workload>, check: impl Fn(&str, &Seen)) {
     if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for workload in workloads {
         let name = format!("{}, {}", workload.name, workload.variant);
@@ -87,7 +93,8 @@ fn each(workloads: Vec<Workload>, check: impl Fn(&str, &Seen)) {
 }
 
 fn fetched_once(name: &str, seen: &Seen) {
-    assert!(seen.fetched_per_read() <= 1.02, "{name}: {:.3} bytes fetched a byte read", seen.fetched_per_read());
+    let most = seen.bytes + seen.bytes / 50 + AHEAD;
+    assert!(seen.counts.bytes <= most, "{name}: {:.3} bytes fetched a byte read", seen.fetched_per_read());
 }
 
 #[test]
