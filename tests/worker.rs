@@ -157,7 +157,8 @@ impl Rig {
     fn assert_clean(&self, workers: &[Pid]) {
         assert_eq!(self.mounts(), Vec::<String>::new());
         assert_eq!(self.records(), Vec::<serde_json::Value>::new());
-        assert_eq!(memory::cgroups_of(&self.state()), Vec::<PathBuf>::new());
+        // What a start finds and cannot clear away in time, it goes on with beside its calls.
+        eventually("no cgroup is left", || memory::cgroups_of(&self.state()).is_empty());
         for dir in ["state/mounts", "state/targets", "targets"] {
             let left: Vec<_> = fs::read_dir(self.dir.join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(left.is_empty(), "{left:?}");
