@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::order::Ahead;
 use super::part::{Part, Stay, Wanted};
+use super::reader::PAGE;
 use super::{Config, ReadAhead};
 use crate::backend::{self, Fetched, Intent, Meta, Path, Version};
 use crate::budget::Lease;
@@ -286,7 +287,8 @@ impl ReadAhead {
     /// How much of a file is fetched before it is read: all of a small one.
     pub(super) fn beginning(&self, config: &Config) -> u64 {
         let most = (self.budget.total() / 64).clamp(1 << 20, 4 << 20);
-        self.link.product().clamp(128 << 10, most).min(config.window)
+        // Whole pages, as all that is fetched: the part that follows begins with a page.
+        self.link.product().clamp(128 << 10, most).min(config.window) / PAGE * PAGE
     }
 }
 

@@ -14,7 +14,7 @@ use crate::backend::{Intent, Result, Version};
 use crate::budget::Lease;
 
 /// Whatever is fetched is whole pages of the file: the kernel asks for the neighbours in a page anyway.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// Reads one version of a file.
 #[derive(Debug)]
@@ -166,9 +166,16 @@ impl FileReader {
         for gap in &gaps {
             self.fetch(&mut state, gap, Intent::Demand, &mut lease, stay);
         }
-        let parts = state.overlapping(range);
-        let claims: Vec<_> =
-            parts.map(|part| (part.claim(range), gaps.iter().any(|gap| part.range.contains(&gap.start)))).collect();
+        let mut claims = Vec::new();
+        let mut at = range.start;
+        for part in state.overlapping(range) {
+            // Of two parts that overlap, the first answers: no byte comes twice.
+            let rest = at..range.end.min(part.range.end);
+            if rest.start < rest.end {
+                at = rest.end;
+                claims.push((part.claim(&rest), gaps.iter().any(|gap| part.range.contains(&gap.start))));
+            }
+        }
         if !claims.iter().all(|(claim, _)| claim.is_there()) {
             state.cursors.stalled(range.end, config);
         }

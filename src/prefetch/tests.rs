@@ -65,6 +65,17 @@ async fn check(reader: &FileReader, content: &Bytes, range: Range<u64>) {
 }
 
 #[tokio::test]
+async fn a_beginning_that_ends_inside_a_page_gives_no_byte_twice() {
+    for read in [MIB..2 * MIB, MIB + 100..MIB + 4000, MIB - 10..3 * MIB + 5, MIB + 700..MIB + 702] {
+        let rig = rig(pattern(3 * MIB + 5), 256 * MIB);
+        let lease = rig.budget.try_acquire(MIB + 701).unwrap();
+        rig.reader.adopt(part::Part::of(pattern(MIB + 701), lease));
+        rig.check(read.clone()).await;
+        rig.check(read).await;
+    }
+}
+
+#[tokio::test]
 async fn a_whole_file_is_fetched_once_and_nothing_stays() {
     for step in [128 * KIB, MIB] {
         let rig = rig(pattern(30 * MIB + 123), 256 * MIB);
