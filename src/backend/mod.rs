@@ -342,7 +342,7 @@ pub struct Attributes {
 }
 
 /// What to change about a file or directory in the store; `None` leaves it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetAttributes {
     /// Length in bytes; what is added reads as zeros.
     pub size: Option<u64>,

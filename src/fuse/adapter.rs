@@ -22,7 +22,7 @@ use super::handshake::negotiate;
 use super::operations::Operation;
 use super::reply::{self, done};
 use super::words::{announcement, how, time};
-use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttr, Vfs};
+use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
 
 /// Entries asked of a directory for one reply; more than a reply of the kernel's usual size holds.
 const ENTRIES: usize = 1024;
@@ -107,7 +107,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SetAttr { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
+        let set = SetAttributes { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
         let (vfs, ino, handle) = (self.vfs(), Ino(ino.0), fh.map(|fh| Handle(fh.0)));
         let call = async move { vfs.setattr(ino, handle, set).await };
         self.answers.change(Operation::SetAttr, req.pid(), call, reply::attributes(reply, self.ttl()));

@@ -1,41 +1,22 @@
 //! Changing attributes.
 
-use std::time::SystemTime;
-
 use super::handles::Handle;
 use super::inodes::Ino;
 use super::publish::Why;
-use super::{Attr, Error, Result, Vfs};
-
-/// What to change about a file or directory; `None` leaves it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SetAttr {
-    /// Length in bytes.
-    pub size: Option<u64>,
-    /// Permission bits.
-    pub mode: Option<u32>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Access time; kept nowhere.
-    pub atime: Option<SystemTime>,
-    /// Modification time.
-    pub mtime: Option<SystemTime>,
-}
+use super::{Attr, Error, Result, SetAttributes, Vfs};
 
 impl Vfs {
     /// Changes attributes: where files are changed in place, in the store. Elsewhere a length may only become 0, or stay
-    /// what it is. Mode, owner and time of a file being
-    /// written go into its metadata for other tools; shown are the volume's, and the store's time.
+    /// what it is. Mode, owner and time of a file being written go into its metadata for other tools; shown are the
+    /// volume's, and the store's time. Access times are kept in place alone.
     ///
     /// # Errors
     /// `Unsupported` for another length, `NotPermitted` for the rest where the volume's option refuses it.
-    pub async fn setattr(&self, ino: Ino, handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
+    pub async fn setattr(&self, ino: Ino, handle: Option<Handle>, set: SetAttributes) -> Result<Attr> {
         self.writable()?;
         if self.is_control(ino) {
             // A shell's redirection truncates.
-            let only_size = set == SetAttr { size: set.size, ..SetAttr::default() };
+            let only_size = set == SetAttributes { size: set.size, ..SetAttributes::default() };
             return if only_size { Ok(self.control_attr(ino)) } else { Err(Error::NotPermitted) };
         }
         if self.in_place() {
@@ -44,8 +25,8 @@ impl Vfs {
         if let Some(size) = set.size {
             self.resize(ino, handle, size).await?;
         }
-        let others = SetAttr { size: None, ..set };
-        if others != SetAttr::default() && !self.annotate(ino, &set).await? && !self.config.accept_attributes {
+        let others = SetAttributes { size: None, ..set };
+        if others != SetAttributes::default() && !self.annotate(ino, &set).await? && !self.config.accept_attributes {
             return Err(Error::NotPermitted);
         }
         self.getattr(ino)
@@ -81,7 +62,7 @@ impl Vfs {
     }
 
     /// True where the file is being written and takes the attributes along.
-    async fn annotate(&self, ino: Ino, set: &SetAttr) -> Result<bool> {
+    async fn annotate(&self, ino: Ino, set: &SetAttributes) -> Result<bool> {
         let gate = {
             let inodes = self.inodes();
             match inodes.get(ino)?.file() {

@@ -18,7 +18,7 @@ use super::inodes::Ino;
 use super::ledger::{Amount, Full};
 use super::read::{Opened, Pages};
 use super::write::Owner;
-use super::{Attr, Error, Invalidation, Result, SetAttr, Vfs};
+use super::{Attr, Error, Invalidation, Result, Vfs};
 use crate::backend::{ErrorKind, InPlace, Kind, Meta, Name, Path, RenameOptions, SetAttributes, Version};
 
 /// A file that is open to be changed in place.
@@ -97,7 +97,7 @@ impl Vfs {
         let stored = self.inodes().get(ino)?.file()?.stored.clone().ok_or(Error::Stale)?;
         let begun = self.backend.open_write(&stored).await?;
         if truncate {
-            self.set_in_place(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await?;
+            self.set_in_place(ino, SetAttributes { size: Some(0), ..SetAttributes::default() }).await?;
         }
         let mut inodes = self.inodes();
         inodes.open(ino, true)?;
@@ -251,7 +251,7 @@ impl Vfs {
     }
 
     /// Changes attributes of what lies in the store.
-    pub(super) async fn set_in_place(&self, ino: Ino, set: SetAttr) -> Result<Attr> {
+    pub(super) async fn set_in_place(&self, ino: Ino, set: SetAttributes) -> Result<Attr> {
         let (path, _locked) = self.lock_file(ino).await?;
         let before = {
             let inodes = self.inodes();
@@ -271,13 +271,12 @@ impl Vfs {
             // What is sent again after a restart of the server must not make a file longer that was cut meanwhile.
             self.sync_in_place(ino).await?;
         }
-        let SetAttr { size, mode, uid, gid, atime, mtime } = set;
-        let wanted = SetAttributes { size, mode: mode.map(|mode| mode & 0o7777), uid, gid, atime, mtime };
+        let wanted = SetAttributes { mode: set.mode.map(|mode| mode & 0o7777), ..set };
         let outcome = self.backend.set_attributes(&path, &wanted).await;
         self.progressed();
         self.changes.record(&path, Outcome::Uncertain);
         let meta = outcome?;
-        if let Some(size) = size {
+        if let Some(size) = set.size {
             let bytes = size.cast_signed().saturating_sub(before.cast_signed());
             self.counts(&path, Amount { bytes, inodes: 0 });
         }
@@ -384,7 +383,7 @@ mod tests {
             assert_eq!(hidden(&memory).await, 1);
             write(&vfs, opened.handle, 3, "er").await.unwrap();
             assert_eq!(vfs.read(opened.handle, 0, 10).await.unwrap(), "older");
-            let set = SetAttr { size: Some(2), ..SetAttr::default() };
+            let set = SetAttributes { size: Some(2), ..SetAttributes::default() };
             assert_eq!(vfs.setattr(attr.ino, Some(opened.handle), set).await.unwrap().size, 2);
             assert_eq!(vfs.getattr_now(attr.ino).await.unwrap().nlink, 0);
             vfs.release(opened.handle).await.unwrap();
@@ -446,9 +445,9 @@ mod tests {
         write(&vfs, opened.handle, 0, "12345678").await.unwrap();
         assert_eq!(write(&vfs, opened.handle, 8, "901").await, Err(Error::NoSpace));
         write(&vfs, opened.handle, 0, "87654321").await.unwrap();
-        let longer = SetAttr { size: Some(11), ..SetAttr::default() };
+        let longer = SetAttributes { size: Some(11), ..SetAttributes::default() };
         assert_eq!(vfs.setattr(attr.ino, None, longer).await, Err(Error::NoSpace));
-        vfs.setattr(attr.ino, None, SetAttr { size: Some(1), ..SetAttr::default() }).await.unwrap();
+        vfs.setattr(attr.ino, None, SetAttributes { size: Some(1), ..SetAttributes::default() }).await.unwrap();
         write(&vfs, opened.handle, 1, "23456789").await.unwrap();
         assert_eq!(vfs.usage().bytes, 9);
         vfs.unlink(Ino::ROOT, b"f").await.unwrap();
@@ -493,7 +492,7 @@ mod tests {
                         }
                         Step::Cut(size) => {
                             model.resize(size as usize, 0);
-                            let set = SetAttr { size: Some(size), ..SetAttr::default() };
+                            let set = SetAttributes { size: Some(size), ..SetAttributes::default() };
                             vfs.setattr(attr.ino, Some(opened.handle), set).await.unwrap();
                         }
                         Step::Sync => vfs.fsync(opened.handle).await.unwrap(),

@@ -35,7 +35,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-pub use attributes::SetAttr;
 pub use dirs::{Listed, Taken};
 pub use error::{Error, Result};
 pub use handles::Handle;
@@ -46,7 +45,7 @@ pub use read::{Answer, OpenOptions, Opened, Pages};
 pub use write::Owner;
 
 use crate::backend::Backend;
-pub use crate::backend::{Kind, Name, Path};
+pub use crate::backend::{Kind, Name, Path, SetAttributes};
 use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use crate::tunable::Span;

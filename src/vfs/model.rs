@@ -225,7 +225,8 @@ async fn apply(vfs: &Vfs, store: &Memory, model: &mut Model, call: &Call) {
             }
             let (dir, last) = find(vfs, name).await.unwrap();
             let ino = vfs.lookup(dir, last.as_bytes()).await.unwrap().ino;
-            let attr = vfs.setattr(ino, None, SetAttr { size: Some(0), ..SetAttr::default() }).await.unwrap();
+            let attr =
+                vfs.setattr(ino, None, SetAttributes { size: Some(0), ..SetAttributes::default() }).await.unwrap();
             assert_eq!(attr.size, 0);
             model.store(name, Vec::new());
         }

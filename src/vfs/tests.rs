@@ -371,7 +371,7 @@ async fn attributes_travel_with_a_file_being_written() {
     let (memory, vfs) = volume();
     let (attr, opened) = vfs.create(Ino::ROOT, b"f", NEW).await.unwrap();
     let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    vfs.setattr(attr.ino, None, SetAttr { mtime: Some(mtime), ..SetAttr::default() }).await.unwrap();
+    vfs.setattr(attr.ino, None, SetAttributes { mtime: Some(mtime), ..SetAttributes::default() }).await.unwrap();
     write(&vfs, opened.handle, 0, b"x").await.unwrap();
     vfs.release(opened.handle).await.unwrap();
     assert_eq!(memory.stat(&path("f")).await.unwrap().mtime, mtime);
