@@ -108,8 +108,10 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let set = SetAttributes { size, mode, uid, gid, atime: atime.map(time), mtime: mtime.map(time) };
-        let (vfs, ino, handle) = (self.vfs(), Ino(ino.0), fh.map(|fh| Handle(fh.0)));
-        let call = async move { vfs.setattr(ino, handle, set).await };
+        let (vfs, ino) = (self.vfs(), Ino(ino.0));
+        // The kernel tells the lock owner here too, but fuser keeps it to itself.
+        let through = fh.map(|fh| (Handle(fh.0), (req.pid() != 0).then_some(Owner::Thread(req.pid()))));
+        let call = async move { vfs.setattr(ino, through, set).await };
         self.answers.change(Operation::SetAttr, req.pid(), call, reply::attributes(reply, self.ttl()));
     }
 
@@ -245,7 +247,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (vfs, handle, data) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(data));
-        let owner = lock_owner.map(|owner| Owner(owner.0));
+        let owner = lock_owner.map(|owner| Owner::Files(owner.0));
         let call = async move { vfs.write(handle, offset, data, owner).await };
         let (operations, reply) = (self.answers.operations.clone(), reply::written(reply));
         self.answers.transfer(Operation::Write, req.pid(), call, move |outcome| {
@@ -255,8 +257,9 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
-        let (vfs, handle, owner) = (self.vfs(), Handle(fh.0), Owner(lock_owner.0));
-        self.answers.transfer(Operation::Flush, req.pid(), async move { vfs.flush(handle, owner).await }, done(reply));
+        let (vfs, handle, owners) = (self.vfs(), Handle(fh.0), [Owner::Files(lock_owner.0), Owner::Thread(req.pid())]);
+        let call = async move { vfs.flush(handle, &owners).await };
+        self.answers.transfer(Operation::Flush, req.pid(), call, done(reply));
     }
 
     fn release(

@@ -3,16 +3,23 @@
 use super::handles::Handle;
 use super::inodes::Ino;
 use super::publish::Why;
+use super::write::Owner;
 use super::{Attr, Error, Result, SetAttributes, Vfs};
 
 impl Vfs {
     /// Changes attributes: where files are changed in place, in the store. Elsewhere a length may only become 0, or stay
     /// what it is. Mode, owner and time of a file being written go into its metadata for other tools; shown are the
-    /// volume's, and the store's time. Access times are kept in place alone.
+    /// volume's, and the store's time. Access times are kept in place alone. `through` is the open file that was
+    /// named instead of a path, and by whom, where that is known: his close then publishes that the file is empty.
     ///
     /// # Errors
     /// `Unsupported` for another length, `NotPermitted` for the rest where the volume's option refuses it.
-    pub async fn setattr(&self, ino: Ino, handle: Option<Handle>, set: SetAttributes) -> Result<Attr> {
+    pub async fn setattr(
+        &self,
+        ino: Ino,
+        through: Option<(Handle, Option<Owner>)>,
+        set: SetAttributes,
+    ) -> Result<Attr> {
         self.writable()?;
         if self.is_control(ino) {
             // A shell's redirection truncates.
@@ -23,7 +30,7 @@ impl Vfs {
             return self.set_in_place(ino, set).await;
         }
         if let Some(size) = set.size {
-            self.resize(ino, handle, size).await?;
+            self.resize(ino, through, size).await?;
         }
         let others = SetAttributes { size: None, ..set };
         if others != SetAttributes::default() && !self.annotate(ino, &set).await? && !self.config.accept_attributes {
@@ -32,7 +39,7 @@ impl Vfs {
         self.getattr(ino)
     }
 
-    async fn resize(&self, ino: Ino, handle: Option<Handle>, size: u64) -> Result<()> {
+    async fn resize(&self, ino: Ino, through: Option<(Handle, Option<Owner>)>, size: u64) -> Result<()> {
         let (now, dirty_content) = {
             let inodes = self.inodes();
             let inode = inodes.get(ino)?;
@@ -42,18 +49,20 @@ impl Vfs {
             }
             (file.size(), file.written.is_some())
         };
-        if size == now && (size > 0 || dirty_content || handle.is_some()) {
+        if size == now && (size > 0 || dirty_content || through.is_some()) {
             return Ok(());
         }
         if size > 0 {
             return Err(Error::Unsupported);
         }
-        if handle.is_some_and(|handle| self.handles.writing(handle).is_ok()) {
-            return self.truncate(ino).await;
+        if let Some((handle, owner)) = through
+            && self.handles.writing(handle).is_ok()
+        {
+            return self.truncate(ino, owner).await;
         }
         // By path: there is no close that would publish it.
         self.inodes().open(ino, true)?;
-        let published = match self.truncate(ino).await {
+        let published = match self.truncate(ino, None).await {
             Ok(()) => self.publish(ino, Why::Sync).await,
             Err(error) => Err(error),
         };

@@ -116,7 +116,7 @@ mod tests {
         let usage = vfs.usage();
         assert_eq!((usage.bytes, usage.limit), (100, Some(100)));
         assert_eq!(write(&vfs, file, 40, 1).await, Err(Error::NoSpace));
-        vfs.flush(file, ME).await.unwrap();
+        vfs.flush(file, &[ME]).await.unwrap();
         vfs.release(file).await.unwrap();
         assert_eq!(stored(&memory, "f").await.unwrap().len(), 40);
         // Room is made by removal, and a larger limit counts at once.

@@ -145,10 +145,11 @@ impl Vfs {
 
     /// A descriptor was closed: makes lasting what was written, where `owner` wrote of it. A fork's exit and a spawned
     /// program's exec close descriptors too, and have nothing to wait for.
-    pub(super) async fn flush_in_place(&self, ino: Ino, owner: Owner) -> Result<()> {
+    pub(super) async fn flush_in_place(&self, ino: Ino, owners: &[Owner]) -> Result<()> {
         let wrote = {
             let inodes = self.inodes();
-            inodes.get(ino)?.file()?.in_place.as_ref().is_some_and(|writing| writing.owners.contains(&owner))
+            let writing = inodes.get(ino)?.file()?.in_place.as_ref();
+            writing.is_some_and(|writing| owners.iter().any(|owner| writing.owners.contains(owner)))
         };
         if wrote { self.sync_in_place(ino).await } else { Ok(()) }
     }
@@ -344,10 +345,10 @@ mod tests {
         assert_eq!(vfs.getattr(attr.ino).unwrap().size, 6);
         assert_eq!(vfs.lookup(Ino::ROOT, b"f").await.unwrap().ino, attr.ino);
         assert_eq!(faulty.calls(Op::Publish), 0);
-        vfs.flush(opened.handle, OTHER).await.unwrap();
+        vfs.flush(opened.handle, &[OTHER]).await.unwrap();
         assert_eq!(faulty.calls(Op::Publish), 0, "who wrote nothing waits for nothing");
-        vfs.flush(opened.handle, ME).await.unwrap();
-        vfs.flush(opened.handle, ME).await.unwrap();
+        vfs.flush(opened.handle, &[ME]).await.unwrap();
+        vfs.flush(opened.handle, &[ME]).await.unwrap();
         vfs.release(opened.handle).await.unwrap();
         assert_eq!(faulty.calls(Op::Publish), 1, "what is lasting is not made so again");
         assert_eq!(read(&vfs, attr.ino).await.unwrap(), b"xyzabc");
@@ -384,7 +385,7 @@ mod tests {
             write(&vfs, opened.handle, 3, "er").await.unwrap();
             assert_eq!(vfs.read(opened.handle, 0, 10).await.unwrap(), "older");
             let set = SetAttributes { size: Some(2), ..SetAttributes::default() };
-            assert_eq!(vfs.setattr(attr.ino, Some(opened.handle), set).await.unwrap().size, 2);
+            assert_eq!(vfs.setattr(attr.ino, Some((opened.handle, Some(ME))), set).await.unwrap().size, 2);
             assert_eq!(vfs.getattr_now(attr.ino).await.unwrap().nlink, 0);
             vfs.release(opened.handle).await.unwrap();
             assert_eq!(hidden(&memory).await, 0);
@@ -493,7 +494,7 @@ mod tests {
                         Step::Cut(size) => {
                             model.resize(size as usize, 0);
                             let set = SetAttributes { size: Some(size), ..SetAttributes::default() };
-                            vfs.setattr(attr.ino, Some(opened.handle), set).await.unwrap();
+                            vfs.setattr(attr.ino, Some((opened.handle, Some(ME))), set).await.unwrap();
                         }
                         Step::Sync => vfs.fsync(opened.handle).await.unwrap(),
                         Step::Reopen => {

@@ -248,7 +248,7 @@ async fn apply(vfs: &Vfs, store: &Memory, model: &mut Model, call: &Call) {
         }
         Call::Flush(file, mine) => {
             let Some(open) = model.open.get(*file).cloned() else { return };
-            let flushed = vfs.flush(open.handle, if *mine { ME } else { OTHER }).await;
+            let flushed = vfs.flush(open.handle, &[if *mine { ME } else { OTHER }]).await;
             let expected = if *mine && open.wrote { model.publish(*file) } else { Ok(()) };
             assert_eq!(flushed, expected);
         }

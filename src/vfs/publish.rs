@@ -15,25 +15,25 @@ use crate::backend::ErrorKind;
 
 /// What asks for a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum Why<'a> {
     /// fsync: everything, an empty file too.
     Sync,
-    /// FLUSH: what this owner wrote.
-    Flush(Owner),
+    /// FLUSH: what any of these wrote, who are one.
+    Flush(&'a [Owner]),
     /// RELEASE: what nobody published, unless its writer was told that it cannot be.
     Release,
 }
 
 impl Vfs {
-    /// One descriptor of an open file was closed. Publishes what `owner` wrote, and nothing where it wrote nothing:
-    /// a fork's exit and a spawned program's exec close descriptors too.
+    /// One descriptor of an open file was closed by whom `owners` name in every way that is known. Publishes what he
+    /// wrote, and nothing where he wrote nothing: a fork's exit and a spawned program's exec close descriptors too.
     ///
     /// # Errors
     /// As [`Vfs::fsync`].
-    pub async fn flush(&self, handle: Handle, owner: Owner) -> Result<()> {
+    pub async fn flush(&self, handle: Handle, owners: &[Owner]) -> Result<()> {
         match self.handles.get(handle)? {
-            Open::Writing { ino } if self.in_place() => self.flush_in_place(ino, owner).await,
-            Open::Writing { ino } => self.publish(ino, Why::Flush(owner)).await,
+            Open::Writing { ino } if self.in_place() => self.flush_in_place(ino, owners).await,
+            Open::Writing { ino } => self.publish(ino, Why::Flush(owners)).await,
             Open::Reading { .. } => Ok(()),
             Open::Order(order) => {
                 self.flush_control(&order);
@@ -141,7 +141,7 @@ impl Vfs {
         writer.upload.abort().await;
     }
 
-    pub(super) async fn publish(&self, ino: Ino, why: Why) -> Result<()> {
+    pub(super) async fn publish(&self, ino: Ino, why: Why<'_>) -> Result<()> {
         if self.inodes().get(ino)?.file()?.written.is_none() {
             return Ok(());
         }
@@ -151,9 +151,9 @@ impl Vfs {
         let Some(writer) = gate.as_mut() else { return Ok(()) };
         let wanted = match why {
             Why::Sync => writer.dirty || writer.broken.is_some(),
-            Why::Flush(owner) => {
+            Why::Flush(owners) => {
                 writer.flushed = true;
-                writer.owners.contains(&owner)
+                owners.iter().any(|owner| writer.owners.contains(owner))
             }
             Why::Release => writer.dirty && writer.broken.is_none() && !writer.failed,
         };

@@ -99,7 +99,7 @@ impl Vfs {
             return self.open_in_place(ino, how.truncate).await;
         }
         if how.truncate
-            && let Err(error) = self.truncate(ino).await
+            && let Err(error) = self.truncate(ino, None).await
         {
             // Others may have opened it meanwhile; the one that leaves last ends it.
             self.forsake(ino).await;

@@ -15,8 +15,8 @@ use crate::backend::{
 };
 use crate::prefetch;
 
-pub(super) const ME: Owner = Owner(1);
-pub(super) const OTHER: Owner = Owner(2);
+pub(super) const ME: Owner = Owner::Files(1);
+pub(super) const OTHER: Owner = Owner::Files(2);
 pub(super) const NEW: OpenOptions = OpenOptions { write: true, truncate: true, exclusive: false };
 const READ: OpenOptions = OpenOptions { write: false, truncate: false, exclusive: false };
 const WRITE: OpenOptions = OpenOptions { write: true, truncate: false, exclusive: false };
@@ -210,7 +210,7 @@ async fn an_answer_from_before_a_publish_does_not_replace_it() {
     tokio::task::yield_now().await;
     let handle = vfs.open(ino, NEW).await.unwrap().handle;
     write(&vfs, handle, 0, b"newer").await.unwrap();
-    vfs.flush(handle, ME).await.unwrap();
+    vfs.flush(handle, &[ME]).await.unwrap();
     vfs.release(handle).await.unwrap();
     slow.let_go();
     let found = lookup.await.unwrap();
@@ -219,6 +219,22 @@ async fn an_answer_from_before_a_publish_does_not_replace_it() {
     let taken = vfs.take_listed(Ino::ROOT, &listed[0]).unwrap();
     assert_eq!((taken.attr.ino, taken.attr.size, taken.sure), (ino, 5, false));
     assert_eq!(read(&vfs, ino).await.unwrap(), b"newer");
+}
+
+#[tokio::test]
+async fn the_close_of_who_cut_a_file_to_nothing_publishes_it() {
+    let (memory, vfs) = volume();
+    memory.put(&path("f"), "old");
+    let ino = vfs.lookup(Ino::ROOT, b"f").await.unwrap().ino;
+    let handle = vfs.open(ino, WRITE).await.unwrap().handle;
+    let (me, another) = (Owner::Thread(1), Owner::Thread(2));
+    let nothing = SetAttributes { size: Some(0), ..SetAttributes::default() };
+    assert_eq!(vfs.setattr(ino, Some((handle, Some(me))), nothing).await.unwrap().size, 0);
+    vfs.flush(handle, &[ME, another]).await.unwrap();
+    assert_eq!(stored(&memory, "f").await.unwrap(), b"old");
+    vfs.flush(handle, &[ME, me]).await.unwrap();
+    assert_eq!(stored(&memory, "f").await.unwrap(), b"");
+    vfs.release(handle).await.unwrap();
 }
 
 #[tokio::test]
@@ -243,15 +259,15 @@ async fn flush_publishes_for_who_wrote() {
     let (attr, opened) = vfs.create(Ino::ROOT, b"f", NEW).await.unwrap();
     let handle = opened.handle;
     assert_eq!(opened.pages, Pages::None);
-    vfs.flush(handle, ME).await.unwrap();
+    vfs.flush(handle, &[ME]).await.unwrap();
     assert_eq!(stored(&memory, "f").await, None);
     write(&vfs, handle, 0, b"a").await.unwrap();
-    vfs.flush(handle, OTHER).await.unwrap();
+    vfs.flush(handle, &[OTHER]).await.unwrap();
     assert_eq!(stored(&memory, "f").await, None);
-    vfs.flush(handle, ME).await.unwrap();
+    vfs.flush(handle, &[ME]).await.unwrap();
     assert_eq!(stored(&memory, "f").await.unwrap(), b"a");
     vfs.write(handle, 1, Bytes::from_static(b"b"), Some(OTHER)).await.unwrap();
-    vfs.flush(handle, ME).await.unwrap();
+    vfs.flush(handle, &[ME]).await.unwrap();
     assert_eq!(stored(&memory, "f").await.unwrap(), b"a");
     vfs.release(handle).await.unwrap();
     assert_eq!(stored(&memory, "f").await.unwrap(), b"ab");
@@ -290,7 +306,7 @@ async fn opening_for_writing_changes_nothing_by_itself() {
     assert_eq!(vfs.read(handle, 3, 100).await.unwrap(), &b"tent"[..]);
     assert_eq!(write(&vfs, handle, 0, b"x").await, Err(Error::Unsupported));
     vfs.fsync(handle).await.unwrap();
-    vfs.flush(handle, ME).await.unwrap();
+    vfs.flush(handle, &[ME]).await.unwrap();
     vfs.release(handle).await.unwrap();
     assert_eq!(memory.stat(&path("f")).await.unwrap().version(), Some(&before));
 }
@@ -358,7 +374,7 @@ async fn what_is_forgotten_comes_back_under_its_number() {
 async fn a_files_end_is_the_mounts_end_only_where_it_was_closed() {
     let (memory, vfs) = volume();
     let (_, closed) = vfs.create(Ino::ROOT, b"closed", NEW).await.unwrap();
-    vfs.flush(closed.handle, ME).await.unwrap();
+    vfs.flush(closed.handle, &[ME]).await.unwrap();
     let (_, open) = vfs.create(Ino::ROOT, b"open", NEW).await.unwrap();
     write(&vfs, open.handle, 0, b"in the middle of").await.unwrap();
     vfs.shut_down().await;

@@ -20,9 +20,14 @@ use crate::backend::{Attributes, Base, CreateOptions, Path, Upload};
 /// Where the writers of a file meet; empty while nothing of it is being written.
 pub(super) type Gate = Arc<Mutex<Option<Writer>>>;
 
-/// Who holds a descriptor, by the kernel's scrambled `files_struct`: two processes never are the same.
+/// Who holds a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Owner(pub u64);
+pub enum Owner {
+    /// By the kernel's scrambled `files_struct`: two processes never are the same.
+    Files(u64),
+    /// By its thread's id, where a request tells no more: that of an ftruncate.
+    Thread(u32),
+}
 
 /// A file's upload.
 #[derive(Debug)]
@@ -130,17 +135,18 @@ impl Vfs {
     }
 
     /// Begins anew with an empty file, in place of what is stored or being written; an open with O_TRUNC, or a
-    /// truncation to nothing.
-    pub(super) async fn truncate(&self, ino: Ino) -> Result<()> {
+    /// truncation to nothing. The close of `owner` publishes it.
+    pub(super) async fn truncate(&self, ino: Ino, owner: Option<Owner>) -> Result<()> {
         let gate = self.gate(ino)?;
         let mut gate = gate.lock().await;
         match gate.as_mut() {
-            Some(writer) if writer.upload.written() == 0 && writer.broken.is_none() => {
-                writer.dirty = true;
-                Ok(())
-            }
-            _ => self.begin(ino, &mut gate).await,
+            Some(writer) if writer.upload.written() == 0 && writer.broken.is_none() => writer.dirty = true,
+            _ => self.begin(ino, &mut gate).await?,
         }
+        if let Some(writer) = gate.as_mut() {
+            writer.owners.extend(owner);
+        }
+        Ok(())
     }
 
     /// Puts a new upload behind the gate, over what the store is known to hold.
