@@ -58,8 +58,8 @@ if ! go version -m "$cache/bin/versitygw" 2>/dev/null | grep -q "versitygw[[:spa
     GOBIN=$cache/bin go install "github.com/versity/versitygw/cmd/versitygw@$versitygw_version"
 fi
 if [ "$(cargo-deny --version 2>/dev/null)" != "cargo-deny $deny_version" ]; then
-    # Its release profile takes long to build and saves little here.
-    cargo install cargo-deny --locked --version "$deny_version" --profile dev --root "$cache" \
+    # Its release profile takes long to build and saves little here; nor do its debug symbols.
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --locked --version "$deny_version" --profile dev --root "$cache" \
         --target-dir "$cache/tools-target"
     rm -rf "$cache/tools-target"
 fi
