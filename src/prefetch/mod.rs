@@ -2,9 +2,10 @@
 //!
 //! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. The pure parts
 //! are `pattern`, which tells from what was read how many sequential readers a file has, `window`, which says how far
-//! ahead of each to be, and `order`, which tells the same of the files of a directory. `part` is one ranged read of the
-//! store and the bytes that came of it so far, `files` are the files fetched before anybody reads them, and `link` is
-//! what was measured of the store: a small file, by that measure, is fetched whole by the first read of it.
+//! ahead of each to be, `habits`, which tells from the last files of a kind whether the next is read whole, and `order`,
+//! which tells in what order those of a directory are read. `part` is one ranged read of the store and the bytes that
+//! came of it so far, `files` are the files fetched before anybody reads them, and `link` is what was measured of the
+//! store: a small file, by that measure, is fetched whole by the first read of it.
 //!
 //! All of it is paid for from the worker's budget, of which a reserve is kept for reads that somebody waits for: what
 //! is paid from it is exactly what a reader asked, leaves with that reader, and so never blocks the next. Nothing is
@@ -13,6 +14,7 @@
 
 mod announced;
 mod files;
+mod habits;
 mod link;
 mod order;
 mod part;
@@ -36,6 +38,7 @@ pub use reader::FileReader;
 use crate::backend::{Backend, Version};
 use crate::budget::{Budget, Lease, Spare};
 use files::Files;
+use habits::Habits;
 use link::Link;
 
 /// A reader that has not read for so long may lose what was fetched ahead of it.
@@ -75,6 +78,8 @@ pub struct ReadAhead {
     config: Mutex<Config>,
     link: Arc<Link>,
     files: Files,
+    /// Locked last.
+    habits: Mutex<Habits>,
     /// Locked after a reader's state, never before.
     readers: Mutex<Readers>,
     /// Somebody could not be run ahead of for want of memory.
@@ -106,6 +111,7 @@ impl ReadAhead {
             config: Mutex::new(config),
             link: Arc::default(),
             files: Files::default(),
+            habits: Mutex::default(),
             readers: Mutex::new(readers),
             short: AtomicBool::new(false),
             era: AtomicU64::new(0),
@@ -197,6 +203,10 @@ impl ReadAhead {
         let config = self.config();
         let part = (self.link.part() >> 20 << 20).max(1 << 20).min(config.part);
         Config { window: config.window.min(self.readers().share), part, ..config }
+    }
+
+    fn habits(&self) -> MutexGuard<'_, Habits> {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {

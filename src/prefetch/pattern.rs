@@ -13,10 +13,12 @@ const MOST: usize = 64;
 /// A sequential cursor is left when it was passed over by this many reads of others, one more for each sequential cursor
 /// there is, and [`PATIENCE_EACH`] for each of those that read at least [`PROVEN`] times: interleaved readers take turns.
 const PATIENCE: u64 = 32;
-const PATIENCE_EACH: u64 = 4;
+const PATIENCE_EACH: u64 = 10;
 const PROVEN: u64 = 3;
 /// Requests that the kernel sends together come at most so many reads apart.
 const TOGETHER: u64 = 3;
+/// A copy that goes backwards through a mapping makes so many requests at most between two steps of its own.
+const STEP: u64 = 12;
 /// So many reads of others after its last, a reader's run counts as one of those that tell how far readers go. As many of
 /// them are remembered as `RUNS`.
 const PAUSE: u64 = 8;
@@ -47,6 +49,10 @@ struct Known {
     last: u64,
     /// How many were its own.
     own: u64,
+    /// The read, counted, that was its first.
+    first: u64,
+    /// What was noted of it in `runs` when it paused.
+    noted: Option<u64>,
 }
 
 impl Cursors {
@@ -60,34 +66,99 @@ impl Cursors {
         let nearest = distances.filter_map(|(at, known)| Some((known.cursor.distance(read.start)?, at))).min();
         match nearest {
             Some((_, at)) => {
+                self.unlearn(at);
+                let usual = self.usual();
                 let known = &mut self.known[at];
                 // Who looks elsewhere first, at a footer above all, reads pieces.
                 known.cursor.at_once |= known.own == 1 && self.reads <= 1 + TOGETHER;
                 known.cursor.goes_on(read);
-                self.known[at].last = self.reads;
-                self.known[at].own += 1;
+                known.cursor.learn(usual);
+                known.last = self.reads;
+                known.own += 1;
                 self.join(at);
             }
             None => {
-                // A reader that begins at the beginning most likely goes on to the end.
-                let usual = Some(self.usual());
+                for known in self.known.iter_mut().filter(|known| known.cursor.covers(read)) {
+                    known.last = self.reads;
+                    known.cursor.leads(read);
+                }
+                let cursor = Cursor::new(read, Some(self.usual()));
                 self.make_room();
-                self.known.push(Known { cursor: Cursor::new(read, usual), last: self.reads, own: 1 });
+                self.known.push(Known { cursor, last: self.reads, own: 1, first: self.reads, noted: None });
                 self.join(self.known.len() - 1);
             }
         }
+        if let Some(at) = self.known.iter().position(|known| known.cursor.reads_the_file()) {
+            self.pass(at);
+        }
+    }
+
+    /// The file's first read, of its beginning, is of somebody who will most likely go on to its end, and may be run ahead
+    /// of by `reach` bytes.
+    pub(super) fn believe(&mut self, reach: u64) {
+        if let (1, [only]) = (self.reads, &mut self.known[..])
+            && only.cursor.begin == 0
+        {
+            only.cursor.believe(reach);
+        }
+    }
+
+    /// How many reads there were.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads
+    }
+
+    /// How far ahead of somebody it was right to be who read the file from its beginning to `size`, its end.
+    pub(super) fn reached(&self, size: u64) -> Option<u64> {
+        let whole = |known: &&Known| known.cursor.reads_the_file() && known.cursor.next >= size;
+        self.known.iter().find(whole).map(|known| known.cursor.reach())
     }
 
     /// The cursor whose furthest read ends at `end` or, for a read that came late, shortly after.
     pub(super) fn at(&mut self, end: u64) -> Option<&mut Cursor> {
-        let after = |cursor: &&mut Cursor| cursor.begin < end && end <= cursor.next && cursor.next - end <= SLACK;
-        self.known.iter_mut().map(|known| &mut known.cursor).filter(after).min_by_key(|cursor| cursor.next - end)
+        let at = self.nearest(end)?;
+        Some(&mut self.known[at].cursor)
     }
 
-    /// The reader whose read ended at `end` had to wait for it.
-    pub(super) fn stalled(&mut self, end: u64, config: &Config) {
-        if let Some(cursor) = self.at(end) {
-            cursor.stalled(config);
+    fn nearest(&self, end: u64) -> Option<usize> {
+        let after = |at: &usize| {
+            let Cursor { begin, next, .. } = self.known[*at].cursor;
+            begin < end && end <= next && next - end <= SLACK
+        };
+        (0..self.known.len()).filter(after).min_by_key(|at| self.known[*at].cursor.next - end)
+    }
+
+    /// The numbers, good until the next read, of the cursors that may go on after `read`: whose it is, and those whose run
+    /// it is of or that have fetched it before its turn.
+    pub(super) fn concerned(&self, read: &Range<u64>) -> Vec<usize> {
+        let nearest = self.nearest(read.end);
+        let concerned = |at: &usize| {
+            let cursor = &self.known[*at].cursor;
+            nearest == Some(*at) || cursor.covers(read) || cursor.passed(read) || cursor.is_backwards_at(read)
+        };
+        (0..self.known.len()).filter(concerned).collect()
+    }
+
+    /// `range` is on its way for the cursor of a number, before or behind it.
+    pub(super) fn fetched(&mut self, number: usize, range: &Range<u64>) {
+        if let Some(cursor) = self.cursor(number) {
+            if range.start >= cursor.begin {
+                cursor.fetched(range.end);
+            } else {
+                cursor.fetched_behind(range.start);
+            }
+        }
+    }
+
+    /// The cursor of a number.
+    pub(super) fn cursor(&mut self, number: usize) -> Option<&mut Cursor> {
+        self.known.get_mut(number).map(|known| &mut known.cursor)
+    }
+
+    /// `read` had to be waited for.
+    pub(super) fn stalled(&mut self, read: &Range<u64>, config: &Config) {
+        for number in self.concerned(read) {
+            self.known[number].cursor.stalled(config);
         }
     }
 
@@ -95,6 +166,24 @@ impl Cursors {
     pub(super) fn stop(&mut self, end: u64) -> u64 {
         let next = self.at(end).map(|cursor| cursor.next);
         next.map_or(u64::MAX, |next| self.read.next_after(next))
+    }
+
+    /// Where a cursor need not be run ahead of. Who reads the whole file goes on behind what was read before its turn.
+    pub(super) fn stop_ahead(&self, number: usize) -> u64 {
+        match self.known.get(number).map(|known| &known.cursor) {
+            Some(cursor) if !cursor.reads_the_file() => self.read.next_after(cursor.next),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Where a cursor that goes backwards comes to what was read.
+    pub(super) fn stop_behind(&self, number: usize) -> u64 {
+        self.known.get(number).map_or(u64::MAX, |known| self.read.last_before(known.cursor.begin))
+    }
+
+    /// What of `range` was not read yet.
+    pub(super) fn unread(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.read.without(range)
     }
 
     /// How many sequential readers there are.
@@ -112,20 +201,51 @@ impl Cursors {
         self.known.iter_mut().for_each(|known| known.cursor.restart());
     }
 
-    /// Joins a cursor with a young one that began where it now ends: one reader's requests that came out of order.
+    /// Joins a cursor with the one that began where it now ends: one reader's requests that came out of order, or a copy
+    /// that goes backwards.
     fn join(&mut self, at: usize) {
-        let end = self.known[at].cursor.next;
+        let Known { cursor: Cursor { next: end, .. }, first, .. } = self.known[at];
+        let cursor = &self.known[at].cursor;
+        let is_young = cursor.run() <= SLACK;
+        // What it left out may be read yet; and who reads the whole file passes what was read before its turn.
+        let may_be_done = !cursor.reads_the_file() && self.read.end_at(cursor.begin) >= end;
         let follows = |other: &Known| {
-            other.cursor.begin == end && other.cursor.run() <= SLACK && self.reads - other.last <= TOGETHER
+            let age = self.reads - other.last;
+            let out_of_order = other.cursor.run() <= SLACK && age <= TOGETHER;
+            let backwards = may_be_done && (is_young || other.cursor.went_backwards()) && age <= STEP;
+            other.cursor.begin == end && (out_of_order || backwards)
         };
-        let Some(other) = self.known.iter().position(follows).filter(|other| *other != at) else {
+        let other = (0..self.known.len()).find(|other| *other != at && follows(&self.known[*other]));
+        let Some(other) = other else { return };
+        let Known { cursor, first: elder, .. } = self.known.swap_remove(other);
+        // What was last took its place.
+        let at = if at == self.known.len() { other } else { at };
+        let known = &mut self.known[at];
+        known.cursor.joins(&cursor, elder < first);
+        (known.last, known.first) = (self.reads, elder.min(first));
+    }
+
+    /// Who reads the whole file and comes to what was read before its turn is behind that at once, with those who read it.
+    fn pass(&mut self, at: usize) {
+        let cursor = &self.known[at].cursor;
+        let from = cursor.next;
+        // What it left out shortly before may be read yet.
+        let left_out = from.saturating_sub(2 * SLACK).max(cursor.begin);
+        let to = self.read.end_at(left_out);
+        if to <= from {
             return;
+        }
+        let begin = cursor.begin;
+        let passed = |other: &Known| {
+            let Cursor { begin: first, next, .. } = other.cursor;
+            begin < first && left_out <= first && next <= to
         };
-        let Cursor { next, frontier, .. } = self.known[other].cursor;
-        let first = &mut self.known[at].cursor;
-        first.goes_on(&(end..next));
-        first.fetched(frontier);
-        self.known.swap_remove(other);
+        let frontiers = self.known.iter().filter(|known| passed(known) && known.cursor.next == to);
+        let frontier = frontiers.map(|known| known.cursor.frontier).max();
+        let cursor = &mut self.known[at].cursor;
+        cursor.passes(to);
+        cursor.fetched(frontier.unwrap_or(to));
+        self.known.retain(|known| !passed(known));
     }
 
     /// Leaves the readers that went elsewhere while others read on. Random reads hold nothing, and stay until
@@ -147,21 +267,31 @@ impl Cursors {
         let mut runs: Vec<_> = self.runs.iter().copied().collect();
         runs.sort_unstable();
         match runs.get(runs.len().saturating_sub(1) / 2) {
-            Some(run) => Usual { run: *run, exception: run.saturating_mul(EXCEPTION) },
-            None => Usual { run: AROUND, exception: 2 * AROUND },
+            Some(run) => Usual { run: *run, exception: run.saturating_mul(EXCEPTION), seen: true },
+            None => Usual { run: AROUND, exception: 2 * AROUND, seen: false },
         }
     }
 
     /// Takes note of how far a reader went that has paused.
     fn learn(&mut self) {
-        for known in &self.known {
-            let run = known.cursor.run();
-            if self.reads - known.last == PAUSE && run >= LITTLE && known.cursor.begin > 0 {
+        for known in &mut self.known {
+            let gained = known.cursor.gained();
+            if self.reads - known.last == PAUSE && gained >= LITTLE && known.cursor.begin > 0 {
                 if self.runs.len() == RUNS {
                     self.runs.pop_front();
                 }
-                self.runs.push_back(run);
+                self.runs.push_back(gained);
+                known.noted = Some(gained);
             }
+        }
+    }
+
+    /// It was only a pause: others had their turn.
+    fn unlearn(&mut self, at: usize) {
+        if let Some(noted) = self.known[at].noted.take()
+            && let Some(place) = self.runs.iter().position(|run| *run == noted)
+        {
+            self.runs.remove(place);
         }
     }
 
@@ -207,6 +337,38 @@ impl Read {
         let after = self.0.partition_point(|range| range.end <= at);
         let next = self.0[after..].iter().find(|range| range.end - range.start.max(at) >= LITTLE);
         next.map_or(u64::MAX, |range| range.start.max(at))
+    }
+
+    /// Where what was read ends, before `at`.
+    fn last_before(&self, at: u64) -> u64 {
+        let before = self.0.partition_point(|range| range.start < at);
+        let last = self.0[..before].iter().rfind(|range| range.end.min(at) - range.start >= LITTLE);
+        last.map_or(0, |range| range.end.min(at))
+    }
+
+    /// Where what was read ends, of which `at` is the end or in the middle.
+    fn end_at(&self, at: u64) -> u64 {
+        let first = self.0.partition_point(|range| range.end < at);
+        self.0.get(first).filter(|range| range.start <= at).map_or(at, |range| range.end)
+    }
+
+    /// `range` without what was read.
+    fn without(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let (mut rest, mut at) = (Vec::new(), range.start);
+        let first = self.0.partition_point(|read| read.end <= range.start);
+        for read in self.0[first..].iter().take_while(|read| read.start < range.end) {
+            if read.end - read.start < LITTLE {
+                continue;
+            }
+            if at < read.start {
+                rest.push(at..read.start);
+            }
+            at = read.end;
+        }
+        if at < range.end {
+            rest.push(at..range.end);
+        }
+        rest
     }
 }
 
@@ -277,7 +439,7 @@ mod tests {
             let at = 4 * KIB + (number * 7919 % 10_007) * 4 * MIB;
             for read in piece(at) {
                 cursors.observe(&read);
-                cursors.stalled(read.end, &config);
+                cursors.stalled(&read, &config);
                 if let Some(cursor) = cursors.at(read.end)
                     && let Some(ahead) = cursor.ahead(1 << 40, &config)
                 {
@@ -290,10 +452,59 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_grows_at_its_beginning_is_read_backwards() {
+        const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
+        // The reads, and what is wanted then of what lies before them.
+        let table: [(&[Range<u64>], Option<Range<u64>>); 5] = [
+            (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB], None),
+            (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(8 * MIB..10 * MIB)),
+            // What was read already is not fetched again.
+            (&[0..9 * MIB, 14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(9 * MIB..10 * MIB)),
+            (&[2 * MIB..10 * MIB, 14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], None),
+            // Nor is anything where pieces only happen to adjoin.
+            (&[14 * MIB..15 * MIB, 30 * MIB..31 * MIB, 13 * MIB..14 * MIB, 50 * MIB..51 * MIB], None),
+        ];
+        for (reads, wanted) in table {
+            let mut cursors = after(reads.iter().cloned());
+            let last = &reads[reads.len() - 1];
+            (0..4).for_each(|_| cursors.stalled(last, &CONFIG));
+            let behind: Vec<_> = (cursors.concerned(last).into_iter())
+                .filter_map(|number| {
+                    let stop = cursors.stop_behind(number);
+                    cursors.cursor(number)?.behind(stop, &CONFIG)
+                })
+                .collect();
+            assert_eq!(behind, wanted.into_iter().collect::<Vec<_>>(), "{reads:?}");
+        }
+    }
+
+    #[test]
+    fn who_reads_the_whole_file_passes_what_was_read_before_its_turn() {
+        let mut cursors = after(in_order(0, MIB, 4).into_iter().chain(in_order(13 * MIB, MIB, 6)));
+        let at = |cursors: &mut Cursors| cursors.known.iter().map(|known| known.cursor.next).min();
+        assert_eq!(at(&mut cursors), Some(4 * MIB));
+        for read in in_order(6 * MIB, MIB, 7) {
+            cursors.observe(&read);
+        }
+        assert_eq!(at(&mut cursors), Some(13 * MIB), "two are left out");
+        in_order(4 * MIB, MIB, 2).iter().for_each(|read| cursors.observe(read));
+        assert_eq!((at(&mut cursors), cursors.known.len()), (Some(19 * MIB), 1));
+    }
+
+    #[test]
+    fn a_pause_is_no_end() {
+        let streams: Vec<_> = (0..8u64).map(|stream| in_order((stream + 1) << 32, MIB, 40)).collect();
+        let turns = (0..40).step_by(4);
+        let reads = turns.flat_map(|at| streams.iter().flat_map(move |stream| stream[at..at + 4].to_vec()));
+        let cursors = after(reads);
+        assert!(cursors.runs.iter().all(|run| *run == 40 * MIB), "{:?}", cursors.runs);
+    }
+
+    #[test]
     fn a_reader_that_went_elsewhere_is_left_soon() {
         let mut cursors = after(in_order(0, MIB, 10));
         cursors.at(10 * MIB).unwrap().fetched(30 * MIB);
-        let reads = in_order(1 << 32, MIB, 50);
+        let reads = in_order(1 << 32, MIB, 60);
         assert!(cursors.want(&(20 * MIB..28 * MIB)));
         reads.iter().for_each(|read| cursors.observe(read));
         assert!(!cursors.want(&(20 * MIB..28 * MIB)));

@@ -38,6 +38,8 @@ struct State {
     era: u64,
     /// Something was fetched.
     begun: bool,
+    /// It was read in order to its end.
+    whole: bool,
 }
 
 /// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
@@ -57,7 +59,8 @@ impl FileReader {
         era: u64,
     ) -> FileReader {
         let (cursors, parts) = (Cursors::default(), BTreeMap::new());
-        let state = Mutex::new(State { cursors, parts, last_read: Instant::now(), known: false, era, begun: false });
+        let (last_read, known, begun, whole) = (Instant::now(), false, false, false);
+        let state = Mutex::new(State { cursors, parts, last_read, known, era, begun, whole });
         FileReader { ahead, version, id, itself, state }
     }
 
@@ -116,10 +119,34 @@ impl FileReader {
         let mut state = self.lock();
         state.last_read = Instant::now();
         state.cursors.observe(range);
-        state.sweep();
+        self.follow_habits(&mut state);
+        state.sweep(range);
         if state.cursors.sequential() > 0 {
             self.make_known(&mut state);
         }
+    }
+
+    /// Believes of the first read what others showed, and shows others what became of this file.
+    fn follow_habits(&self, state: &mut State) {
+        if state.cursors.reads() == 1
+            && !self.is_small()
+            && let Some(reach) = self.ahead.habits().reach(&self.version.path)
+        {
+            state.cursors.believe(reach);
+        }
+        if !state.whole
+            && let Some(reach) = state.cursors.reached(self.version.size)
+        {
+            state.whole = true;
+            if !self.is_small() {
+                self.ahead.habits().read_whole(&self.version.path, reach);
+            }
+        }
+    }
+
+    /// It is fetched whole by the first read.
+    fn is_small(&self) -> bool {
+        self.version.size <= self.ahead.beginning(&self.ahead.config())
     }
 
     /// Lets others know that there may be something to give up here.
@@ -177,9 +204,9 @@ impl FileReader {
             }
         }
         if !claims.iter().all(|(claim, _)| claim.is_there()) {
-            state.cursors.stalled(range.end, config);
+            state.cursors.stalled(range, config);
         }
-        self.run_ahead(&mut state, range.end, config);
+        self.run_ahead(&mut state, range, config);
         Ok(Claims { reader: self, claims })
     }
 
@@ -201,7 +228,8 @@ impl FileReader {
     fn buy(&self, state: &mut State, end: u64, gaps: &mut [Range<u64>], config: &Config) -> Option<Lease> {
         let price = gaps.iter().map(|gap| self.price(gap)).sum::<u64>();
         let stop = state.cursors.stop(end).min(self.version.size);
-        if let (Some(gap), Some(cursor)) = (gaps.last_mut().filter(|gap| gap.end == end), state.cursors.at(end)) {
+        let cursor = state.cursors.at(end).filter(|cursor| cursor.next == end);
+        if let (Some(gap), Some(cursor)) = (gaps.last_mut().filter(|gap| gap.end == end), cursor) {
             let free = state.parts.range(end..).next().map_or(stop, |(start, _)| stop.min(*start));
             let stretched = gap.start..gap.start.saturating_add(cursor.stretch(config)).min(free).max(end);
             let lease = self.ahead.budget.try_acquire(price - self.price(gap) + self.price(&stretched));
@@ -213,25 +241,20 @@ impl FileReader {
         self.ahead.budget.try_acquire(price)
     }
 
-    /// Fetches ahead of the reader whose read ended at `end`, as far as its window and the budget go.
-    fn run_ahead(&self, state: &mut State, end: u64, config: &Config) {
-        loop {
-            let State { cursors, parts, .. } = &mut *state;
-            let stop = cursors.stop(end).min(self.version.size);
-            let Some(cursor) = cursors.at(end) else { return };
-            while let Some((_, part)) = parts.range(..=cursor.frontier).next_back()
-                && cursor.frontier < part.range.end
-            {
-                cursor.fetched(part.range.end);
-            }
-            let Some(range) = cursor.ahead(stop, config) else { return };
-            let mut lease = self.ahead.budget.try_acquire(self.price(&range));
-            if lease.is_none() {
-                return self.ahead.short.store(true, Ordering::Relaxed);
-            }
-            cursor.fetched(range.end);
-            for gap in state.gaps(&range) {
-                self.fetch(state, &gap, Intent::Ahead, &mut lease, Stay::ForCursors);
+    /// Fetches ahead of the readers that go on after `read`, as far as their windows and the budget go.
+    fn run_ahead(&self, state: &mut State, read: &Range<u64>, config: &Config) {
+        for number in state.cursors.concerned(read) {
+            while let Some(range) = state.next_ahead(number, self.version.size, config) {
+                let mut lease = self.ahead.budget.try_acquire(self.price(&range));
+                if lease.is_none() {
+                    return self.ahead.short.store(true, Ordering::Relaxed);
+                }
+                state.cursors.fetched(number, &range);
+                for unread in state.cursors.unread(range) {
+                    for gap in state.gaps(&unread) {
+                        self.fetch(state, &gap, Intent::Ahead, &mut lease, Stay::ForCursors);
+                    }
+                }
             }
         }
     }
@@ -292,13 +315,17 @@ impl FileReader {
 impl Drop for FileReader {
     fn drop(&mut self) {
         self.ahead.readers().known.remove(&self.id);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !state.whole && state.cursors.reads() > 0 && !self.is_small() {
+            self.ahead.habits().left_early(&self.version.path);
+        }
     }
 }
 
 impl Drop for Claims<'_> {
     fn drop(&mut self) {
         self.claims.clear();
-        self.reader.lock().sweep();
+        self.reader.lock().sweep(&(0..0));
     }
 }
 
@@ -327,6 +354,24 @@ impl State {
         gaps
     }
 
+    /// The next range that the cursor of this number wants fetched: before it, or behind where it goes backwards.
+    fn next_ahead(&mut self, number: usize, size: u64, config: &Config) -> Option<Range<u64>> {
+        let State { cursors, parts, .. } = self;
+        let (ahead, behind) = (cursors.stop_ahead(number).min(size), cursors.stop_behind(number));
+        let cursor = cursors.cursor(number)?;
+        while let Some((_, part)) = parts.range(..=cursor.frontier).next_back()
+            && cursor.frontier < part.range.end
+        {
+            cursor.fetched(part.range.end);
+        }
+        while let Some((_, part)) = parts.range(..cursor.floor()).next_back()
+            && cursor.floor() <= part.range.end
+        {
+            cursor.fetched_behind(part.range.start);
+        }
+        cursor.ahead(ahead, config).or_else(|| cursor.behind(behind, config))
+    }
+
     /// Drops what is of another era. Who claims some of it already keeps that.
     fn keep_up(&mut self, era: u64) {
         if self.era != era {
@@ -340,11 +385,12 @@ impl State {
         self.last_read.elapsed() >= QUIET && !self.parts.values().any(|part| part.is_claimed())
     }
 
-    /// Drops the parts that no read waits for and no reader comes to.
-    fn sweep(&mut self) {
+    /// Drops the parts that no read waits for and no reader comes to, but for those that `read` is about to claim.
+    fn sweep(&mut self, read: &Range<u64>) {
         let State { cursors, parts, .. } = self;
         parts.retain(|_, part| {
-            part.is_claimed() || ((part.is_for_anybody() || cursors.want(&part.range)) && !part.is_spent())
+            let claimed = part.is_claimed() || part.range.start < read.end && read.start < part.range.end;
+            claimed || ((part.is_for_anybody() || cursors.want(&part.range)) && !part.is_spent())
         });
     }
 }

@@ -1,7 +1,8 @@
+mod mapping;
 mod traces;
 
 use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -280,6 +281,57 @@ async fn many_readers_share_a_small_budget_without_waste() {
 
 /// In the test's own time, which only the store spends: 15 ms to the first byte, 100 MB/s a connection.
 #[tokio::test(start_paused = true)]
+async fn files_that_are_read_whole_one_after_the_other_lose_little_at_their_beginnings() {
+    const SIZE: u64 = 32 * MIB;
+    let Rig { memory, store, ahead, content, .. } = rig(pattern(SIZE), 256 * MIB);
+    store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), 100_000_000));
+    let open = |name: &str| ahead.open(memory.put(&Path::parse(name).unwrap(), content.clone())).0;
+    let mut took = Vec::new();
+    for number in 0..4 {
+        let (begin, reader) = (Instant::now(), open(&format!("set/{number}.tar")));
+        for at in (0..SIZE).step_by(128 << 10) {
+            check(&reader, &content, at..at + 128 * KIB).await;
+        }
+        took.push(begin.elapsed().as_millis());
+    }
+    assert_eq!(store.bytes_asked(), 4 * SIZE);
+    assert!(took[1..].iter().all(|took| *took < 120) && took[0] > 150, "{took:?}");
+    // Of one that is read elsewhere no more is fetched than of others, and the next one has to show it again.
+    let reader = open("set/5.tar");
+    check(&reader, &content, SIZE - 100..SIZE).await;
+    check(&reader, &content, 0..100).await;
+    drop(reader);
+    assert_eq!(store.bytes_asked(), 4 * SIZE + 2 * 4096);
+    check(&open("set/6.tar"), &content, 0..100).await;
+    assert_eq!(store.bytes_asked(), 4 * SIZE + 3 * 4096);
+}
+
+/// Eight streams of one file whose turns are mixed up, as a busy machine does it.
+#[tokio::test]
+async fn interleaved_streams_whose_requests_come_late_are_fetched_once() {
+    const STREAM: u64 = 16 * MIB;
+    for late in [0, 20, 60] {
+        let rig = rig(vec![0; 8 * STREAM as usize], 256 * MIB);
+        let mut chance = 1u64;
+        let mut reads = Vec::new();
+        for turn in 0..STREAM / (4 * MIB) {
+            for stream in 0..8 {
+                chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let when = (turn * 8 + stream) * 4 + (chance >> 33) % (late + 1);
+                reads.extend((0..4).map(|at| (when, stream * STREAM + turn * 4 * MIB + at * MIB)));
+            }
+        }
+        reads.sort_by_key(|(when, _)| *when);
+        for (_, at) in reads {
+            rig.check(at..at + MIB).await;
+        }
+        let fetched = rig.store.bytes_asked() as f64 / rig.content.len() as f64;
+        assert!(fetched <= 1.05, "{late}: {fetched:.3}");
+    }
+}
+
+/// In the test's own time, which only the store spends: 15 ms to the first byte, 100 MB/s a connection.
+#[tokio::test(start_paused = true)]
 async fn a_sequential_reader_gets_what_eight_connections_give() {
     const SIZE: u64 = 256 * MIB;
     let rig = rig(vec![0; SIZE as usize], 256 * MIB);
@@ -305,7 +357,7 @@ proptest! {
         size in 1..3 * MIB,
         fail in prop::sample::select(vec![0u64, 3]),
         budget in prop::sample::select(vec![256 * KIB, 2 * MIB, 64 * MIB]),
-        tasks in prop::collection::vec(prop::collection::vec((0.0..1.0f64, 1..300_000u64, any::<bool>()), 1..20), 1..5),
+        tasks in prop::collection::vec(prop::collection::vec((0.0..1.0f64, 1..300_000u64, 0..3u8), 1..40), 1..5),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
@@ -316,13 +368,19 @@ proptest! {
             let tasks = tasks.into_iter().map(|reads| {
                 let rig = rig.clone();
                 tokio::spawn(async move {
-                    let mut next = 0;
-                    for (at, length, in_order) in reads {
-                        let start = if in_order { next } else { (at * rig.content.len() as f64) as u64 };
-                        next = start + length;
-                        match rig.reader.read(start..next).await {
+                    let (mut begin, mut next) = (0, 0);
+                    for (at, length, way) in reads {
+                        // On, back, or elsewhere.
+                        let start = match way {
+                            0 => next,
+                            1 => begin - length.min(begin),
+                            _ => (at * rig.content.len() as f64) as u64,
+                        };
+                        let stop = if way == 1 && begin > 0 { begin } else { start + length };
+                        (begin, next) = (start, stop);
+                        match rig.reader.read(start..stop).await {
                             Ok(found) => {
-                                let end = next.min(rig.content.len() as u64);
+                                let end = stop.min(rig.content.len() as u64);
                                 assert!(found.into_bytes() == rig.content[start.min(end) as usize..end as usize]);
                             }
                             Err(error) => assert!(fail > 0 && error.kind == ErrorKind::Unavailable),

@@ -13,6 +13,8 @@ pub(super) const SLACK: u64 = 4 << 20;
 const FIRST: u64 = 1 << 20;
 /// The smallest piece fetched ahead.
 const SMALLEST: u64 = 256 << 10;
+/// A run that grew so often at its beginning is read backwards. Once may be chance, or two requests out of order.
+const BACKWARDS: u32 = 2;
 
 /// How far readers go, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(super) struct Usual {
     pub(super) run: u64,
     /// One that went so far is not like them.
     pub(super) exception: u64,
+    /// It was seen, and is not what is believed of files in general.
+    pub(super) seen: bool,
 }
 
 /// A reader that goes through the file in order, as far as it has shown.
@@ -32,6 +36,14 @@ pub(super) struct Cursor {
     pub(super) next: u64,
     /// The end of what was fetched for it; never before `next`.
     pub(super) frontier: u64,
+    /// The start of what was fetched for it towards the file's beginning; never behind `begin`.
+    floor: u64,
+    /// How far it went forwards from where it began to do so: of its run what lies before `next`.
+    gained: u64,
+    /// How many times its run grew at its beginning: a copy out of a mapping may go backwards.
+    back: u32,
+    /// The end of the furthest read of what was fetched ahead of it, made before its turn.
+    lead: u64,
     /// How many reads it was that each went on where the one before ended.
     reads: u32,
     /// The second followed the first before others came.
@@ -40,6 +52,8 @@ pub(super) struct Cursor {
     reach: u64,
     /// How far readers of this file go that began elsewhere.
     usual: Option<Usual>,
+    /// It goes on to the end of the file, as others of its kind did.
+    believed: bool,
 }
 
 impl Cursor {
@@ -49,11 +63,27 @@ impl Cursor {
             begin: first.start,
             next: first.end,
             frontier: first.end,
+            floor: first.start,
+            gained: first.end - first.start,
+            back: 0,
+            lead: 0,
             reads: 1,
             at_once: false,
             reach: FIRST,
             usual,
+            believed: false,
         }
+    }
+
+    /// Files of this kind are read whole, and it is right to be `reach` bytes ahead of who does.
+    pub(super) fn believe(&mut self, reach: u64) {
+        (self.believed, self.at_once, self.reads) = (true, true, self.reads.max(2));
+        self.reach = self.reach.max(reach);
+    }
+
+    /// How far ahead of it to be at most, as it showed.
+    pub(super) fn reach(&self) -> u64 {
+        self.reach
     }
 
     /// It had to wait: it should be run further ahead of.
@@ -62,7 +92,7 @@ impl Cursor {
     }
 
     /// It began at the beginning and went on at once: most likely to the end.
-    fn reads_the_file(&self) -> bool {
+    pub(super) fn reads_the_file(&self) -> bool {
         self.begin == 0 && self.at_once
     }
 
@@ -71,8 +101,21 @@ impl Cursor {
         self.next - self.begin
     }
 
+    /// How far it went forwards.
+    pub(super) fn gained(&self) -> u64 {
+        self.gained
+    }
+
     pub(super) fn is_sequential(&self) -> bool {
         self.reads > 1
+    }
+
+    /// How far readers of this file go is known better by now.
+    pub(super) fn learn(&mut self, usual: Usual) {
+        // After a restart it has nothing to go by but itself.
+        if self.usual.is_some() {
+            self.usual = Some(usual);
+        }
     }
 
     /// How far from this reader a read that begins at `start` is, if it may be its next. A single read is followed by
@@ -88,10 +131,46 @@ impl Cursor {
     /// Takes note of a read of its own.
     pub(super) fn goes_on(&mut self, read: &Range<u64>) {
         if read.end > self.next {
+            self.gained += read.end - self.next;
             self.next = read.end;
             self.fetched(read.end);
             self.reads = self.reads.saturating_add(1);
         }
+    }
+
+    /// What follows it was read before, up to `end`.
+    pub(super) fn passes(&mut self, end: u64) {
+        self.next = self.next.max(end);
+        self.fetched(end);
+    }
+
+    /// Takes over the run of `other`, which began where this one ends by now. `backwards` where this one is the younger.
+    pub(super) fn joins(&mut self, other: &Cursor, backwards: bool) {
+        if backwards {
+            // Which way it went forwards, and what is known of it, is of the elder.
+            let Cursor { begin, floor, reads, at_once, .. } = *self;
+            *self = Cursor { begin, floor: floor.min(other.floor), at_once, back: other.back + 1, ..other.clone() };
+            self.reads = self.reads.saturating_add(reads);
+            return;
+        }
+        if other.back == 0 || other.run() <= SLACK {
+            self.goes_on(&(self.next..other.next));
+            return self.fetched(other.frontier);
+        }
+        // A piece was copied backwards, down to where it began.
+        let Cursor { next, .. } = *other;
+        let (reads, gained, back) = (1, 0, 0);
+        *self = Cursor { begin: next, next, frontier: next, floor: next, reads, gained, back, ..self.clone() };
+    }
+
+    /// `read`, of what it covers, was made before its turn: so much further is it run ahead of.
+    pub(super) fn leads(&mut self, read: &Range<u64>) {
+        self.lead = self.lead.max(read.end);
+    }
+
+    /// Something within what was fetched ahead of it is read before what lies between.
+    pub(super) fn covers(&self, read: &Range<u64>) -> bool {
+        self.is_sequential() && self.next <= read.start && read.end <= self.frontier
     }
 
     /// Everything before `end` is fetched, or on its way.
@@ -101,7 +180,8 @@ impl Cursor {
 
     /// What was ahead of it is gone: it begins anew from where it is.
     pub(super) fn restart(&mut self) {
-        (self.begin, self.frontier, self.reads, self.usual) = (self.next, self.next, 1, None);
+        (self.begin, self.frontier, self.floor) = (self.next, self.next, self.next);
+        (self.gained, self.back, self.reads, self.usual, self.believed) = (0, 0, 1, None, false);
     }
 
     /// How far ahead to be. As much again as was read in order: a run that ends has cost at most its own length. A
@@ -112,10 +192,11 @@ impl Cursor {
         let enough = if self.reads_the_file() { 2 } else { 3 };
         let window = match (self.reads >= enough, self.reads_the_file()) {
             (false, _) => 0,
+            (true, true) if self.believed => self.reach,
             (true, true) => run.saturating_mul(2).max(FIRST),
-            // Behind where others stop, it has to earn it anew.
+            // Behind where others were seen to stop, it has to earn it anew.
             (true, false) => match self.usual {
-                Some(usual) if run > usual.exception => run - usual.exception,
+                Some(usual) if usual.seen && self.gained > usual.exception => self.gained - usual.exception,
                 _ => run,
             },
         };
@@ -125,16 +206,18 @@ impl Cursor {
     /// Where to stop for now: where others did, until it is an exception.
     fn limit(&self) -> u64 {
         match self.usual {
-            Some(usual) if !self.reads_the_file() && self.run() <= usual.exception => {
-                self.begin.saturating_add(usual.run).max(self.next)
+            Some(usual) if !self.reads_the_file() && self.gained <= usual.exception => {
+                (self.next - self.gained).saturating_add(usual.run).max(self.next)
             }
             _ => u64::MAX,
         }
     }
 
-    /// How much to ask of the store at once.
+    /// How much to ask of the store at once. Who has gone far will go on, so that larger parts are no risk.
     fn part(&self, config: &Config) -> u64 {
-        (self.window(config) / 4).max(SMALLEST).min(config.part)
+        let window = self.window(config);
+        let parts = if self.run() >= 2 * window { 2 } else { 4 };
+        (window / parts).max(SMALLEST).min(config.part)
     }
 
     /// How much a read that has to be waited for asks for, at least.
@@ -145,14 +228,56 @@ impl Cursor {
     /// The next range to fetch ahead. Only whole parts that fit the window, but for the file's last.
     pub(super) fn ahead(&self, size: u64, config: &Config) -> Option<Range<u64>> {
         let stop = self.limit().min(size);
-        let limit = self.next.saturating_add(self.window(config)).min(stop);
+        let window = self.window(config);
+        // Twice the window at most, lest reads before their turn draw it on and on.
+        let from = self.next.max(self.lead.min(self.next.saturating_add(window)));
+        let limit = from.saturating_add(window).min(stop);
         let end = self.frontier.saturating_add(self.part(config)).min(stop);
         (self.frontier < limit && end <= limit).then_some(self.frontier..end)
     }
 
+    /// The next range to fetch of what lies before its run, for one that goes backwards; never before `stop`. As much
+    /// again as was read so, as ahead.
+    pub(super) fn behind(&self, stop: u64, config: &Config) -> Option<Range<u64>> {
+        if self.back < BACKWARDS {
+            return None;
+        }
+        let window = self.run().min(self.reach).min(config.window);
+        let limit = self.begin.saturating_sub(window).max(stop);
+        let part = (window / 4).max(SMALLEST).min(config.part);
+        let start = self.floor.saturating_sub(part).max(stop);
+        (limit < self.floor && limit <= start).then_some(start..self.floor)
+    }
+
+    /// Everything from `start` to its run is fetched, or on its way.
+    pub(super) fn fetched_behind(&mut self, start: u64) {
+        self.floor = self.floor.min(start);
+    }
+
+    /// Something that it left out, or that it came to by what was read before its turn.
+    pub(super) fn passed(&self, read: &Range<u64>) -> bool {
+        self.reads_the_file() && read.end <= self.next
+    }
+
+    /// It goes backwards, and `read` is where it is, or within what was fetched for it so.
+    pub(super) fn is_backwards_at(&self, read: &Range<u64>) -> bool {
+        self.back > 0 && self.floor <= read.start && read.start.saturating_sub(self.begin) <= SLACK
+    }
+
+    /// Its run was read backwards, the last time it grew.
+    pub(super) fn went_backwards(&self) -> bool {
+        self.back > 0
+    }
+
+    /// The start of what was fetched towards the file's beginning.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Whether it may still come to bytes of `range`.
     pub(super) fn wants(&self, range: &Range<u64>) -> bool {
-        self.is_sequential() && self.next.saturating_sub(SLACK) < range.end && range.start < self.frontier
+        let ahead = self.next.saturating_sub(SLACK) < range.end && range.start < self.frontier;
+        self.is_sequential() && (ahead || self.floor < range.end && range.start < self.begin)
     }
 }
 
@@ -241,7 +366,8 @@ mod tests {
     #[test]
     fn where_others_stopped_it_stops_until_it_goes_on() {
         let begin = 100 * MIB;
-        let mut cursor = Cursor::new(&(begin..begin + 128 * KIB), Some(Usual { run: MIB, exception: 2 * MIB }));
+        let mut cursor =
+            Cursor::new(&(begin..begin + 128 * KIB), Some(Usual { run: MIB, exception: 2 * MIB, seen: true }));
         let ahead = walk(&mut cursor, 1 << 30, 128 * KIB, 7);
         assert_eq!((cursor.next, ahead.last().unwrap().end, cursor.stretch(&CONFIG)), (begin + MIB, begin + MIB, 0));
         // As far again is no news.

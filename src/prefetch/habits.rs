@@ -1,0 +1,137 @@
+//! Whether files are read whole, told from what became of the last ones of their kind: those of one folder whose names end
+//! alike. The first read of another one may then be run ahead of as if it had gone on for long.
+//!
+//! Pure: no clock, no store.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::backend::Path;
+
+/// Kinds that are remembered.
+const MOST: usize = 256;
+/// One that is left early is undone by as many that are not, and one more.
+const DOUBT: i8 = 2;
+/// More of the same tells no more.
+const CERTAIN: i8 = 4;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Habits {
+    known: HashMap<u64, Habit>,
+    files: u64,
+}
+
+#[derive(Debug, Default)]
+struct Habit {
+    /// Above zero where files of the kind are read whole.
+    score: i8,
+    /// How far ahead of the last one it was right to be, in bytes.
+    reach: u64,
+    /// When a file of it was read last, counted in files.
+    last: u64,
+}
+
+impl Habits {
+    /// How far ahead of the first read of the file at `path` to be; `None` where it has to show first that it goes on.
+    pub(super) fn reach(&self, path: &Path) -> Option<u64> {
+        self.known.get(&kind(path)).filter(|habit| habit.score > 0).map(|habit| habit.reach)
+    }
+
+    /// The file at `path` was read in order to its end, and at last run ahead of by `reach` bytes.
+    pub(super) fn read_whole(&mut self, path: &Path, reach: u64) {
+        let habit = self.habit(path);
+        habit.score = (habit.score + 1).min(CERTAIN);
+        habit.reach = reach;
+    }
+
+    /// The file at `path` was read, and left before its end.
+    pub(super) fn left_early(&mut self, path: &Path) {
+        self.habit(path).score = -DOUBT;
+    }
+
+    fn habit(&mut self, path: &Path) -> &mut Habit {
+        self.files += 1;
+        let kind = kind(path);
+        if self.known.len() >= MOST
+            && !self.known.contains_key(&kind)
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, habit)| habit.last).map(|(kind, _)| *kind)
+        {
+            self.known.remove(&oldest);
+        }
+        let habit = self.known.entry(kind).or_default();
+        habit.last = self.files;
+        habit
+    }
+}
+
+/// A folder, and how names end.
+fn kind(path: &Path) -> u64 {
+    let path = path.as_bytes();
+    let name = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let end = path.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > name).map_or(path.len(), |dot| dot);
+    let mut hasher = DefaultHasher::new();
+    (&path[..name], &path[end..]).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(path: &str) -> Path {
+        Path::parse(path).unwrap()
+    }
+
+    #[test]
+    fn files_are_of_a_kind_by_their_folder_and_the_end_of_their_name() {
+        let mut habits = Habits::default();
+        habits.read_whole(&path("set.d/a.tar"), 5);
+        for (other, reach) in [
+            ("set.d/b.tar", Some(5)),
+            ("set.d/b.idx", None),
+            ("set.d/b", None),
+            ("set.d/more/b.tar", None),
+            ("b.tar", None),
+            ("set.d/.tar", None),
+        ] {
+            assert_eq!(habits.reach(&path(other)), reach, "{other}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_left_early_undoes_it_for_a_while() {
+        let mut habits = Habits::default();
+        let file = path("d/f");
+        // Whether each was read whole, and what is believed of the next.
+        for (whole, believed) in [
+            (true, true),
+            (true, true),
+            (true, true),
+            (false, false),
+            (true, false),
+            (true, false),
+            (true, true),
+            (false, false),
+            (false, false),
+            (true, false),
+        ] {
+            if whole {
+                habits.read_whole(&file, 7)
+            } else {
+                habits.left_early(&file)
+            }
+            assert_eq!(habits.reach(&file).is_some(), believed);
+        }
+    }
+
+    #[test]
+    fn few_kinds_are_remembered_the_last_ones() {
+        let mut habits = Habits::default();
+        for number in 0..2 * MOST {
+            habits.read_whole(&path(&format!("{number}/f")), 1);
+            assert!(habits.known.len() <= MOST);
+        }
+        assert!(habits.reach(&path("0/f")).is_none() && habits.reach(&path(&format!("{}/f", 2 * MOST - 1))).is_some());
+    }
+}
