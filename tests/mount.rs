@@ -4,6 +4,11 @@
 
 #[path = "mount/ahead.rs"]
 mod ahead;
+#[path = "mount/crowded.rs"]
+mod crowded;
+mod replies;
+#[path = "mount/unopened.rs"]
+mod unopened;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -54,9 +59,20 @@ impl Mount {
     }
 
     fn over(backend: Arc<dyn Backend>, store: Memory, config: vfs::Config, serve: &fuse::Config) -> Option<Mount> {
+        Mount::within(BUDGET, backend, store, config, serve)
+    }
+
+    fn within(
+        budget: u64,
+        backend: Arc<dyn Backend>,
+        store: Memory,
+        config: vfs::Config,
+        serve: &fuse::Config,
+    ) -> Option<Mount> {
         if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
             return None;
         }
+        replies::watch();
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("volume");
         fs::create_dir(&dir).unwrap();
@@ -66,8 +82,9 @@ impl Mount {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("millrace-test"), &dir, Some("fuse"), flags, Some(options.as_str())).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let budget = Budget::new(BUDGET);
-        let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(BUDGET));
+        let ahead = prefetch::Config::for_budget(budget);
+        let budget = Budget::new(budget);
+        let ahead = ReadAhead::new(backend.clone(), budget.clone(), ahead);
         let vfs = Arc::new(Vfs::new(backend, ahead, budget, config));
         let session = Session::start(device.into(), vfs.clone(), serve, runtime.handle()).unwrap();
         Some(Mount { store, dir, vfs, session, runtime, _parent: parent })
@@ -129,6 +146,7 @@ impl Drop for Mount {
             let _ = umount2(&self.dir, MntFlags::MNT_FORCE);
             eprintln!("the session outlived its mount");
         }
+        replies::assert_none_refused();
     }
 }
 

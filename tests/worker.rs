@@ -27,6 +27,7 @@ mod random;
 mod refused;
 #[path = "worker/renewal.rs"]
 mod renewal;
+mod replies;
 #[path = "worker/rewritten.rs"]
 mod rewritten;
 #[path = "worker/scraped.rs"]
@@ -78,6 +79,7 @@ impl Rig {
         if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
             return None;
         }
+        replies::watch();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let options =
             Options { users: vec![User::new(KEY, SECRET)], buckets: vec!["bucket".into()], ..Options::default() };
@@ -185,6 +187,7 @@ impl Drop for Rig {
             let _ = nix::mount::umount2(point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
         }
         memory::remove_cgroups(&self.state());
+        replies::assert_none_refused();
     }
 }
 

@@ -54,6 +54,7 @@ pub const OPTION_WORDS: &[&str] = &[
     "memory",
     "overwrite",
     "readAheadKb",
+    "skipOpens",
     "timeout",
     "ttl",
     "uid",
@@ -104,6 +105,11 @@ impl Parameters {
                 _ => return Err(unknown(word, place)),
             };
             outcome.map_err(|why| bad(word, &why))?;
+        }
+        if parsed.options.skip_opens && !parsed.options.immutable {
+            let why =
+                "needs `immutable: true` beside it: what is opened unasked would show old bytes of a file that changes";
+            return Err(bad("skipOpens", why));
         }
         Ok(parsed)
     }
@@ -162,6 +168,7 @@ fn set(options: &mut VolumeOptions, word: &str, value: &str) -> Result<(), Strin
         "memory" => options.memory = memory(value)?,
         "readAheadKb" => options.read_ahead_kb = read_ahead(value)?,
         "immutable" => options.immutable = one_of(value, "true, false")?,
+        "skipOpens" => options.skip_opens = one_of(value, "true, false")?,
         "announce" => options.announce = one_of(value, "true, false")?,
         "cache" => options.cache = one_of(value, "none, disk")?,
         "cacheSize" => options.cache_size = cache_size(value)?,
@@ -271,6 +278,7 @@ mod tests {
                 ("memory", "64Mi"),
                 ("readAheadKb", "128"),
                 ("immutable", "true"),
+                ("skipOpens", "true"),
                 ("announce", "false"),
                 ("cache", "disk"),
                 ("cacheSize", "2Ti"),
@@ -295,6 +303,7 @@ mod tests {
             memory: 64 << 20,
             read_ahead_kb: 128,
             immutable: true,
+            skip_opens: true,
             announce: false,
             cache: CacheMode::Disk,
             cache_size: 2 << 40,
@@ -320,6 +329,8 @@ mod tests {
             ("memory", "1.5Gi", "whole number"),
             ("readAheadKb", "many", "KiB"),
             ("immutable", "yes", "true, false"),
+            ("skipOpens", "yes", "true, false"),
+            ("skipOpens", "true", "immutable: true"),
             ("cache", "memory", "none, disk"),
             ("cacheSize", "1Mi", "at least 64Mi"),
             ("authTtl", "0s", "from 1s"),

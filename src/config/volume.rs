@@ -55,6 +55,9 @@ pub struct VolumeOptions {
     pub read_ahead_kb: u32,
     /// The data never changes: believed for ever (word `immutable`).
     pub immutable: bool,
+    /// The kernel opens files without asking, instead of reading cached ones by itself; of immutable volumes (word
+    /// `skipOpens`).
+    pub skip_opens: bool,
     /// Programs may say in what order they will read, by `.millrace/ahead` (word `announce`).
     pub announce: bool,
     /// Whether what was read is kept on the node (word `cache`).
@@ -84,6 +87,7 @@ impl Default for VolumeOptions {
             memory: 256 << 20,
             read_ahead_kb: 4096,
             immutable: false,
+            skip_opens: false,
             announce: true,
             cache: CacheMode::None,
             cache_size: 16 << 30,

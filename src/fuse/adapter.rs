@@ -21,6 +21,7 @@ use super::errno::errno;
 use super::handshake::negotiate;
 use super::operations::Operation;
 use super::reply::{self, done};
+use super::unopened::NEVER_AGAIN;
 use super::words::{announcement, how, time};
 use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
 
@@ -37,11 +38,13 @@ pub(super) struct Adapter {
     max_background: u16,
     /// Whether files may be read past this process; false from INIT on where the kernel cannot.
     passes: Arc<AtomicBool>,
+    /// Whether the kernel opens files without asking; false from INIT on where it cannot.
+    skips: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(answers: Answers, max_background: u16, passes: Arc<AtomicBool>) -> Adapter {
-        Adapter { answers, max_background, passes }
+    pub(super) fn new(answers: Answers, max_background: u16, passes: Arc<AtomicBool>, skips: bool) -> Adapter {
+        Adapter { answers, max_background, passes, skips }
     }
 
     /// How long the kernel may believe what it is told now.
@@ -66,7 +69,7 @@ async fn close(vfs: Arc<Vfs>, opened: Opened) {
 /// `clippy::missing_trait_methods` cannot spare one.
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.max_background, &self.passes, self.answers.vfs.in_place())
+        negotiate(config, self.max_background, &self.passes, &mut self.skips, self.answers.vfs.in_place())
     }
 
     fn destroy(&mut self) {}
@@ -202,6 +205,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.skips {
+            return reply.error(NEVER_AGAIN);
+        }
         let (vfs, ino) = (self.vfs(), Ino(ino.0));
         let how = OpenOptions { exclusive: false, ..how(flags.0) };
         let call = {
@@ -217,7 +223,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -225,8 +231,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (vfs, handle) = (self.vfs(), Handle(fh.0));
-        let call = async move { vfs.answer(handle, offset, size).await };
+        let (vfs, skips) = (self.vfs(), self.skips);
+        let call = async move {
+            match skips {
+                true => vfs.answer_unopened(Ino(ino.0), offset, size).await,
+                false => vfs.answer(Handle(fh.0), offset, size).await,
+            }
+        };
         let (operations, reply) = (self.answers.operations.clone(), reply::data(reply));
         self.answers.ask(Operation::Read, req.pid(), call, move |outcome| {
             operations.read(outcome.as_ref().map_or(0, |answer| answer.bytes.len()));
@@ -257,6 +268,9 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        if self.skips {
+            return reply.error(NEVER_AGAIN);
+        }
         let (vfs, handle, owners) = (self.vfs(), Handle(fh.0), [Owner::Files(lock_owner.0), Owner::Thread(req.pid())]);
         let call = async move { vfs.flush(handle, &owners).await };
         self.answers.transfer(Operation::Flush, req.pid(), call, done(reply));
@@ -277,6 +291,10 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if self.skips {
+            // Nothing is ever written there.
+            return reply.ok();
+        }
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         self.answers.transfer(Operation::Fsync, req.pid(), async move { vfs.fsync(handle).await }, done(reply));
     }
@@ -427,7 +445,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let Some(anew) = announcement(cmd) else { return reply.error(Errno::ENOTTY) };
+        let Some(anew) = announcement(cmd).filter(|_| fh.0 != 0) else { return reply.error(Errno::ENOTTY) };
         let (vfs, handle, paths) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(in_data));
         let call = async move { vfs.announce(handle, &paths, anew) };
         self.answers.ask(Operation::Ioctl, req.pid(), call, reply::announced(reply));
@@ -460,14 +478,17 @@ impl Filesystem for Adapter {
         reply.error(Errno::EOPNOTSUPP);
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let outcome = self.answers.vfs.seek(Handle(fh.0), offset, what);
+        let outcome = match self.skips {
+            true => self.answers.vfs.seek_unopened(Ino(ino.0), offset, what),
+            false => self.answers.vfs.seek(Handle(fh.0), offset, what),
+        };
         self.answers.operations.ended(Operation::Seek, &outcome);
         match outcome {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fuser::{InitFlags, KernelConfig};
 
 /// Asks for what the calls rely on, and, where files are changed `in_place` by others too, for pages that go with their
-/// file's old attributes. Where files are to be read past this process, `passes` says from then on whether the kernel can.
+/// file's old attributes. Where files are to be read past this process, `passes` says from then on whether the kernel can,
+/// and where they are to be opened without asking, `skips` says it.
 ///
 /// # Errors
 /// A kernel without what nothing can stand in for.
@@ -14,6 +15,7 @@ pub(super) fn negotiate(
     config: &mut KernelConfig,
     max_background: u16,
     passes: &AtomicBool,
+    skips: &mut bool,
     in_place: bool,
 ) -> io::Result<()> {
     // Without it `> f` arrives as a truncation by path, indistinguishable from truncate(2).
@@ -42,6 +44,7 @@ pub(super) fn negotiate(
         tracing::info!("this kernel's FUSE has no passthrough");
         passes.store(false, Ordering::Relaxed);
     }
+    *skips = *skips && config.add_capabilities(InitFlags::FUSE_NO_OPEN_SUPPORT).is_ok();
     let _ = config.set_max_background(max_background);
     Ok(())
 }

@@ -9,7 +9,9 @@ mod answer;
 mod errno;
 mod handshake;
 mod operations;
+mod prune;
 mod reply;
+mod unopened;
 mod waiting;
 mod words;
 
@@ -33,6 +35,7 @@ use crate::vfs::{Invalidation, Vfs};
 use adapter::Adapter;
 use answer::Answers;
 use operations::Operations;
+use prune::Prune;
 use waiting::Waiting;
 
 /// How a connection is served.
@@ -46,11 +49,14 @@ pub struct Config {
     pub max_background: u16,
     /// Files may be read past this process, where the kernel can ([`Session::passes`]).
     pub passthrough: bool,
+    /// The kernel opens files without asking; it then reads none past this process.
+    pub skip_opens: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { timeout: Duration::from_secs(60).into(), threads: 4, max_background: 64, passthrough: false }
+        let timeout = Duration::from_secs(60).into();
+        Config { timeout, threads: 4, max_background: 64, passthrough: false, skip_opens: false }
     }
 }
 
@@ -82,12 +88,13 @@ impl Session {
         let mut options = fuser::Config::default();
         options.n_threads = Some(config.threads.max(1));
         // Who may do what is decided by the kernel (`default_permissions`) or by the store.
-        let passes = Arc::new(AtomicBool::new(config.passthrough));
-        let adapter = Adapter::new(answers, config.max_background, passes.clone());
+        let passes = Arc::new(AtomicBool::new(config.passthrough && !config.skip_opens));
+        let adapter = Adapter::new(answers, config.max_background, passes.clone(), config.skip_opens);
+        let mut prune = Prune::on(device.try_clone()?.into());
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
         let (notifier, invalidations, told) = (session.notifier(), vfs.invalidations(), vfs.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());
-        named("fuse-invalidate").spawn(move || invalidate(&notifier, &invalidations, &told))?;
+        named("fuse-invalidate").spawn(move || invalidate(&notifier, &mut prune, &invalidations, &told))?;
         let (end, ended) = watch::channel(None);
         let runtime = runtime.clone();
         named("fuse-session").spawn(move || {
@@ -133,13 +140,14 @@ impl Session {
 }
 
 /// Tells the kernel what to forget. May wait long for one: nobody waits for this.
-fn invalidate(notifier: &Notifier, invalidations: &mpsc::Receiver<Invalidation>, vfs: &Vfs) {
+fn invalidate(notifier: &Notifier, prune: &mut Prune, invalidations: &mpsc::Receiver<Invalidation>, vfs: &Vfs) {
     for what in invalidations {
         let told = match &what {
             Invalidation::Entry { parent, name } => {
                 notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
             }
             Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+            Invalidation::Unused(inos) => prune.ask(inos),
             Invalidation::Fence(number) => {
                 vfs.passed(*number);
                 continue;

@@ -287,7 +287,9 @@ impl Vfs {
                 (inodes.enter_unseen(&path, listed.ino, listed.kind), false)
             }
         };
-        Ok(Taken { attr: self.attr(ino, inodes.get(ino)?), sure, counted: true })
+        let attr = self.attr(ino, inodes.get(ino)?);
+        self.thin_out(&mut inodes);
+        Ok(Taken { attr, sure, counted: true })
     }
 
     fn begin_listing(&self, ino: Ino) -> Result<Listing> {

@@ -40,7 +40,8 @@ pub(super) struct Handles {
 
 impl Handles {
     pub(super) fn insert(&self, open: Open) -> Handle {
-        let handle = Handle(self.next.fetch_add(1, Ordering::Relaxed));
+        // 0 is what the kernel says of a file that it opened without asking.
+        let handle = Handle(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         self.lock().insert(handle, open);
         handle
     }

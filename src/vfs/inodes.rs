@@ -7,7 +7,7 @@
 //! The table is never held over an await.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -39,6 +39,8 @@ pub(super) struct Inode {
     pub(super) content: Content,
     lookups: u64,
     handles: u64,
+    /// It was looked up since [`Inodes::coldest`] came by.
+    warm: bool,
 }
 
 #[derive(Debug)]
@@ -166,6 +168,8 @@ pub(super) struct Inodes {
     names: HashMap<Path, Ino>,
     /// Files being written, so that a directory finds its own among few.
     being_written: HashSet<Ino>,
+    /// All of them and some that are gone, in the order in which [`Inodes::coldest`] comes by.
+    round: VecDeque<Ino>,
 }
 
 impl Inodes {
@@ -179,11 +183,13 @@ impl Inodes {
             content: Content::Directory,
             lookups: 1,
             handles: 0,
+            warm: true,
         };
         Inodes {
             inodes: HashMap::from([(Ino::ROOT, root)]),
             names: HashMap::from([(Path::root(), Ino::ROOT)]),
             being_written: HashSet::new(),
+            round: VecDeque::new(),
         }
     }
 
@@ -274,6 +280,7 @@ impl Inodes {
         }
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lookups += 1;
+            inode.warm = true;
             // What is changed in place here is what its last write left; the store may have been asked before that.
             if !inode.is_being_written() && !inode.is_open_in_place() {
                 inode.mtime = meta.mtime;
@@ -337,6 +344,7 @@ impl Inodes {
     pub(super) fn count(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lookups += 1;
+            inode.warm = true;
         }
     }
 
@@ -471,9 +479,39 @@ impl Inodes {
             content,
             lookups: 0,
             handles: 0,
+            warm: true,
         };
         self.inodes.insert(ino, inode);
         self.names.insert(path.clone(), ino);
+        self.round.push_back(ino);
+        if self.round.len() > 2 * self.inodes.len() + 64 {
+            let mut seen = HashSet::new();
+            self.round.retain(|ino| self.inodes.contains_key(ino) && seen.insert(*ino));
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Up to `most` that nobody has open and that were not looked up since this came by last.
+    pub(super) fn coldest(&mut self, most: usize) -> Vec<Ino> {
+        let mut found = Vec::new();
+        // Who is looked up all the time is passed by, and that costs something.
+        for _ in 0..self.round.len().min(8 * most) {
+            let Some(ino) = self.round.pop_front() else { break };
+            let Some(inode) = self.inodes.get_mut(&ino) else { continue };
+            self.round.push_back(ino);
+            let warm = std::mem::take(&mut inode.warm);
+            if !warm && inode.handles == 0 && !inode.is_being_written() {
+                found.push(ino);
+                if found.len() == most {
+                    break;
+                }
+            }
+        }
+        found
     }
 
     fn reap(&mut self, ino: Ino) {
@@ -555,6 +593,26 @@ mod tests {
         assert!(table.get(ino).is_err() && table.at(&path("g")).is_none());
         table.forget(Ino::ROOT, u64::MAX);
         assert!(table.get(Ino::ROOT).is_ok());
+    }
+
+    #[test]
+    fn the_coldest_are_those_that_were_not_looked_up_again() {
+        let mut table = Inodes::new();
+        let names: Vec<_> = (0..100).map(|number| format!("f{number:02}")).collect();
+        let inos: Vec<_> = names.iter().map(|name| table.enter(&path(name), &file(name, "1"))).collect();
+        assert!(table.coldest(10).is_empty(), "each is new");
+        table.open(inos[3], false).unwrap();
+        assert!(table.coldest(100).is_empty());
+        table.enter(&path("f05"), &file("f05", "1"));
+        table.forget(inos[0], 1);
+        let cold = table.coldest(100);
+        assert_eq!(cold.len(), 97, "{cold:?}");
+        assert!([0, 3, 5].iter().all(|at| !cold.contains(&inos[*at])));
+        for _ in 0..1000 {
+            let ino = table.enter(&path("again"), &file("again", "1"));
+            table.forget(ino, 1);
+        }
+        assert!(table.round.len() < 400, "{}", table.round.len());
     }
 
     #[test]

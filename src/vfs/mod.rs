@@ -7,6 +7,7 @@ mod attributes;
 mod changes;
 mod control;
 mod count;
+mod crowd;
 mod dirs;
 mod error;
 mod handles;
@@ -27,6 +28,7 @@ mod reign;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod unopened;
 mod write;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +53,7 @@ use crate::prefetch::ReadAhead;
 use crate::tunable::Span;
 use changes::Changes;
 use control::Orders;
+use crowd::Crowd;
 use handles::Handles;
 use inodes::{Content, File, Inode, Inodes};
 use ledger::Ledger;
@@ -59,6 +62,7 @@ use locks::Locks;
 use passing::Passing;
 use recent::Recent;
 use reign::Reign;
+use unopened::Unopened;
 
 /// How a volume is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,6 +155,8 @@ pub enum Invalidation {
     },
     /// An inode's attributes and pages.
     Inode(Ino),
+    /// These inodes, as far as nobody uses them.
+    Unused(Vec<Ino>),
     /// Nothing; [`Vfs::passed`] is to be told that all before it is done.
     Fence(u64),
 }
@@ -175,6 +181,7 @@ pub struct Vfs {
     budget: Budget,
     config: Config,
     inodes: Mutex<Inodes>,
+    crowd: Crowd,
     handles: Handles,
     changes: Changes,
     listings: Listings,
@@ -183,6 +190,7 @@ pub struct Vfs {
     reign: Reign,
     recent: Recent,
     passing: Passing,
+    unopened: Unopened,
     fences: watch::Sender<u64>,
     last_fence: Mutex<u64>,
     locks: Locks,
@@ -200,6 +208,7 @@ impl Vfs {
             budget,
             config,
             inodes: Mutex::new(Inodes::new()),
+            crowd: Crowd::default(),
             handles: Handles::default(),
             changes: Changes::default(),
             orders: Orders::default(),
@@ -207,6 +216,7 @@ impl Vfs {
             reign: Reign::default(),
             recent: Recent::default(),
             passing: Passing::default(),
+            unopened: Unopened::default(),
             fences: watch::Sender::new(0),
             last_fence: Mutex::new(0),
             locks: Locks::default(),
@@ -256,7 +266,9 @@ impl Vfs {
 
     /// The kernel gives back lookups of an inode.
     pub fn forget(&self, ino: Ino, lookups: u64) {
-        self.inodes().forget(ino, lookups);
+        let mut inodes = self.inodes();
+        inodes.forget(ino, lookups);
+        self.crowd.shrink(inodes.len());
     }
 
     /// Where the next data, or the next hole, begins from `offset` on. Files have no holes.
@@ -265,6 +277,14 @@ impl Vfs {
     /// `NoData` at or behind the end, `BadHandle`
     pub fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Result<u64> {
         let ino = self.handles.file(handle)?;
+        self.seek_unopened(ino, offset, what)
+    }
+
+    /// As [`Vfs::seek`], of a file that was opened without asking.
+    ///
+    /// # Errors
+    /// `NoData`, `Stale`
+    pub fn seek_unopened(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
         let size = self.inodes().get(ino)?.size();
         match what {
             _ if offset >= size => Err(Error::NoData),

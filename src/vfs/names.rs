@@ -98,7 +98,9 @@ impl Vfs {
         if inodes.written_at(path).is_some() || asked.changed(path).is_some() {
             return None;
         }
-        Some(inodes.enter(path, meta))
+        let ino = inodes.enter(path, meta);
+        self.thin_out(&mut inodes);
+        Some(ino)
     }
 
     /// Asks the store what lies at `path`, takes it in and counts a lookup of it.
@@ -127,7 +129,9 @@ impl Vfs {
                 // Asked under the table's lock: a change is recorded before the table learns of it.
                 There::Store(meta, asked) if asked.changed(path).is_none() => {
                     self.listings.confirm(path, &meta);
-                    return Ok(inodes.enter(path, &meta));
+                    let ino = inodes.enter(path, &meta);
+                    self.thin_out(&mut inodes);
+                    return Ok(ino);
                 }
                 There::Here(_) | There::Store(..) => {}
             }

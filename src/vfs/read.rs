@@ -61,6 +61,14 @@ pub struct Answer {
     _held: Held,
 }
 
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of {
+    Handle(Handle),
+    /// A file that the kernel opened without asking.
+    Unopened(Ino),
+}
+
 enum Source {
     Written(Gate),
     /// With how far the file had been fetched ahead, where this is the first to read it.
@@ -135,9 +143,13 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::read`].
     pub async fn answer(&self, handle: Handle, offset: u64, size: u32) -> Result<Answer> {
+        self.answer_of(Of::Handle(handle), offset, size).await
+    }
+
+    pub(super) async fn answer_of(&self, what: Of, offset: u64, size: u32) -> Result<Answer> {
         loop {
             let reign = self.reign.number();
-            let outcome = self.read_in_one_reign(handle, offset, size).await;
+            let outcome = self.read_in_one_reign(what, offset, size).await;
             // Else it is another principal's, failure or not.
             if let Some(held) = self.reign.hold(reign).await {
                 return outcome.map(|bytes| Answer { bytes, _held: held });
@@ -154,12 +166,15 @@ impl Vfs {
         Ok(self.answer(handle, offset, size).await?.bytes)
     }
 
-    async fn read_in_one_reign(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
-        let (ino, cached) = match self.handles.get(handle)? {
-            Open::Reading { ino, cached, .. } => (ino, cached),
-            Open::Writing { ino } => (ino, false),
-            Open::Order(order) => return Ok(self.read_control(&order, offset, size)),
-            Open::Directory(_) => return Err(Error::BadHandle),
+    async fn read_in_one_reign(&self, what: Of, offset: u64, size: u32) -> Result<Bytes> {
+        let (ino, cached) = match what {
+            Of::Unopened(ino) => (ino, true),
+            Of::Handle(handle) => match self.handles.get(handle)? {
+                Open::Reading { ino, cached, .. } => (ino, cached),
+                Open::Writing { ino } => (ino, false),
+                Open::Order(order) => return Ok(self.read_control(&order, offset, size)),
+                Open::Directory(_) => return Err(Error::BadHandle),
+            },
         };
         let wanted = offset..offset.saturating_add(u64::from(size));
         let mut changes = 0;

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Answer, Ino, Result, Vfs};
-use crate::vfs::inodes::Content;
+use super::inodes::Content;
+use super::read::Of;
+use super::{Answer, Error, Ino, Result, Vfs};
 
 /// So many of them keep what was read ahead.
 const MOST: usize = 256;
@@ -29,15 +30,18 @@ impl Vfs {
     /// As [`Vfs::answer`], of a file that was opened without asking.
     ///
     /// # Errors
-    /// As [`Vfs::answer`].
+    /// As [`Vfs::answer`]; `Denied` also for an object in an archive class, which an open would have refused.
     pub async fn answer_unopened(&self, ino: Ino, offset: u64, size: u32) -> Result<Answer> {
+        if !self.inodes().get(ino)?.file()?.readable {
+            return Err(Error::Denied);
+        }
         if let Some(idle) = self.unopened.note(ino) {
             self.leave_unopened(idle);
         }
-        self.answer_of(ino, true, offset, size).await
+        self.answer_of(Of::Unopened(ino), offset, size).await
     }
 
-    /// Nothing is read ahead of who reads a file no more.
+    /// Nothing is kept that was fetched ahead of who reads a file no more.
     fn leave_unopened(&self, ino: Ino) {
         if let Ok(inode) = self.inodes().get_mut(ino)
             && let Content::File(file) = &mut inode.content
@@ -68,7 +72,7 @@ mod tests {
         }
         let (backend, budget): (Arc<dyn Backend>, _) = (Arc::new(memory), Budget::new(32 << 20));
         let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(32 << 20));
-        let config = Config { read_only: true, immutable: true, skip_opens: true, ..Config::default() };
+        let config = Config { read_only: true, immutable: true, ..Config::default() };
         let vfs = Vfs::new(backend, ahead, budget, config);
         let mut inos = Vec::new();
         for round in 0..2 {

@@ -127,7 +127,8 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     let (words, said) = mpsc::unbounded_channel();
     let kept = Arc::new(Kept::new(cached.clone(), words.clone()));
     // Where the kernel reads by itself it must not be asked to write.
-    let passes = cached.as_ref().filter(|_| spec.read_only);
+    let skip_opens = spec.options.skip_opens && spec.read_only;
+    let passes = cached.as_ref().filter(|_| spec.read_only && !skip_opens);
     if let Some(cached) = passes {
         cached.prepare_local();
     }
@@ -157,7 +158,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     if let Some(known) = known {
         served.learn(known);
     }
-    let session = match start(device, &served, passthrough).await {
+    let session = match start(device, &served, passthrough, skip_opens).await {
         Ok(session) => session,
         Err(error) => {
             channel.send(&FromWorker::Refused(Refusal::Worker(format!("FUSE: {error:#}")))).await?;
@@ -209,8 +210,9 @@ async fn keep(
     Ok(cached)
 }
 
-async fn start(device: OwnedFd, served: &Served, passthrough: bool) -> anyhow::Result<Session> {
-    let config = fuse::Config { timeout: served.timeout.clone(), passthrough, ..fuse::Config::default() };
+async fn start(device: OwnedFd, served: &Served, passthrough: bool, skip_opens: bool) -> anyhow::Result<Session> {
+    let timeout = served.timeout.clone();
+    let config = fuse::Config { timeout, passthrough, skip_opens, ..fuse::Config::default() };
     let vfs = served.vfs.clone();
     let runtime = tokio::runtime::Handle::current();
     Ok(tokio::task::spawn_blocking(move || Session::start(device, vfs, &config, &runtime)).await??)
