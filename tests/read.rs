@@ -7,6 +7,14 @@
 mod announced;
 #[path = "../benches/read/dataset.rs"]
 mod dataset;
+#[allow(dead_code, reason = "times are for the bench")]
+#[path = "../benches/read/epochs.rs"]
+mod epochs;
+#[path = "../benches/read/local.rs"]
+mod local;
+#[allow(dead_code, reason = "figures are for the bench")]
+#[path = "../benches/read/metadata.rs"]
+mod metadata;
 #[allow(dead_code, reason = "peers are for the bench")]
 #[path = "../benches/read/mounted.rs"]
 mod mounted;
@@ -19,6 +27,9 @@ mod process;
 #[allow(dead_code, reason = "times are for the bench")]
 #[path = "../benches/read/reader.rs"]
 mod reader;
+mod replies;
+#[path = "../benches/read/run.rs"]
+mod run;
 #[allow(dead_code, reason = "units are for the bench")]
 #[path = "../benches/read/workload.rs"]
 mod workload;
@@ -29,7 +40,7 @@ use std::time::Duration;
 
 use millrace::sandbox::requirement::{self, Requirement};
 
-use mounted::Mounted;
+use mounted::{How, Mounted};
 use origin::{Counts, Origin, Wire};
 use workload::{Scale, Workload};
 
@@ -58,11 +69,12 @@ impl Seen {
 }
 
 async fn seen(workload: Workload) -> Seen {
+    replies::watch();
     let dir = tempfile::Builder::new().prefix("millrace-read-").tempdir().unwrap();
     // Workers have uids of their own and pass through.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let origin = Origin::start(dir.path(), "set", &workload.objects, WIRE, false).unwrap();
-    let mounted = Mounted::millrace(dir.path(), &origin, "set", workload.connections).await.unwrap();
+    let mounted = Mounted::millrace(dir.path(), &origin, "set", &How::of(workload.connections)).await.unwrap();
     let root = mounted.root().to_owned();
     let before = origin.counts();
     let outcome = tokio::task::spawn_blocking(move || {
@@ -74,6 +86,7 @@ async fn seen(workload: Workload) -> Seen {
     let peak = process::used(mounted.pid()).peak;
     let counts = origin.counts().since(before);
     mounted.unmount().await.unwrap();
+    replies::assert_none_refused();
     let outcome = outcome.unwrap();
     assert!(peak <= MOST_MEMORY, "the worker took {peak} bytes");
     Seen { counts, bytes: outcome.bytes, files: outcome.steps }
@@ -137,4 +150,53 @@ fn a_small_file_costs_one_get_in_any_order() {
         assert!((heads + lists) as f64 <= seen.files as f64 * 0.05, "{name}: {heads} HEADs and {lists} LISTs");
         assert!(seen.fetched_per_read() <= most, "{name}: {:.3} bytes fetched a byte read", seen.fetched_per_read());
     });
+}
+
+/// Runs what needs a directory of its own, with the machine to itself.
+fn alone<T>(run: impl AsyncFnOnce(&std::path::Path) -> anyhow::Result<T>) -> Option<T> {
+    if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
+        return None;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    replies::watch();
+    let dir = tempfile::Builder::new().prefix("millrace-read-").tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let outcome = tokio::runtime::Runtime::new().unwrap().block_on(run(dir.path())).unwrap();
+    replies::assert_none_refused();
+    Some(outcome)
+}
+
+#[test]
+fn a_second_epoch_asks_the_store_for_no_data() {
+    for epoch in epochs::all(Scale(2 * SCALE.0)) {
+        let Some(seconds) = alone(async |dir| epoch.run(dir, WIRE, NO_CUT).await) else { return };
+        assert_eq!(seconds.len(), 3);
+        for epochs::Second { workload, disk, outcome, counts, used } in seconds {
+            assert_eq!((counts.gets, outcome.bytes), (0, disk.bytes), "{}", workload.variant);
+            assert!(used.peak <= MOST_MEMORY, "{}: the worker took {} bytes", workload.variant, used.peak);
+        }
+    }
+}
+
+#[test]
+fn a_second_look_asks_the_store_for_nothing() {
+    let Some(imports) = alone(async |dir| metadata::import(dir, WIRE, SCALE).await) else { return };
+    let [first, second, ..] = &imports[..] else { panic!("there are three") };
+    assert!(first.counts.gets > 0 && first.outcome.bytes == second.outcome.bytes);
+    assert_eq!((second.counts.gets, second.counts.lists), (0, 0));
+    let Some(storms) = alone(async |dir| metadata::storm(dir, WIRE, SCALE).await) else { return };
+    let [first, second] = &storms[..] else { panic!("there are two") };
+    let Counts { gets, heads, lists, .. } = first.counts;
+    // Three folders of a thousand, each found and then listed; the right to read is proved now and then.
+    assert!(gets == 0 && lists <= 6 && heads <= 10, "{:?}", first.counts);
+    assert!(second.counts.gets + second.counts.lists == 0 && second.counts.heads <= 10, "{:?}", second.counts);
+}
+
+#[test]
+fn a_large_volume_costs_as_little_as_a_small_one() {
+    let Some(volumes) = alone(async |dir| metadata::volumes(dir, WIRE, &[1_000, 50_000]).await) else { return };
+    let [small, large] = &volumes[..] else { panic!("there are two") };
+    assert!(large.used.peak <= small.used.peak + (16 << 20), "{} and {}", small.used.peak, large.used.peak);
+    let asked = |counts: Counts| counts.gets + counts.heads + counts.lists;
+    assert!(asked(large.counts) <= asked(small.counts) * 2 + 200, "{:?} and {:?}", small.counts, large.counts);
 }

@@ -9,12 +9,16 @@
 
 mod announced;
 mod dataset;
+mod epochs;
+mod local;
+mod metadata;
 mod mounted;
 mod origin;
 mod process;
 mod raw;
 mod reader;
 mod report;
+mod run;
 mod workload;
 
 use std::fs;
@@ -28,7 +32,7 @@ use clap::Parser;
 use millrace::sandbox::requirement::{self, Requirement};
 use tempfile::TempDir;
 
-use mounted::{Mounted, PEERS};
+use mounted::{How, Mounted, PEERS};
 use origin::{Counts, Origin, WIRE};
 use process::Used;
 use reader::Outcome;
@@ -62,7 +66,8 @@ async fn main() -> Result<()> {
     }
     let words = Words::parse();
     let (pairs, cut) = if words.full { (5, Duration::from_secs(20)) } else { (3, Duration::from_secs(10)) };
-    let wanted = |one: &Workload| words.only.is_empty() || words.only.iter().any(|name| name == one.name);
+    let named = |name: &str| words.only.is_empty() || words.only.iter().any(|one| one == name);
+    let wanted = |one: &Workload| named(one.name);
     let mut subjects = vec!["millrace"];
     if words.peers {
         subjects.extend(PEERS);
@@ -72,12 +77,18 @@ async fn main() -> Result<()> {
     for workload in workload::all(Scale(1)).into_iter().filter(wanted) {
         let workload = Arc::new(workload);
         for pair in 1..=pairs {
-            let dir = tempfile::Builder::new().prefix("millrace-bench-").tempdir()?;
-            // Workers have uids of their own and pass through.
-            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
+            let dir = directory()?;
             let origin = Origin::start(dir.path(), FOLDER, &workload.objects, WIRE, workload.tls)?;
             let pair = Pair { workload: &workload, dir, origin, number: pair, cut, results: &mut results };
             pair.run(&subjects).await?;
+        }
+    }
+    for pair in 1..=pairs {
+        if named("R7") {
+            second_epochs(pair, cut, &mut results).await?;
+        }
+        if named("R8") {
+            looks(pair, &mut results).await?;
         }
     }
     println!("\n{}", results.table());
@@ -131,7 +142,7 @@ impl Pair<'_> {
     async fn subject(&mut self, subject: &str, limit: Limit) -> Result<()> {
         let (dir, connections) = (self.dir.path(), self.workload.connections);
         let mounted = match subject {
-            "millrace" => Some(Mounted::millrace(dir, &self.origin, FOLDER, connections).await?),
+            "millrace" => Some(Mounted::millrace(dir, &self.origin, FOLDER, &How::of(connections)).await?),
             peer => Mounted::peer(dir, &self.origin, peer, FOLDER, connections)?,
         };
         let Some(mounted) = mounted else {
@@ -140,22 +151,10 @@ impl Pair<'_> {
             }
             return Ok(());
         };
-        let outcome = self.through(&mounted).await;
+        let outcome = run::through(&self.origin, &mounted, self.workload, self.cut).await;
         mounted.unmount().await?;
         let (outcome, counts, used) = outcome?;
         self.add(subject, &outcome, counts, used, limit)
-    }
-
-    async fn through(&self, mounted: &Mounted) -> Result<(Outcome, Counts, Used)> {
-        let root = mounted.root().to_owned();
-        let (listed, work) = (root.clone(), self.workload.clone());
-        blocking(move || reader::prepare(&listed, &work)).await?;
-        let (before, cpu) = (self.origin.counts(), process::used(mounted.pid()).cpu);
-        let (work, cut) = (self.workload.clone(), self.cut);
-        let outcome = blocking(move || reader::run(&root, &work, cut)).await?;
-        let mut used = process::used(mounted.pid());
-        used.cpu -= cpu;
-        Ok((outcome, self.origin.counts().since(before), used))
     }
 
     fn add(&mut self, subject: &str, outcome: &Outcome, counts: Counts, used: Used, limit: Limit) -> Result<()> {
@@ -175,6 +174,38 @@ fn near(workload: &Workload, raw: &Outcome) -> bool {
     raw.bytes as f64 / raw.seconds >= NEAR * WIRE.limit(workload.connections, part)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await?
+/// R7: the second epochs of `scale`, each beside the local disk.
+async fn second_epochs(pair: usize, cut: Duration, results: &mut Results) -> Result<()> {
+    for epoch in epochs::all(Scale(1)) {
+        let dir = directory()?;
+        for epochs::Second { workload, disk, outcome, counts, used } in epoch.run(dir.path(), WIRE, cut).await? {
+            let limit = report::value(workload.unit, &disk);
+            let (workload, valid, none) = (&workload, true, (Counts::default(), Used::default()));
+            let disk =
+                Run { workload, subject: "disk", outcome: &disk, counts: none.0, used: none.1, limit, pair, valid };
+            results.add(disk.row())?;
+            let run = Run { workload, subject: "millrace", outcome: &outcome, counts, used, limit, pair, valid };
+            results.add(run.row())?;
+        }
+    }
+    Ok(())
+}
+
+/// R8: what looks more than it reads.
+async fn looks(pair: usize, results: &mut Results) -> Result<()> {
+    let mut all = metadata::import(directory()?.path(), WIRE, Scale(1)).await?;
+    all.extend(metadata::storm(directory()?.path(), WIRE, Scale(1)).await?);
+    all.extend(metadata::volumes(directory()?.path(), WIRE, &[1_000, 10_000, 100_000, 1_000_000]).await?);
+    for metadata::Looked { workload, limit, subject, outcome, counts, used } in all {
+        let run = Run { workload: &workload, subject, outcome: &outcome, counts, used, limit, pair, valid: true };
+        results.add(run.row())?;
+    }
+    Ok(())
+}
+
+fn directory() -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix("millrace-bench-").tempdir()?;
+    // Workers have uids of their own and pass through.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
+    Ok(dir)
 }

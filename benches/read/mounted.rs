@@ -12,14 +12,31 @@ use anyhow::{Context, Result, bail};
 use millrace::auth::{Credential, Secret};
 use millrace::backend;
 use millrace::backend::s3::Config as S3;
-use millrace::config::{VolumeOptions, VolumeSpec};
-use millrace::mount::{Config, Consumer, Mounter, Publish, Workers};
+use millrace::config::{CacheMode, VolumeOptions, VolumeSpec};
+use millrace::mount::{CacheDir, Config, Consumer, Mounter, Publish, Workers};
 
 use super::origin::{ACCESS_KEY, BUCKET, KEY_ID, Origin};
 use super::process;
 
 /// Other clients, by the names of their programs.
 pub(crate) const PEERS: &[&str] = &["mount-s3", "geesefs", "goofys", "rclone", "s3fs"];
+
+/// How a volume is mounted.
+#[derive(Debug, Clone)]
+pub(crate) struct How {
+    pub(crate) connections: u32,
+    /// Where a disk cache lies.
+    pub(crate) cache: Option<PathBuf>,
+    /// The kernel opens files without asking.
+    pub(crate) skip_opens: bool,
+}
+
+impl How {
+    /// As a volume is by default, with so many connections.
+    pub(crate) fn of(connections: u32) -> How {
+        How { connections, cache: None, skip_opens: false }
+    }
+}
 
 /// A mount of the folder that a workload reads, in a process of its own.
 pub(crate) enum Mounted {
@@ -29,7 +46,7 @@ pub(crate) enum Mounted {
 
 impl Mounted {
     /// A worker of its own for each mount. The volume's data never changes, which is what a training set's owner says.
-    pub(crate) async fn millrace(dir: &Path, origin: &Origin, folder: &str, connections: u32) -> Result<Mounted> {
+    pub(crate) async fn millrace(dir: &Path, origin: &Origin, folder: &str, how: &How) -> Result<Mounted> {
         let workers = Workers::start(Config {
             state_dir: dir.join("state"),
             program: env!("CARGO_BIN_EXE_millrace").into(),
@@ -39,12 +56,18 @@ impl Mounted {
             isolate: true,
             log_filter: "warn".into(),
             log_json: false,
-            cache: None,
+            cache: how.cache.clone().map(|path| CacheDir { path, free_percent: 1 }),
         })
         .await?;
         let target = dir.join("pod");
-        let store =
-            S3 { max_connections: connections, ca_bundle: origin.ca_pem.clone(), ..S3::at(&origin.endpoint, BUCKET) };
+        let ca_bundle = origin.ca_pem.clone();
+        let store = S3 { max_connections: how.connections, ca_bundle, ..S3::at(&origin.endpoint, BUCKET) };
+        let options = VolumeOptions {
+            immutable: true,
+            skip_opens: how.skip_opens,
+            cache: if how.cache.is_some() { CacheMode::Disk } else { CacheMode::None },
+            ..VolumeOptions::default()
+        };
         let before = process::children();
         workers
             .publish(Publish {
@@ -57,7 +80,7 @@ impl Mounted {
                     generation: None,
                     read_only: true,
                     most_memory: 1 << 30,
-                    options: VolumeOptions { immutable: true, ..VolumeOptions::default() },
+                    options,
                 },
                 credential: Credential::S3 {
                     key_id: KEY_ID.into(),
@@ -66,7 +89,7 @@ impl Mounted {
                 },
                 arguments: "bench".into(),
                 single_writer: false,
-                namespace: None,
+                namespace: how.cache.is_some().then(|| "bench".into()),
                 pod: None,
                 service_account: None,
                 fs_group: None,

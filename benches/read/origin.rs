@@ -76,16 +76,62 @@ struct Line {
     body_bytes: u64,
 }
 
+/// What lies in the bucket, below a folder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Contents<'a> {
+    Objects {
+        folder: &'a str,
+        objects: &'a [Object],
+    },
+    /// The files of a local directory.
+    Tree {
+        folder: &'a str,
+        root: &'a Path,
+    },
+    /// So many objects of one size, by [`Origin::name_in_series`].
+    Series {
+        folder: &'a str,
+        count: u64,
+        size: u64,
+    },
+}
+
 impl Origin {
     /// Serves `objects`, each below `folder`, over such a wire.
     pub(crate) fn start(dir: &Path, folder: &str, objects: &[Object], wire: Wire, tls: bool) -> Result<Origin> {
-        let object = |one: &Object| json!({"bucket": BUCKET, "key": format!("{folder}/{}", one.name), "seed": one.seed, "size": one.size});
+        Origin::serve(dir, Contents::Objects { folder, objects }, wire, tls)
+    }
+
+    /// The name of an object of a series below its folder.
+    pub(crate) fn name_in_series(number: u64) -> String {
+        format!("{:04}/{:03}", number / 1000, number % 1000)
+    }
+
+    /// Serves `contents` over such a wire.
+    pub(crate) fn serve(dir: &Path, contents: Contents<'_>, wire: Wire, tls: bool) -> Result<Origin> {
+        let (mut objects, mut files, mut series) = (Vec::new(), Vec::new(), Vec::new());
+        match contents {
+            Contents::Objects { folder, objects: all } => {
+                let key = |one: &Object| format!("{folder}/{}", one.name);
+                let object =
+                    |one: &Object| json!({"bucket": BUCKET, "key": key(one), "seed": one.seed, "size": one.size});
+                objects.extend(all.iter().map(object));
+            }
+            Contents::Tree { folder, root } => {
+                files.push(json!({"bucket": BUCKET, "prefix": format!("{folder}/"), "directory": root}));
+            }
+            Contents::Series { folder, count, size } => {
+                series.push(json!({"bucket": BUCKET, "prefix": format!("{folder}/"), "count": count, "size": size}));
+            }
+        }
         let words = json!({
             "listen": "127.0.0.1:0",
             "tls": tls,
             "buckets": [BUCKET],
             "users": [{"keyId": KEY_ID, "accessKey": ACCESS_KEY}],
-            "objects": objects.iter().map(object).collect::<Vec<_>>(),
+            "objects": objects,
+            "files": files,
+            "series": series,
             "firstByteMs": wire.first_byte_ms,
             "perConnection": wire.bytes_per_second,
         });

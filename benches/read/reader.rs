@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,7 @@ fn one(
     let mut outcome = Outcome::default();
     let mut files = HashMap::new();
     let mut buffer = Vec::new();
+    let mut folder: Option<PathBuf> = None;
     for (number, step) in steps.iter().enumerate() {
         if let Some(announced) = announced.filter(|_| number.is_multiple_of(ANNOUNCE_EVERY)) {
             announced.lock().unwrap_or_else(PoisonError::into_inner).go_on()?;
@@ -89,6 +90,14 @@ fn one(
         let path = root.join(&object.name);
         let at = Instant::now();
         match workload.by {
+            By::Stat => {
+                if folder.as_deref() != path.parent() {
+                    folder = path.parent().map(Path::to_owned);
+                    fs::read_dir(folder.as_deref().unwrap_or(root))?.count();
+                }
+                let size = fs::symlink_metadata(&path).with_context(|| path.display().to_string())?.len();
+                ensure!(size == object.size, "{} has {size} bytes", path.display());
+            }
             By::WholeFile => {
                 buffer = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 ensure!(buffer.len() as u64 == object.size, "{} has {} bytes", path.display(), buffer.len());
@@ -109,7 +118,7 @@ fn one(
             step.at,
             step.length
         );
-        outcome.bytes += step.length;
+        outcome.bytes += buffer.len() as u64;
         outcome.steps += 1;
     }
     outcome.seconds = begun.elapsed().as_secs_f64();

@@ -151,8 +151,8 @@ impl Results {
             groups.entry(key).or_default().push(row);
         }
         let mut table = String::from(
-            "| | | | value | limit | ratio (least to most) | fetched / read | requests | CPU-s/GiB | peak MiB |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+            "| | | | value | limit | ratio (least to most) | fetched / read | requests | CPU-s/GiB | peak MiB | p50 and p99, ms |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for key in order {
             let all = &groups[&key];
@@ -165,7 +165,7 @@ impl Results {
             };
             let (least, ratio, most) = mid(|row| row.ratio_to_limit);
             table += &format!(
-                "| {} | {} | {}{mark} | {:.1} {} | {:.1} | {ratio:.2} ({least:.2} to {most:.2}) | {:.3} | {:.0} | {:.2} | {:.0} |\n",
+                "| {} | {} | {}{mark} | {:.1} {} | {:.1} | {ratio:.2} ({least:.2} to {most:.2}) | {:.3} | {:.0} | {:.2} | {:.0} | {:.2}, {:.1} |\n",
                 key.0,
                 key.1,
                 key.2,
@@ -176,6 +176,8 @@ impl Results {
                 mid(|row| row.requests as f64).1,
                 mid(|row| row.cpu_s_per_gib).1,
                 mid(|row| row.peak_rss_mib).2,
+                mid(|row| row.p50_ms).1,
+                mid(|row| row.p99_ms).1,
             );
         }
         table

@@ -28,6 +28,8 @@ pub(crate) enum By {
     Mapping,
     /// Open, read to the end, close.
     WholeFile,
+    /// `lstat` of what a folder was just listed to have, and nothing read.
+    Stat,
 }
 
 /// What is counted as the result.
@@ -59,7 +61,12 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    fn new(name: &'static str, variant: impl Into<String>, objects: Vec<Object>, readers: Vec<Vec<Step>>) -> Workload {
+    pub(crate) fn new(
+        name: &'static str,
+        variant: impl Into<String>,
+        objects: Vec<Object>,
+        readers: Vec<Vec<Step>>,
+    ) -> Workload {
         Workload {
             name,
             variant: variant.into(),

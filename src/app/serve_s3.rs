@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +26,10 @@ struct Words {
     users: Vec<UserWords>,
     #[serde(default)]
     objects: Vec<ObjectWords>,
+    #[serde(default)]
+    files: Vec<FilesWords>,
+    #[serde(default)]
+    series: Vec<SeriesWords>,
     /// Milliseconds until an answer's first byte.
     #[serde(default)]
     first_byte_ms: u64,
@@ -58,6 +62,25 @@ struct ObjectWords {
     bucket: String,
     key: String,
     seed: u64,
+    size: u64,
+}
+
+/// The files below a directory of this machine, read once.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FilesWords {
+    bucket: String,
+    prefix: String,
+    directory: PathBuf,
+}
+
+/// Objects of one size whose keys are `prefix`, four digits, `/` and three: a thousand in each folder.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SeriesWords {
+    bucket: String,
+    prefix: String,
+    count: u64,
     size: u64,
 }
 
@@ -107,7 +130,32 @@ async fn start(words: Words) -> anyhow::Result<Server> {
     for ObjectWords { bucket, key, seed, size } in words.objects {
         server.put_computed(&bucket, &key, seed, size);
     }
+    for FilesWords { bucket, prefix, directory } in words.files {
+        put_files(&server, &bucket, &prefix, &directory).with_context(|| directory.display().to_string())?;
+    }
+    for SeriesWords { bucket, prefix, count, size } in words.series {
+        for number in 0..count {
+            let key = format!("{prefix}{:04}/{:03}", number / 1000, number % 1000);
+            server.put_computed(&bucket, &key, number, size);
+        }
+    }
     Ok(server)
+}
+
+fn put_files(server: &Server, bucket: &str, prefix: &str, dir: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name =
+            entry.file_name().into_string().map_err(|name| anyhow::anyhow!("{} is not UTF-8", name.display()))?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => put_files(server, bucket, &format!("{prefix}{name}/"), &entry.path())?,
+            kind if kind.is_file() => {
+                server.put(bucket, &format!("{prefix}{name}"), std::fs::read(entry.path())?);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn shown(counters: &Counters) -> serde_json::Value {
