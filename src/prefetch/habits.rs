@@ -117,9 +117,9 @@ mod tests {
             (true, false),
         ] {
             if whole {
-                habits.read_whole(&file, 7)
+                habits.read_whole(&file, 7);
             } else {
-                habits.left_early(&file)
+                habits.left_early(&file);
             }
             assert_eq!(habits.reach(&file).is_some(), believed);
         }

@@ -454,8 +454,9 @@ mod tests {
     #[test]
     fn a_run_that_grows_at_its_beginning_is_read_backwards() {
         const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
+        type Reads<'a> = &'a [Range<u64>];
         // The reads, and what is wanted then of what lies before them.
-        let table: [(&[Range<u64>], Option<Range<u64>>); 5] = [
+        let table: [(Reads<'_>, Option<Range<u64>>); 5] = [
             (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB], None),
             (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(8 * MIB..10 * MIB)),
             // What was read already is not fetched again.
