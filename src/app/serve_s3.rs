@@ -12,10 +12,11 @@ use serde_json::json;
 use super::until_told_to_stop;
 use crate::sandbox::s3::{Conditions, Counters, Options, Rights, Server, User};
 
-/// How often the counters are looked at.
+/// How often the counters are looked at, and the file.
 const PULSE: Duration = Duration::from_millis(500);
 
-/// The file that says what to serve.
+/// The file that says what to serve. Who may do what, and whether an answer comes, may change meanwhile; the rest is as
+/// it was at the start.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Words {
@@ -24,6 +25,11 @@ struct Words {
     tls: bool,
     buckets: Vec<String>,
     users: Vec<UserWords>,
+    /// What unsigned requests may do; without it nothing.
+    anonymous: Option<RightsWords>,
+    /// Takes requests and answers none.
+    #[serde(default)]
+    silent: bool,
     #[serde(default)]
     objects: Vec<ObjectWords>,
     #[serde(default)]
@@ -43,6 +49,15 @@ struct UserWords {
     key_id: String,
     access_key: String,
     /// `bucket/key-prefix`es; everything where there is none.
+    #[serde(default)]
+    under: Vec<String>,
+    #[serde(default)]
+    read_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RightsWords {
     #[serde(default)]
     under: Vec<String>,
     #[serde(default)]
@@ -90,10 +105,10 @@ struct SeriesWords {
 /// # Errors
 /// A file that cannot be read, an address that cannot be had.
 pub(super) async fn run(file: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let words: Words = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
+    let mut text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut words = understood(&text).with_context(|| file.display().to_string())?;
     let stop = until_told_to_stop()?;
-    let server = start(words).await?;
+    let server = start(&words).await?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", json!({ "endpoint": server.endpoint(), "ca": server.ca_pem() }))?;
     let mut told = Counters::default();
@@ -104,39 +119,53 @@ pub(super) async fn run(file: &Path) -> anyhow::Result<()> {
             writeln!(out, "{}", shown(&counters))?;
             told = counters;
         }
+        let now = std::fs::read_to_string(file).unwrap_or_default();
+        if now == text {
+            continue;
+        }
+        text = now;
+        match understood(&text) {
+            Ok(changed) => {
+                follow(&server, &words, &changed);
+                words = changed;
+            }
+            Err(error) => tracing::warn!("{}: what it said before stays in force: {error:#}", file.display()),
+        }
     }
     Ok(())
 }
 
-async fn start(words: Words) -> anyhow::Result<Server> {
-    let users = words.users.into_iter().map(|user| {
-        let rights = Rights { read_only: user.read_only, under: user.under };
-        User::new(user.key_id, user.access_key).with(rights)
-    });
+fn understood(text: &str) -> anyhow::Result<Words> {
+    Ok(serde_saphyr::from_str(text)?)
+}
+
+async fn start(words: &Words) -> anyhow::Result<Server> {
     let conditions = Conditions {
         first_byte: Duration::from_millis(words.first_byte_ms),
         per_connection: words.per_connection,
+        silent: words.silent,
         ..Conditions::default()
     };
     let options = Options {
-        users: users.collect(),
-        buckets: words.buckets,
+        users: words.users.iter().map(user).collect(),
+        buckets: words.buckets.clone(),
         conditions,
         tls: words.tls,
         listen: Some(words.listen),
         ..Options::default()
     };
     let server = Server::start(options).await.with_context(|| format!("cannot listen on {}", words.listen))?;
-    for ObjectWords { bucket, key, seed, size } in words.objects {
-        server.put_computed(&bucket, &key, seed, size);
+    server.users().set_anonymous(words.anonymous.as_ref().map(rights));
+    for ObjectWords { bucket, key, seed, size } in &words.objects {
+        server.put_computed(bucket, key, *seed, *size);
     }
-    for FilesWords { bucket, prefix, directory } in words.files {
-        put_files(&server, &bucket, &prefix, &directory).with_context(|| directory.display().to_string())?;
+    for FilesWords { bucket, prefix, directory } in &words.files {
+        put_files(&server, bucket, prefix, directory).with_context(|| directory.display().to_string())?;
     }
-    for SeriesWords { bucket, prefix, count, size } in words.series {
-        for number in 0..count {
+    for SeriesWords { bucket, prefix, count, size } in &words.series {
+        for number in 0..*count {
             let key = format!("{prefix}{:04}/{:03}", number / 1000, number % 1000);
-            server.put_computed(&bucket, &key, number, size);
+            server.put_computed(bucket, &key, number, *size);
         }
     }
     Ok(server)
@@ -158,8 +187,62 @@ fn put_files(server: &Server, bucket: &str, prefix: &str, dir: &Path) -> anyhow:
     Ok(())
 }
 
+/// Changes what may change, from `before` to `now`.
+fn follow(server: &Server, before: &Words, now: &Words) {
+    let stays = |key: &str| now.users.iter().any(|user| user.key_id == key);
+    before.users.iter().filter(|user| !stays(&user.key_id)).for_each(|user| server.users().remove(&user.key_id));
+    now.users.iter().for_each(|words| server.users().add(user(words)));
+    server.users().set_anonymous(now.anonymous.as_ref().map(rights));
+    server.faults().adjust(|conditions| conditions.silent = now.silent);
+}
+
+fn user(words: &UserWords) -> User {
+    let rights = Rights { read_only: words.read_only, under: words.under.clone() };
+    User::new(&words.key_id, &words.access_key).with(rights)
+}
+
+fn rights(words: &RightsWords) -> Rights {
+    Rights { read_only: words.read_only, under: words.under.clone() }
+}
+
 fn shown(counters: &Counters) -> serde_json::Value {
     let requests: serde_json::Map<_, _> =
         counters.requests.iter().map(|(kind, count)| (format!("{kind:?}"), (*count).into())).collect();
     json!({ "requests": requests, "bodyBytes": counters.body_bytes, "connections": counters.connections })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::sandbox::raw::Raw;
+
+    #[tokio::test]
+    async fn who_may_do_what_follows_the_file() {
+        let file = |more: &str| format!("{{listen: '127.0.0.1:0', buckets: [bucket], {more}}}");
+        let alice = "users: [{keyId: alice, accessKey: hers}]";
+        let mut words = understood(&file(alice)).unwrap();
+        let server = start(&words).await.unwrap();
+        server.put("bucket", "k", "x");
+        let raw = |key: &str, secret: &str| Raw::new(server.access("bucket", &User::new(key, secret))).unwrap();
+        let status =
+            async |raw: Raw| raw.request(Method::GET, "k", "", &[], Default::default()).await.unwrap().status();
+        assert_eq!(status(raw("alice", "hers")).await, 200);
+        assert_eq!(status(raw("bob", "his")).await, 403);
+        for (more, of_alice, of_bob) in [
+            ("users: [{keyId: bob, accessKey: his}]", 403, 200),
+            ("users: [{keyId: alice, accessKey: new}, {keyId: bob, accessKey: his, under: [bucket/other]}]", 403, 403),
+            (alice, 200, 403),
+        ] {
+            let now = understood(&file(more)).unwrap();
+            follow(&server, &words, &now);
+            words = now;
+            assert_eq!(status(raw("alice", "hers")).await, of_alice, "{more}");
+            assert_eq!(status(raw("bob", "his")).await, of_bob, "{more}");
+        }
+        follow(&server, &words, &understood(&file("users: [], silent: true")).unwrap());
+        assert!(server.faults().conditions().silent);
+        assert!(understood(&file("users: [], nonsense: 1")).is_err());
+    }
 }
