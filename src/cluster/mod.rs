@@ -15,6 +15,13 @@ use kube::{Client, Config};
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How often it is tried to make an Event: a pod is told of a trouble once, so that one that went lost on its way would
+/// never be made.
+const ATTEMPTS: u32 = 4;
+
+/// Between two of these.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The API server, and who asks.
 #[derive(Clone)]
 pub struct Api(Client);
@@ -55,8 +62,8 @@ impl Api {
         Api::new(config)
     }
 
-    fn new(mut config: Config) -> Result<Api, Error> {
-        config.read_timeout = Some(PATIENCE);
+    fn new(config: Config) -> Result<Api, Error> {
+        // No read_timeout: it would end idle connections, too, and now and then one that was just taken for a request.
         let client = Client::try_from(config);
         client
             .map(Api)
@@ -101,45 +108,62 @@ impl Api {
     /// Makes an Event of the type Warning on a pod.
     ///
     /// # Errors
-    /// Where it may not be made, or the API does not answer in time.
+    /// Where it may not be made, or the API does not take it, several times.
     pub async fn report(&self, event: &PodEvent<'_>) -> Result<(), Error> {
-        let now = Time(Timestamp::now());
-        let word = |word: &str| Some(word.to_owned());
-        let object = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", event.pod)),
-                namespace: word(event.namespace),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                api_version: word("v1"),
-                kind: word("Pod"),
-                name: word(event.pod),
-                namespace: word(event.namespace),
-                uid: word(event.uid),
-                ..ObjectReference::default()
-            },
-            type_: word("Warning"),
-            reason: word(event.reason),
-            message: word(event.message),
-            count: Some(1),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
-            source: Some(EventSource { component: word(event.driver), host: word(event.node) }),
-            reporting_component: word(event.driver),
-            reporting_instance: word(event.node),
-            ..Event::default()
-        };
+        let object = warning(event);
         let events: kube::Api<Event> = kube::Api::namespaced(self.0.clone(), event.namespace);
-        match tokio::time::timeout(PATIENCE, events.create(&PostParams::default(), &object)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(refusal))) if refusal.code == 403 => Err(Error(format!(
-                "this service account may not make Events: give it a ClusterRole with the verb create on events ({})",
-                refusal.message
-            ))),
-            Ok(Err(error)) => Err(Error(format!("the Kubernetes API does not take it: {}", chain(&error)))),
-            Err(_) => Err(late()),
+        let mut attempt = 1;
+        loop {
+            let error = match tokio::time::timeout(PATIENCE, events.create(&PostParams::default(), &object)).await {
+                Ok(Ok(_)) => return Ok(()),
+                // Made by an attempt whose answer was lost: nobody else gives this name.
+                Ok(Err(kube::Error::Api(refusal))) if refusal.code == 409 => return Ok(()),
+                Ok(Err(kube::Error::Api(refusal))) if refusal.code == 403 => {
+                    return Err(Error(format!(
+                        "this service account may not make Events: give it a ClusterRole with the verb create on \
+                         events ({})",
+                        refusal.message
+                    )));
+                }
+                Ok(Err(error)) => Error(format!("the Kubernetes API does not take it: {}", chain(&error))),
+                Err(_) => late(),
+            };
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+fn warning(event: &PodEvent<'_>) -> Event {
+    let now = Timestamp::now();
+    let word = |word: &str| Some(word.to_owned());
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", event.pod, now.as_nanosecond())),
+            namespace: word(event.namespace),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: word("v1"),
+            kind: word("Pod"),
+            name: word(event.pod),
+            namespace: word(event.namespace),
+            uid: word(event.uid),
+            ..ObjectReference::default()
+        },
+        type_: word("Warning"),
+        reason: word(event.reason),
+        message: word(event.message),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        source: Some(EventSource { component: word(event.driver), host: word(event.node) }),
+        reporting_component: word(event.driver),
+        reporting_instance: word(event.node),
+        ..Event::default()
     }
 }
 

@@ -37,6 +37,31 @@ async fn a_refusal_says_how_to_mend_it_and_no_token() {
     }
 }
 
+fn event(message: &str) -> PodEvent<'_> {
+    PodEvent {
+        namespace: "team-a",
+        pod: "train-0",
+        uid: "1",
+        reason: "VolumeWorkerDied",
+        message,
+        driver: "csi.example.org",
+        node: "node-1",
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_made_once_although_answers_are_lost() {
+    let (server, account) = server().await;
+    let api = Api::at(server.url(), account.path()).unwrap();
+    server.lose_answers(ATTEMPTS - 1);
+    api.report(&event("gone")).await.unwrap();
+    api.report(&event("gone again")).await.unwrap();
+    let messages: Vec<_> = server.events().iter().map(|event| event["message"].clone()).collect();
+    assert_eq!(messages, ["gone", "gone again"]);
+    server.set_token("another");
+    assert!(api.report(&event("unheard")).await.is_err());
+}
+
 #[tokio::test]
 async fn only_the_clusters_own_certificate_is_believed() {
     let (first, _) = server().await;

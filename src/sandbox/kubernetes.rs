@@ -2,7 +2,6 @@
 //! name and to make Events.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +38,8 @@ struct State {
     nodes: Nodes,
     asked: Vec<String>,
     events: Vec<Value>,
+    /// Of so many requests the answer is lost.
+    lost: u32,
 }
 
 impl Server {
@@ -50,8 +51,8 @@ impl Server {
         let Identity { acceptor, ca_pem } = Identity::generate()?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("https://{}", listener.local_addr()?);
-        let state =
-            Arc::new(Mutex::new(State { token: token.to_owned(), nodes, asked: Vec::new(), events: Vec::new() }));
+        let state = State { token: token.to_owned(), nodes, asked: Vec::new(), events: Vec::new(), lost: 0 };
+        let state = Arc::new(Mutex::new(state));
         let end = CancellationToken::new();
         let (shared, ended) = (Arc::clone(&state), end.clone());
         tokio::spawn(end.clone().run_until_cancelled_owned(async move {
@@ -92,6 +93,11 @@ impl Server {
         self.state().nodes = nodes;
     }
 
+    /// Does what the next so many requests ask, and closes their connections instead of an answer.
+    pub fn lose_answers(&self, requests: u32) {
+        self.state().lost = requests;
+    }
+
     /// Every request so far, as method and path.
     pub fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
@@ -115,10 +121,14 @@ async fn connection(stream: tokio_rustls::server::TlsStream<TcpStream>, shared: 
             let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
             let state = &mut shared.lock().unwrap_or_else(PoisonError::into_inner);
             let (status, body) = answer(&head, &body, state);
+            if let Some(left) = state.lost.checked_sub(1) {
+                state.lost = left;
+                return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+            }
             let mut reply = Response::new(Full::new(Bytes::from(body.to_string())));
             *reply.status_mut() = status;
             reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-            Ok::<_, Infallible>(reply)
+            Ok(reply)
         }
     });
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
@@ -137,6 +147,9 @@ fn answer(request: &Parts, body: &[u8], state: &mut State) -> (StatusCode, Value
             Ok(event)
                 if event["metadata"]["namespace"] == namespace && event["involvedObject"]["namespace"] == namespace =>
             {
+                if state.events.iter().any(|known| known["metadata"]["name"] == event["metadata"]["name"]) {
+                    return refusal(StatusCode::CONFLICT, "an event of that name already exists");
+                }
                 state.events.push(event.clone());
                 (StatusCode::CREATED, event)
             }
