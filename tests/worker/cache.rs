@@ -11,7 +11,7 @@ use super::*;
 const MIB: usize = 1 << 20;
 
 impl Rig {
-    fn cache(&self) -> PathBuf {
+    pub(super) fn cache(&self) -> PathBuf {
         self.dir.join("cache")
     }
 

@@ -95,6 +95,11 @@ impl Rig {
     }
 
     fn publish_made(&self, plugin: &Plugin, name: &str) {
+        self.publish_to_pod(plugin, MADE, name, &[]);
+    }
+
+    /// Publishes the volume `id`, whose PersistentVolume is called `name`, for the pod.
+    fn publish_to_pod(&self, plugin: &Plugin, id: &str, name: &str, attributes: &[(&str, &str)]) {
         let target = self.published_at(name);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         let pod = [
@@ -102,7 +107,8 @@ impl Rig {
             ("csi.storage.k8s.io/pod.namespace", "team-a"),
             ("csi.storage.k8s.io/pod.uid", POD),
         ];
-        let request = NodePublishVolumeRequest { volume_id: MADE.into(), ..static_volume(&target, &pod, KEY, SECRET) };
+        let words = [&pod[..], attributes].concat();
+        let request = NodePublishVolumeRequest { volume_id: id.into(), ..static_volume(&target, &words, KEY, SECRET) };
         self.runtime.block_on(plugin.node().node_publish_volume(request)).unwrap();
     }
 
@@ -114,8 +120,12 @@ impl Rig {
     }
 
     fn unpublish_made(&self, plugin: &Plugin, name: &str) {
+        self.unpublish_from_pod(plugin, MADE, name);
+    }
+
+    fn unpublish_from_pod(&self, plugin: &Plugin, id: &str, name: &str) {
         let target_path = self.published_at(name).to_str().unwrap().to_owned();
-        let request = NodeUnpublishVolumeRequest { volume_id: MADE.into(), target_path };
+        let request = NodeUnpublishVolumeRequest { volume_id: id.into(), target_path };
         self.runtime.block_on(plugin.node().node_unpublish_volume(request)).unwrap();
     }
 }
@@ -194,6 +204,22 @@ fn sum(scrape: &BTreeMap<String, f64>, metric: &str) -> Option<f64> {
     Some(values.sum())
 }
 
+/// The names in the table of docs/metrics.md.
+fn documented() -> Vec<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let names: Vec<_> = rows.map(str::to_owned).collect();
+    assert!(names.len() > 20, "{names:?}");
+    names
+}
+
+fn assert_move<'a>(scrapes: &[BTreeMap<String, f64>], names: impl Iterator<Item = &'a String>) {
+    for name in names {
+        let values: BTreeSet<String> = scrapes.iter().map(|scrape| format!("{:?}", sum(scrape, name))).collect();
+        assert!(values.len() > 1, "{name} is always {values:?}");
+    }
+}
+
 #[test]
 fn every_documented_metric_moves_in_a_real_mount() {
     let Some(rig) = Rig::new() else { return };
@@ -238,14 +264,9 @@ fn every_documented_metric_moves_in_a_real_mount() {
         sum(last, "millrace_stores_file_refused") == Some(1.0) && sum(last, "millrace_events_total") == Some(1.0)
     });
 
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
-    let documented: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    assert!(documented.len() > 20, "{documented:?}");
-    // Those of the disk cache move in its own tests: here there is none.
-    for name in documented.into_iter().filter(|name| !name.starts_with("millrace_cache_")) {
-        let values: BTreeSet<String> = scrapes.iter().map(|scrape| format!("{:?}", sum(scrape, name))).collect();
-        assert!(values.len() > 1, "{name} is always {values:?}");
-    }
+    // Those of the disk cache move in the test below: here there is none.
+    let of_cache = |name: &str| name.starts_with("millrace_cache_");
+    assert_move(&scrapes, documented().iter().filter(|name| !of_cache(name)));
 
     let last = scrapes.last().unwrap();
     let of_volume: Vec<_> = last.keys().filter(|series| series.contains("persistentvolume=")).collect();
@@ -266,6 +287,50 @@ fn every_documented_metric_moves_in_a_real_mount() {
     assert_eq!(sum(&after, "millrace_mounts"), Some(0.0));
     assert_eq!(sum(&after, "millrace_worker_deaths_total"), Some(1.0));
     assert!(plugin.log.lock().unwrap().iter().any(|line| line.contains("is gone")));
+}
+
+#[test]
+fn every_metric_of_the_disk_cache_moves_in_a_real_mount() {
+    let Some(rig) = Rig::new() else { return };
+    fs::create_dir(rig.cache()).unwrap();
+    nix::mount::mount(Some("small"), &rig.cache(), Some("tmpfs"), MsFlags::empty(), Some("size=6m")).unwrap();
+    let plugin = rig.plugin(&["--cache-dir", rig.cache().to_str().unwrap()]);
+    let mut scrapes = vec![plugin.scrape()];
+    let names: Vec<_> = (0..8).map(|number| format!("f-{number}")).collect();
+    let contents: Vec<_> = names.iter().map(|name| rig.put_random(name, 1 << 20)).collect();
+    let at = rig.published_at("pv-1");
+    let read = |number: usize| {
+        let mut file = fs::File::open(at.join(&names[number])).unwrap();
+        let mut found = Vec::new();
+        file.read_to_end(&mut found).unwrap();
+        assert!(found == contents[number], "{number}");
+        // Else the kernel would give it again without asking.
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    };
+    let publish = || rig.publish_to_pod(&plugin, MADE, "pv-1", &[("cache", "disk")]);
+    publish();
+    (0..3).for_each(read);
+    scrapes.push(plugin.scrape());
+    (0..3).for_each(read);
+    // What is read again and again displaces what was read once or twice.
+    (0..6).for_each(|_| (3..8).for_each(read));
+    scrapes.push(plugin.scrape());
+    // And where somebody else takes the disk there is no room at all.
+    let free = rustix::fs::statvfs(rig.cache()).unwrap();
+    fs::write(rig.cache().join("foreign.bin"), vec![0; (free.f_bavail * free.f_bsize) as usize]).unwrap();
+    eventually("the disk is full", || {
+        (0..8).for_each(read);
+        scrapes.push(plugin.scrape());
+        sum(scrapes.last().unwrap(), "millrace_cache_failures_total").is_some_and(|count| count > 0.0)
+    });
+    // That a disk falls behind a store cannot be staged with a real one: `what_the_disk_does_not_take_in_time_is_not_kept`.
+    let names = documented();
+    let of_cache = |name: &&String| name.starts_with("millrace_cache_") && !name.contains("_skipped_");
+    assert_eq!(names.iter().filter(of_cache).count(), 5);
+    assert_move(&scrapes, names.iter().filter(of_cache));
+    rig.unpublish_made(&plugin, "pv-1");
+    drop(plugin);
+    nix::mount::umount2(&rig.cache(), MntFlags::MNT_DETACH).unwrap();
 }
 
 #[test]
@@ -352,6 +417,25 @@ fn what_befalls_a_mount_is_told_on_its_pod() {
     }
     assert!(cluster.server.asked().iter().all(|asked| asked == "POST /api/v1/namespaces/team-a/events"));
     rig.unpublish_made(&plugin, "pv-1");
+}
+
+#[test]
+fn the_revoked_key_of_a_static_volume_is_told_on_its_pod() {
+    let Some(rig) = Rig::new() else { return };
+    let cluster = Cluster::of(&rig);
+    let plugin = rig.plugin(&cluster.words());
+    rig.publish_to_pod(&plugin, VOLUME, "pv-1", &[("store", "lake"), ("path", "data"), ("authTtl", "1s")]);
+    let hello = rig.published_at("pv-1").join("hello");
+    fs::read(&hello).unwrap();
+    rig.server.users().remove(KEY);
+    eventually("an Event", || !cluster.events().is_empty());
+    let [[reason, message, uid]] = &cluster.events()[..] else { panic!("{:?}", cluster.events()) };
+    assert_eq!((reason.as_str(), uid.as_str()), ("VolumeCredentialRefused", POD));
+    assert!(message.starts_with("volume pv-1: store \"lake\" does not accept"), "{message}");
+    assert_eq!(errno(fs::read(&hello)), Errno::EACCES);
+    rig.server.users().add(User::new(KEY, SECRET));
+    eventually("it is accepted again", || fs::read(&hello).is_ok());
+    rig.unpublish_from_pod(&plugin, VOLUME, "pv-1");
 }
 
 #[test]

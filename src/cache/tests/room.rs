@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
+use crate::observability::metrics::{CACHE_SKIPPED_BYTES, Tally};
 
 const SIZE: u64 = 64 << 10;
 
@@ -163,4 +164,18 @@ async fn a_slow_disk_is_not_waited_for() {
         check(&cached, &file, 0..MIB).await;
         cached.settle().await;
     }
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_in_time_is_not_kept() {
+    let rig = Rig::new();
+    let file = rig.put("f", 40 * MIB);
+    let cached = rig.open().await;
+    let tally = Tally::default();
+    let _counting = metrics::set_default_local_recorder(&tally);
+    rig.stage(|staged| staged.slow = Duration::from_secs(2));
+    check(&cached, &file, 0..file.size).await;
+    let skipped: u64 = tally.numbers().of(CACHE_SKIPPED_BYTES).iter().map(|(_, bytes)| *bytes).sum();
+    assert!(skipped > 0 && skipped < file.size, "{skipped}");
+    assert_eq!(cached.ailment(), None);
 }
