@@ -11,9 +11,10 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass, VolumeAttributesClass};
 use millrace::cli::{Cli, Command};
 use millrace::config::parameters::{Parameters, Place};
+use millrace::config::stores::Stores;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -97,6 +98,7 @@ fn every_manifest_is_what_kubernetes_calls_by_that_name() {
             "Secret" => unknown::<Secret>(&manifest),
             "ServiceAccount" => unknown::<ServiceAccount>(&manifest),
             "StorageClass" => unknown::<StorageClass>(&manifest),
+            "VolumeAttributesClass" => unknown::<VolumeAttributesClass>(&manifest),
             other => panic!("{file}: no type for {other}"),
         };
         assert!(lost.is_empty(), "{file}: {kind} knows no {lost:?}");
@@ -140,6 +142,8 @@ fn the_plugins_are_started_with_words_that_this_binary_knows() {
     let seen = Path::new(kubelet["mountPath"].as_str().unwrap());
     assert!(node.state_dir.starts_with(seen) && node.plugin.endpoint.starts_with(seen));
     assert_eq!(node.plugin.endpoint.file_name(), Some("csi.sock".as_ref()));
+    // A read-only root has no place for a cache.
+    assert_eq!(mounts(&plugin)["cache"]["mountPath"], node.cache_dir.unwrap().to_str().unwrap());
 
     let Command::Controller(controller) = understood(&container("Deployment", "millrace")) else {
         panic!("no controller")
@@ -195,6 +199,14 @@ fn no_role_of_the_driver_reads_a_secret_or_changes_a_node() {
             let writes = words("verbs").any(|verb| !["get", "list", "watch"].contains(&verb.as_str()));
             assert!(!(writes && words("resources").any(|resource| resource == "nodes")), "{rule}");
         }
+    }
+}
+
+#[test]
+fn the_stores_files_are_understood() {
+    for (file, manifest) in all().into_iter().filter(|(_, manifest)| manifest["kind"] == "ConfigMap") {
+        let text = manifest["data"]["stores.yaml"].as_str().unwrap();
+        Stores::parse(text, Path::new("/")).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 }
 

@@ -1,24 +1,8 @@
 """What ops see of the driver: metrics, probes, status, logs, and events on pods."""
 import json
 
+import documented
 import testbed
-
-from . import volumes
-
-READ = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-
-
-def plugin(cluster, component, node=None):
-    pods = cluster.get("pods", "-n", "millrace", "-l", f"app.kubernetes.io/component={component}")["items"]
-    return next(pod for pod in pods if node in (None, pod["spec"]["nodeName"]))
-
-
-def page(cluster, pod, path):
-    return testbed.sh(testbed.SCRIPTS / "in", "-", "python3", "-c", READ, f"http://{pod['status']['podIP']}:9809{path}")
-
-
-def ask(cluster, pod, *words):
-    return cluster.k("-n", "millrace", "exec", pod["metadata"]["name"], "-c", "millrace", "--", "/usr/bin/millrace", *words)
 
 
 def one_scrape_has_every_volume_of_its_node(cluster):
@@ -27,13 +11,13 @@ def one_scrape_has_every_volume_of_its_node(cluster):
     cluster.ready("scraped")
     volume = cluster.get("pvc", "scraped")["spec"]["volumeName"]
     written = f'millrace_volume_written_bytes_total{{namespace="default",persistentvolume="{volume}",store="lake"}} {3 << 20}'
-    node = plugin(cluster, "node", "node1")
-    testbed.until(written, 30, lambda: written in page(cluster, node, "/metrics").splitlines())
-    assert "ok" in page(cluster, node, "/readyz") and "ok" in page(cluster, node, "/healthz")
+    node = cluster.plugin("node", "node1")
+    testbed.until(written, 30, lambda: written in cluster.page(node, "/metrics").splitlines())
+    assert "ok" in cluster.page(node, "/readyz") and "ok" in cluster.page(node, "/healthz")
     assert 'millrace_csi_call_seconds_count{method="CreateVolume",code="Ok"}' in "".join(
-        page(cluster, pod, "/metrics") for pod in cluster.get("pods", "-n", "millrace", "-l", "app.kubernetes.io/component=controller")["items"])
+        cluster.page(pod, "/metrics") for pod in cluster.get("pods", "-n", "millrace", "-l", "app.kubernetes.io/component=controller")["items"])
     cluster.k("delete", "pod", "scraped", "--timeout=60s")
-    testbed.until("its series end", 60, lambda: volume not in page(cluster, node, "/metrics"))
+    testbed.until("its series end", 60, lambda: volume not in cluster.page(node, "/metrics"))
 
 
 def status_lists_the_mounts_of_its_node(cluster):
@@ -41,22 +25,20 @@ def status_lists_the_mounts_of_its_node(cluster):
     cluster.pod("listed", "sleep 600", "listed", "node1")
     cluster.ready("listed")
     volume = cluster.get("pvc", "listed")["spec"]["volumeName"]
-    node = plugin(cluster, "node", "node1")
-    mounts = json.loads(ask(cluster, node, "status", "--json"))
-    mine = [mount for mount in mounts if mount["pod"] == "listed"]
-    assert len(mine) == 1 and mine[0]["persistentVolume"] == volume and mine[0]["namespace"] == "default", mounts
-    assert mine[0]["store"] == "lake" and mine[0]["worker"] and len(mine[0]["identity"]) == 16, mine
-    assert volume in ask(cluster, node, "status")
+    mount = cluster.shown("node1", "listed")
+    assert mount["persistentVolume"] == volume and mount["namespace"] == "default", mount
+    assert mount["store"] == "lake" and mount["worker"] and len(mount["identity"]) == 16, mount
+    assert volume in cluster.ask(cluster.plugin("node", "node1"), "status")
 
 
 def the_log_level_changes_without_a_restart(cluster):
     cluster.claim("logged")
     cluster.pod("logged", "while :; do cat /data/absent 2>/dev/null; sleep 1; done", "logged", "node1")
     cluster.ready("logged")
-    node = plugin(cluster, "node", "node1")
-    worker = next(mount for mount in json.loads(ask(cluster, node, "status", "--json")) if mount["pod"] == "logged")
+    node = cluster.plugin("node", "node1")
+    worker = cluster.shown("node1", "logged")
     name = node["metadata"]["name"]
-    ask(cluster, node, "log-level", "debug")
+    cluster.ask(node, "log-level", "debug")
 
     def followed():
         lines = cluster.k("-n", "millrace", "logs", name, "-c", "millrace", "--since=60s").splitlines()
@@ -66,35 +48,68 @@ def the_log_level_changes_without_a_restart(cluster):
     try:
         testbed.until("a debug line of the volume's worker", 60, followed)
     finally:
-        ask(cluster, node, "log-level", "info")
-    assert all(one["restartCount"] == 0 for one in plugin(cluster, "node", "node1")["status"]["containerStatuses"])
-    ask(cluster, plugin(cluster, "controller"), "log-level", "info")
-
-
-def a_wrong_key_is_told_on_the_pod(cluster):
-    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong", "namespace": "default"},
-                   "stringData": {"key_id": "alice", "access_key": "not-alices"}})
-    volumes.static(cluster, "mistaken", "datasets/images", secret="wrong")
-    cluster.pod("mistaken", "true", "mistaken")
-    text = cluster.event("mistaken", "does not fit the access key id")
-    assert 'store "lake"' in text and "not-alices" not in text and "SignatureDoesNotMatch" not in text, text
-    cluster.k("delete", "secret", "wrong")
+        cluster.ask(node, "log-level", "info")
+    assert all(one["restartCount"] == 0 for one in cluster.plugin("node", "node1")["status"]["containerStatuses"])
+    cluster.ask(cluster.plugin("controller"), "log-level", "info")
 
 
 def a_secret_that_is_missing_is_told_on_the_pod(cluster):
-    volumes.static(cluster, "unlocked", "datasets/images", secret="nowhere")
+    """By the kubelet itself: the driver is not called."""
+    cluster.static("unlocked", "datasets/images", secret="nowhere")
     cluster.pod("unlocked", "true", "unlocked")
     text = cluster.event("unlocked", 'secrets "nowhere" not found')
-    assert "NodePublishSecretRef default/nowhere" in text, text
+    assert "fetching NodePublishSecretRef default/nowhere failed" in text, text
 
 
 def a_worker_that_was_killed_is_told_on_its_pod(cluster):
     cluster.claim("bereft")
     cluster.pod("bereft", "sleep 600", "bereft", "node1")
     cluster.ready("bereft")
-    node = plugin(cluster, "node", "node1")
-    mount = next(mount for mount in json.loads(ask(cluster, node, "status", "--json")) if mount["pod"] == "bereft")
-    cluster.on("node1", "kill", "-9", str(mount["worker"]))
-    text = cluster.event("bereft", "its worker ended")
-    assert mount["persistentVolume"] in text and "started again" in text, text
+    mount = cluster.shown("node1", "bereft")
+    cluster.on("-", "kill", "-9", str(mount["worker"]))
+    cluster.event("bereft", documented.befell("VolumeWorkerDied", mount["persistentVolume"]))
+    refused = cluster.k("exec", "bereft", "--", "ls", "/data", check=False, errors=True)
+    assert "Transport endpoint is not connected" in refused or "Socket not connected" in refused, refused
     cluster.k("delete", "pod", "bereft", "--timeout=60s")
+
+
+def a_key_that_was_revoked_is_told_on_the_pods_that_use_it(cluster):
+    """A made volume and a static one; both serve again when the key is good again."""
+    cluster.storage_class("lake-proved", path="${pvc.namespace}/${pvc.name}", authTtl="1s")
+    cluster.claim("made", storage_class="lake-proved")
+    cluster.static("images", "datasets/images", authTtl="1s")
+    read = "echo word >/data/word; while :; do cat /data/word >/dev/null 2>&1; sleep 1; done"
+    cluster.pod("made", read, "made", "node1")
+    cluster.pod("static", "while :; do head -c 100 /data/0 >/dev/null 2>&1; sleep 1; done", "images", "node2")
+    cluster.ready("made", "static")
+    volume = cluster.get("pvc", "made")["spec"]["volumeName"]
+    is_read = lambda: "word" in cluster.k("exec", "made", "--", "cat", "/data/word", check=False)
+    testbed.until("the volume is read", 60, is_read)
+    with cluster.served("keyId: alice,", "keyId: alice-before,"):
+        cluster.event("made", documented.befell("VolumeCredentialRefused", volume))
+        text = cluster.event("static", documented.befell("VolumeCredentialRefused", "images"))
+        assert "alice" not in text, text
+        refused = cluster.k("exec", "made", "--", "cat", "/data/word", check=False, errors=True)
+        assert "Permission denied" in refused, refused
+    testbed.until("the volume is read again", 60, is_read)
+
+
+def a_renewed_secret_reaches_a_running_pod(cluster):
+    cluster.secret("renewed", key_id="alice", access_key="alice-of-the-test")
+    cluster.static("images", "datasets/images", secret="renewed", authTtl="1s")
+    cluster.pod("reader", "while :; do head -c 1000 /data/0 | wc -c >>/tmp/log; sleep 0.5; done", "images", "node1")
+    cluster.ready("reader")
+    before = cluster.shown("node1", "reader")
+    cluster.secret("renewed", key_id="alice-next", access_key="alice-next-of-the-test")
+    testbed.until("another identity", 240, lambda: cluster.shown("node1", "reader")["identity"] != before["identity"])
+    assert cluster.shown("node1", "reader")["worker"] == before["worker"], "it was mounted anew"
+    assert set(cluster.exec("reader", "cat", "/tmp/log").split()) == {"1000"}
+    cluster.k("delete", "secret", "renewed")
+
+
+def a_volume_that_is_full_is_told_on_its_pod(cluster):
+    cluster.claim("full", size="4Mi")
+    cluster.pod("full", "dd if=/dev/zero of=/data/x bs=1M count=8; sleep 600", "full", "node1")
+    cluster.ready("full")
+    volume = cluster.get("pvc", "full")["spec"]["volumeName"]
+    cluster.event("full", documented.befell("VolumeOverLimit", volume))

@@ -1,7 +1,7 @@
 """Volumes as pods use them."""
-import json
 import time
 
+import documented
 import testbed
 
 FS_GROUP = {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 3000, "runAsNonRoot": True}
@@ -60,14 +60,14 @@ def a_read_write_once_pod_claim_has_one_pod(cluster):
 
 
 def a_static_volume_shows_a_data_set(cluster):
-    static(cluster, "images", "datasets/images")
+    cluster.static("images", "datasets/images")
     cluster.pod("looker", "ls -l /data; cat /data/0 | wc -c", "images")
     log = cluster.succeeds("looker")
     assert log.split()[-1] == str(64 << 20), log
 
 
 def a_job_reads_a_data_set_once_a_node(cluster):
-    static(cluster, "images", "datasets/images")
+    cluster.static("images", "datasets/images")
     before = cluster.counters()["bodyBytes"]
     names = [f"rank{rank}" for rank in range(8)]
     for name in names:
@@ -79,7 +79,7 @@ def a_job_reads_a_data_set_once_a_node(cluster):
 
 
 def the_kernel_reads_ahead_as_far_as_the_volume_says(cluster):
-    static(cluster, "images", "datasets/images")
+    cluster.static("images", "datasets/images")
     cluster.pod("ahead", "sleep 600", "images", "node1")
     cluster.ready("ahead")
     device = cluster.mounts("node1")[0].split()[2]
@@ -95,20 +95,99 @@ def a_claim_grows_under_its_pod(cluster):
     log = cluster.exec("growing", "sh", "-c", full)
     assert "No space left" in log, log
     patch = {"spec": {"resources": {"requests": {"storage": "40Mi"}}}}
-    cluster.k("patch", "pvc", "growing", "-p", json.dumps(patch))
+    cluster.patch("pvc", "growing", patch)
     testbed.until("the claim's new size", 120, lambda: cluster.get("pvc", "growing")["status"]["capacity"]["storage"] == "40Mi")
     log = cluster.exec("growing", "sh", "-c", full)
     assert "No space left" not in log, log
 
 
-def static(cluster, name, path, secret="alice"):
-    """A PersistentVolume of what lies in the store, and its claim."""
-    cluster.apply({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadOnlyMany"], "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"name": name, "namespace": "default"},
-            "csi": {"driver": "csi.millrace.dev", "volumeHandle": f"{name}-static", "readOnly": True,
-                    "volumeAttributes": {"store": "lake", "path": path},
-                    "nodePublishSecretRef": {"name": secret, "namespace": "default"}}}})
-    cluster.claim(name, storage_class="", modes=["ReadOnlyMany"], volumeName=name)
+def a_static_volume_shows_a_whole_bucket(cluster):
+    cluster.static("bucket", "", modes=["ReadWriteMany"])
+    cluster.pod("whole", "echo top >/data/of-the-bucket && ls -A /data && ls /data/datasets/images && rm /data/of-the-bucket", "bucket")
+    names = cluster.succeeds("whole").split()
+    assert {"datasets", "of-the-bucket"} <= set(names) and names[-2:] == ["0", "1"], names
+    assert ".millrace" not in names, names
+
+
+def another_class_of_attributes_reaches_a_running_pod(cluster):
+    for name, memory in (("small", "64Mi"), ("large", "96Mi")):
+        cluster.apply({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+                       "metadata": {"name": name, **testbed.OF_CASE}, "driverName": testbed.DRIVER,
+                       "parameters": {"memory": memory, "ttl": "2s"}})
+    cluster.claim("tuned", volumeAttributesClassName="small")
+    cluster.pod("tuned", "sleep 600", "tuned", "node1")
+    cluster.ready("tuned")
+    volume = cluster.get("pvc", "tuned")["spec"]["volumeName"]
+    budget = lambda mebibytes: (f'millrace_worker_budget_bytes{{namespace="default",persistentvolume="{volume}",store="lake"}} '
+                                f"{mebibytes << 20}")
+    of_node = lambda: cluster.page(cluster.plugin("node", "node1"), "/metrics").splitlines()
+    testbed.until(budget(64), 30, lambda: budget(64) in of_node())
+    cluster.patch("pvc", "tuned", {"spec": {"volumeAttributesClassName": "large"}})
+    in_force = lambda: cluster.get("pvc", "tuned")["status"].get("currentVolumeAttributesClassName")
+    testbed.until("the claim's new class", 60, lambda: in_force() == "large")
+    # Workers look at their volume's own file every 30 s.
+    testbed.until(budget(96), 90, lambda: budget(96) in of_node())
+
+
+def what_a_class_says_of_deletion_is_done(cluster):
+    """`deletion` of the class, and Kubernetes' own Retain."""
+    cluster.storage_class("lake-keep", path="kept/${pvc.name}", deletion="keep")
+    cluster.storage_class("lake-all", path="kept/${pvc.name}", deletion="all")
+    cluster.storage_class("lake-retain", path="kept/${pvc.name}", reclaim="Retain")
+    cases = {"gone": "lake", "all": "lake-all", "stays": "lake-keep", "retained": "lake-retain"}
+    for name, storage_class in cases.items():
+        cluster.claim(name, storage_class=storage_class)
+        cluster.pod(name, "echo here >/data/word", name)
+    volumes = {}
+    for name in cases:
+        cluster.succeeds(name)
+        volumes[name] = cluster.get("pvc", name)["spec"]["volumeName"]
+    cluster.k("delete", "pods", "--all", "--timeout=60s")
+    cluster.k("delete", "pvc", *cases, "--timeout=60s")
+    left = lambda: {volume["metadata"]["name"] for volume in cluster.get("pv")["items"]}
+    testbed.until("only the retained one left", 60, lambda: left() == {volumes["retained"]})
+    cluster.static("bucket", "")
+    cluster.pod("looker", "cd /data; find . -name word; true", "bucket")
+    found = set(cluster.succeeds("looker").split())
+    assert found == {"./kept/stays/word", "./kept/retained/word"}, found
+    recorded = {record["name"] for record in cluster.records()}
+    assert recorded == {volumes["stays"], volumes["retained"]}, recorded
+    # What is kept is the administrator's, who frees its name, or has a retained volume deleted after all.
+    cluster.administer("release", volumes["stays"])
+    cluster.patch("pv", volumes["retained"], {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
+    testbed.until("no record left", 60, lambda: not cluster.records())
+
+
+def a_class_whose_user_has_no_right_to_the_prefix_is_told_on_the_pod(cluster):
+    cluster.secret("mallory", key_id="mallory", access_key="mallory-of-the-test")
+    cluster.storage_class("lake-mallory", path="${pvc.namespace}/${pvc.name}", secret="mallory")
+    cluster.claim("locked", storage_class="lake-mallory")
+    cluster.pod("locked", "true", "locked")
+    code, text = documented.told("no right to the directory", "NodePublishVolume")
+    cluster.event("locked", f"code = {code} desc = {text}")
+    cluster.k("delete", "secret", "mallory")
+
+
+def a_pod_names_a_directory_that_its_namespace_may_have(cluster):
+    """Inline volumes. Those that are forbidden are among what is refused."""
+    inline = {"csi": {"driver": testbed.DRIVER, "volumeAttributes": {"store": "lake", "path": "inline/default"},
+                      "nodePublishSecretRef": {"name": "alice"}}}
+    cluster.pod("one", "echo inline >/data/word && cat /data/word", volume=inline)
+    assert cluster.succeeds("one").strip() == "inline"
+    cluster.pod("two", "cat /data/word && rm /data/word", volume=inline, node="node2")
+    assert cluster.succeeds("two").strip() == "inline"
+
+
+def a_second_pod_reads_from_the_nodes_disk(cluster):
+    cluster.static("images", "datasets/images", cache="disk", immutable="true")
+    node = cluster.plugin("node", "node1")
+    cluster.pod("first", "cat /data/0 | sha256sum; sleep 3", "images", "node1")
+    first = cluster.succeeds("first")
+    cluster.k("delete", "pod", "first", "--timeout=60s")
+    before = cluster.counters()["bodyBytes"]
+    cluster.pod("second", "cat /data/0 | sha256sum; sleep 8", "images", "node1")
+    kept = 'millrace_cache_read_bytes_total{namespace="default",persistentvolume="images",store="lake"} '
+    testbed.until("bytes read of the cache", 60, lambda: kept in cluster.page(node, "/metrics"))
+    assert cluster.succeeds("second") == first
+    fetched = cluster.counters()["bodyBytes"] - before
+    assert fetched < 1 << 20, f"{fetched} bytes left the store for what the node had on its disk"
