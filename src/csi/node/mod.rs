@@ -38,6 +38,10 @@ pub const LONGEST_NODE_ID: usize = 256;
 /// How often it is looked at what this node keeps.
 const TIDY: Duration = Duration::from_secs(60);
 
+/// How long a question for this node's place waits where that is not known yet. Registrars ask as soon as the plugin
+/// listens, and end their container where it refuses.
+const LOCATING: Duration = Duration::from_secs(20);
+
 /// What can be asked of this node beyond the calls that every plugin has.
 const CAPABILITIES: [rpc::Type; 6] = [
     rpc::Type::GetVolumeStats,
@@ -257,7 +261,7 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetInfoRequest>,
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
-        let place = self.here.place.get();
+        let place = self.here.place.get_within(LOCATING).await;
         let place =
             place.map_err(|why| status::unavailable(format!("it is not known yet where this node is: {why}")))?;
         let accessible_topology = Some(Topology { segments: place.segments(&self.here.driver) });

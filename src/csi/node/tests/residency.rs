@@ -27,7 +27,7 @@ async fn a_node_outside_a_residency_publishes_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_says_where_it_is_once_that_is_known() {
     let plugin = plugin();
     let info = async || plugin.node.node_get_info(Request::new(NodeGetInfoRequest {})).await.map(Response::into_inner);
@@ -38,6 +38,13 @@ async fn a_node_says_where_it_is_once_that_is_known() {
     plugin.node.here.place.set(Err("not yet".into()));
     let refused = info().await.unwrap_err();
     assert!(refused.code() == Code::Unavailable && refused.message().contains("not yet"), "{refused:?}");
+    // A registrar ends where its driver is refused: who has only just started is waited for.
+    let place = plugin.node.here.place.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(super::super::LOCATING / 2).await;
+        place.set(here("jurisdiction", "eu").place.get());
+    });
+    assert_eq!(info().await.unwrap().accessible_topology.unwrap().segments["csi.example.org/jurisdiction"], "eu");
 }
 
 #[tokio::test(start_paused = true)]
