@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -21,7 +21,6 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::types::RequestPayer;
 use backon::{ExponentialBuilder, Retryable};
 use futures::FutureExt;
-use tokio::sync::Semaphore;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
@@ -29,6 +28,7 @@ use super::connector::{Connector, Patience};
 use super::error::Failure;
 use super::keys::Keys;
 use super::schedule::Schedule;
+use super::turns::Turns;
 use super::{Checksums, Config};
 use crate::auth::{self, Credential};
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
@@ -52,7 +52,7 @@ pub(super) struct Client {
     pub(super) kms_key: Option<String>,
     pub(super) storage_class: Option<String>,
     /// Guessed reads leave some connections to those that somebody waits for.
-    pub(super) ahead: Arc<Semaphore>,
+    pub(super) turns: Turns,
 }
 
 /// The SDK's own `Debug` prints the access key id.
@@ -95,7 +95,7 @@ impl Client {
             payer: config.requester_pays.then_some(RequestPayer::Requester),
             kms_key: config.sse_kms_key.clone(),
             storage_class: config.storage_class.clone(),
-            ahead: Arc::new(Semaphore::new((connections - connections / 8).clamp(1, connections.max(2) - 1))),
+            turns: Turns::new(connections),
         })
     }
 

@@ -14,6 +14,8 @@ pub(super) async fn fetch(client: &Client, path: &Path, longest: u64, known: Opt
     let fail = |failure: Failure| failure.at(Op::Fetch, path);
     let key = client.keys.file(path).map_err(fail)?;
     let known = known.map(|version| &*version.bytes);
+    // Nobody knows yet that there is such a file, and so nobody waits for it.
+    let _turn = client.turns.guess().await;
     let Some(whole) = whole(client, &key, longest, known).await.map_err(fail)? else { return Ok(Fetched::Same) };
     let version = stat::tagged(path, &whole.etag, whole.bytes.len() as u64);
     Ok(Fetched::New { meta: stat::of(version, stat::time(whole.modified.as_ref())), bytes: whole.bytes })

@@ -21,6 +21,7 @@ mod stat;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod turns;
 mod upload;
 
 use std::ops::Range;

@@ -42,9 +42,11 @@ pub(super) async fn read(
     }
     let key = client.keys.file(&file.path).map_err(&fail)?;
     let turn = match why {
-        Intent::Demand => None,
-        // The semaphore is never closed.
-        Intent::Ahead => client.ahead.clone().acquire_owned().await.ok(),
+        Intent::Demand => {
+            client.turns.waits();
+            None
+        }
+        Intent::Ahead => client.turns.guess().await,
     };
     let mut reading = Reading { client, key, file: file.clone(), range, body: None, trouble: None, _turn: turn };
     reading.open().await.map_err(&fail)?;
