@@ -45,8 +45,10 @@ use crate::budget::Budget;
 pub use sealing::LocalFile;
 
 use disk::{Patience, Use};
+use keeping::Keeping;
 use medium::Medium;
 use reading::Reading;
+use slot::Step;
 use space::Bounds;
 use store::Store;
 
@@ -101,6 +103,24 @@ impl Cached {
         self.store.local(version).await
     }
 
+    /// Keeps the bytes of a file that came whole and is new.
+    async fn take(&self, path: &Path, meta: &Meta, bytes: &Bytes) {
+        let whole = |version: &&Version| version.size > 0 && version.size == bytes.len() as u64;
+        let Some(version) = meta.version().filter(whole) else { return };
+        let any = self.inner.traits().append && version.bytes == version.file;
+        if any || path.names().any(|name| name.is_reserved()) || !self.store.disk.is_open(Use::Write) {
+            return;
+        }
+        let Some(slot) = self.store.slot(version).await else { return };
+        self.store.visit(&slot, 0);
+        for step in slot.plan(&(0..version.size), self.store.keeps(&slot), true) {
+            if let Step::Missing(range, Some(claim)) = step {
+                let piece = bytes.slice(range.start as usize..range.end as usize);
+                Keeping::of(&self.store, claim, range.start).take(&piece).await;
+            }
+        }
+    }
+
     /// Bytes that the part takes on the disk.
     pub fn used(&self) -> u64 {
         self.store.space.used()
@@ -150,7 +170,11 @@ impl Backend for Cached {
     }
 
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-        self.inner.fetch(path, longest, known).await
+        let fetched = self.inner.fetch(path, longest, known).await?;
+        if let Fetched::New { meta, bytes } = &fetched {
+            self.take(path, meta, bytes).await;
+        }
+        Ok(fetched)
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

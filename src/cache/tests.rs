@@ -116,6 +116,32 @@ mod narrow {
 }
 
 #[tokio::test]
+async fn a_file_that_came_whole_is_read_from_the_disk_from_then_on() {
+    let rig = Rig::new();
+    let files: Vec<_> = [0, 1, 4096, 100_000, 300_001].map(|size| rig.put(&format!("f-{size}"), size)).into();
+    let cached = rig.open().await;
+    for file in &files {
+        // Twice, and once at the same time as others read it.
+        let fetch = || cached.fetch(&file.path, 1 << 20, None);
+        let (one, _, _) = tokio::join!(fetch(), fetch(), read(&cached, file, 0..file.size));
+        let Fetched::New { bytes, .. } = one.unwrap() else { panic!("it is new") };
+        assert!(bytes == content(file.path.as_str().unwrap(), file.size));
+    }
+    cached.settle().await;
+    let before = rig.requests();
+    for file in &files[1..] {
+        check(&cached, file, 0..file.size).await;
+    }
+    assert_eq!(rig.requests(), before);
+    drop(cached);
+    let next = rig.open().await;
+    for file in &files[1..] {
+        check(&next, file, 0..file.size).await;
+    }
+    assert_eq!(rig.requests(), before);
+}
+
+#[tokio::test]
 async fn what_was_read_once_is_read_from_the_disk_also_by_the_next_worker() {
     let rig = Rig::new();
     let files = [rig.put("a", 3 * MIB + 77), rig.put("d/b", 100), rig.put("c", 4096)];
