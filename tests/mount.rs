@@ -6,6 +6,8 @@
 mod ahead;
 #[path = "mount/crowded.rs"]
 mod crowded;
+#[path = "mount/inodes.rs"]
+mod inodes;
 mod replies;
 #[path = "mount/unopened.rs"]
 mod unopened;

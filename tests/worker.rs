@@ -36,6 +36,10 @@ mod scraped;
 mod sharing;
 #[path = "worker/silent.rs"]
 mod silent;
+#[path = "worker/troubled.rs"]
+mod troubled;
+#[path = "worker/unopened.rs"]
+mod unopened;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -18,6 +18,7 @@ use fuser::{
 
 use super::answer::Answers;
 use super::errno::errno;
+use super::gather::Gather;
 use super::handshake::negotiate;
 use super::operations::Operation;
 use super::reply::{self, done};
@@ -40,11 +41,18 @@ pub(super) struct Adapter {
     passes: Arc<AtomicBool>,
     /// Whether the kernel opens files without asking; false from INIT on where it cannot.
     skips: bool,
+    gather: Gather,
 }
 
 impl Adapter {
-    pub(super) fn new(answers: Answers, max_background: u16, passes: Arc<AtomicBool>, skips: bool) -> Adapter {
-        Adapter { answers, max_background, passes, skips }
+    pub(super) fn new(
+        answers: Answers,
+        max_background: u16,
+        passes: Arc<AtomicBool>,
+        skips: bool,
+        gather: Gather,
+    ) -> Adapter {
+        Adapter { answers, max_background, passes, skips, gather }
     }
 
     /// How long the kernel may believe what it is told now.
@@ -238,9 +246,10 @@ impl Filesystem for Adapter {
                 false => vfs.answer(Handle(fh.0), offset, size).await,
             }
         };
-        let (operations, reply) = (self.answers.operations.clone(), reply::data(reply));
+        let (operations, reply) =
+            (self.answers.operations.clone(), reply::data(reply, req.unique().0, self.gather.clone()));
         self.answers.ask(Operation::Read, req.pid(), call, move |outcome| {
-            operations.read(outcome.as_ref().map_or(0, |answer| answer.bytes.len()));
+            operations.read(outcome.as_ref().map_or(0, |answer| answer.data.len()));
             reply(outcome);
         });
     }

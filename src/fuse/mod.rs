@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod errno;
+mod gather;
 mod handshake;
 mod operations;
 mod prune;
@@ -34,6 +35,7 @@ use crate::tunable::Span;
 use crate::vfs::{Invalidation, Vfs};
 use adapter::Adapter;
 use answer::Answers;
+use gather::Gather;
 use operations::Operations;
 use prune::Prune;
 use waiting::Waiting;
@@ -89,8 +91,9 @@ impl Session {
         options.n_threads = Some(config.threads.max(1));
         // Who may do what is decided by the kernel (`default_permissions`) or by the store.
         let passes = Arc::new(AtomicBool::new(config.passthrough && !config.skip_opens));
-        let adapter = Adapter::new(answers, config.max_background, passes.clone(), config.skip_opens);
+        let gather = Gather::on(device.try_clone()?.into());
         let mut prune = Prune::on(device.try_clone()?.into());
+        let adapter = Adapter::new(answers, config.max_background, passes.clone(), config.skip_opens, gather);
         let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
         let (notifier, invalidations, told) = (session.notifier(), vfs.invalidations(), vfs.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());

@@ -11,6 +11,7 @@ use fuser::{
 };
 
 use super::errno::errno;
+use super::gather::Gather;
 use super::words::{fopen, kind, nothing, shown};
 use crate::vfs::{Answer, Attr, Error, Ino, Listed, Opened, Result, Usage, Vfs};
 
@@ -92,9 +93,9 @@ pub(super) fn created(reply: ReplyCreate, ttl: Duration) -> impl FnOnce(Result<(
 }
 
 /// Bytes of a file, told while they are held.
-pub(super) fn data(reply: ReplyData) -> impl FnOnce(Result<Answer>) + Send + 'static {
+pub(super) fn data(reply: ReplyData, unique: u64, gather: Gather) -> impl FnOnce(Result<Answer>) + Send + 'static {
     move |outcome| match outcome {
-        Ok(answer) => reply.data(&answer.bytes),
+        Ok(answer) => gather.reply(unique, reply, answer.data.pieces()),
         Err(error) => reply.error(errno(error)),
     }
 }

@@ -58,10 +58,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// What suits a worker with `budget` bytes: a window of 64 MiB, or half of a small budget, in 8 MiB parts (8 parts
-    /// in flight filled 8 connections of 100 MB/s at 15 ms to nine tenths; 1 MiB parts to half).
+    /// What suits a worker with `budget` bytes: a window of 96 MiB, or half of a small budget, in 8 MiB parts. Eight of
+    /// them fill 8 connections of 100 MB/s at 15 ms to nine tenths (1 MiB parts to half), if others wait behind them:
+    /// those that began together end together.
     pub fn for_budget(budget: u64) -> Config {
-        let window = (64 << 20).min(budget / 2);
+        let window = (96 << 20).min(budget / 2);
         Config { window, part: (window / 8).clamp(1 << 20, 8 << 20), files: 64 }
     }
 }
@@ -224,6 +225,12 @@ impl Spare for ReadAhead {
     }
 }
 
+impl From<Bytes> for Data {
+    fn from(one: Bytes) -> Data {
+        Data(vec![one])
+    }
+}
+
 /// Bytes of a file in order, in the pieces in which they came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Data(Vec<Bytes>);
@@ -237,6 +244,11 @@ impl Data {
     /// Whether there are none: the read began at or after the end.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The pieces in their order.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.0
     }
 
     /// The bytes in one piece; copies where they came in several.

@@ -59,6 +59,8 @@ pub struct Next {
     pub ahead: Range<usize>,
     /// Passed over: what of it was fetched ahead and not read will hardly be.
     pub passed: Range<usize>,
+    /// How many more than the list has are to be fetched ahead, from the beginning of the list that comes after it.
+    pub beyond: Option<usize>,
 }
 
 impl Runs {
@@ -84,7 +86,28 @@ impl Runs {
         run.frontier = ahead.end;
         let passed = run.passed..run.next.saturating_sub(SLACK).max(run.passed);
         run.passed = passed.end;
-        Next { ahead, passed }
+        let beyond = run.next.saturating_add(run.window).checked_sub(length).filter(|more| *more > 0 && end == length);
+        Next { ahead, passed, beyond }
+    }
+
+    /// Whoever read the list before this one to its end most likely reads this one next: returns which of its first
+    /// `window` files, of `length`, are still to be fetched ahead.
+    pub fn expect(&mut self, window: usize, length: usize) -> Range<usize> {
+        let at = self.runs.iter().position(|run| run.begin == 0).unwrap_or_else(|| {
+            self.begin(0);
+            let run = self.runs.len() - 1;
+            // It has read nothing yet, and is believed as far as it is run ahead of.
+            (self.runs[run].next, self.runs[run].frontier, self.runs[run].passed) = (0, 0, 0);
+            run
+        });
+        let run = &mut self.runs[at];
+        if run.next > 0 {
+            return 0..0;
+        }
+        (run.length, run.window) = (run.length.max(window).max(ESTABLISHED), run.window.max(window));
+        let ahead = run.frontier..window.min(length).max(run.frontier);
+        run.frontier = ahead.end;
+        ahead
     }
 
     /// So many of the files that were passed over had been fetched for nothing: the run that read `at` goes slower.

@@ -9,14 +9,12 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::in_place::Writing;
+use super::inode::{Content, File, Inode};
 use super::write::Gate;
 use super::{Error, Result};
-use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
-use crate::prefetch::FileReader;
+use crate::backend::{Kind, Meta, Name, Node, Path, Version};
 
 /// An inode's number: never 0, which FUSE takes for no inode; below 2^53, which every language's numbers can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,144 +25,11 @@ impl Ino {
     pub const ROOT: Ino = Ino(1);
 }
 
-/// A file or directory that somebody knows by number.
-#[derive(Debug)]
-pub(super) struct Inode {
-    /// Where it lies, or last lay.
-    pub(super) path: Path,
-    /// Whether it is still what lies there.
-    pub(super) linked: bool,
-    pub(super) mtime: SystemTime,
-    pub(super) permissions: Option<Permissions>,
-    pub(super) content: Content,
-    lookups: u64,
-    handles: u64,
-    /// It was looked up since [`Inodes::coldest`] came by.
-    warm: bool,
-}
-
-#[derive(Debug)]
-pub(super) enum Content {
-    Directory,
-    File(File),
-}
-
-/// A file's states. It is *being written* from the open that truncated or the write that began it until its last
-/// writing handle is released; in that time the store decides nothing about its name here.
-#[derive(Debug, Default)]
-pub(super) struct File {
-    /// What of this file lies in the store; `None` before the first publish.
-    pub(super) stored: Option<Version>,
-    /// What else lies at its path, which the first publish is to replace: a file renamed over another before it was
-    /// ever published.
-    pub(super) beneath: Option<Version>,
-    /// Whether the store can give the bytes now.
-    pub(super) readable: bool,
-    /// Its size while it is being written.
-    pub(super) written: Option<u64>,
-    /// Where writers meet; made by the first.
-    pub(super) gate: Option<Gate>,
-    /// Handles that may write.
-    pub(super) writers: u64,
-    /// Reads `stored`; shared by all handles, dropped with the last.
-    pub(super) reader: Option<Arc<FileReader>>,
-    /// The kernel may hold pages that are not `stored`'s.
-    pub(super) pages_suspect: bool,
-    /// What writers share where files are changed in place.
-    pub(super) in_place: Option<Box<Writing>>,
-    /// It is a symbolic link, and has nothing else of what is here.
-    pub(super) symlink: bool,
-    /// Its name was removed here while it was open: where it lies, hidden, until its last handle is gone.
-    pub(super) hidden: Option<Path>,
-}
-
-impl Inode {
-    pub(super) fn kind(&self) -> Kind {
-        match &self.content {
-            Content::Directory => Kind::Directory,
-            Content::File(file) if file.symlink => Kind::Symlink,
-            Content::File(_) => Kind::File,
-        }
-    }
-
-    /// # Errors
-    /// `IsADirectory`
-    pub(super) fn file(&self) -> Result<&File> {
-        match &self.content {
-            Content::File(file) => Ok(file),
-            Content::Directory => Err(Error::IsADirectory),
-        }
-    }
-
-    /// # Errors
-    /// `IsADirectory`
-    pub(super) fn file_mut(&mut self) -> Result<&mut File> {
-        match &mut self.content {
-            Content::File(file) => Ok(file),
-            Content::Directory => Err(Error::IsADirectory),
-        }
-    }
-
-    pub(super) fn size(&self) -> u64 {
-        match &self.content {
-            Content::File(file) => file.size(),
-            Content::Directory => 0,
-        }
-    }
-
-    fn is_being_written(&self) -> bool {
-        matches!(&self.content, Content::File(file) if file.written.is_some())
-    }
-
-    fn is_open_in_place(&self) -> bool {
-        matches!(&self.content, Content::File(file) if file.in_place.is_some())
-    }
-
-    /// Whether `meta` shows this very file or directory.
-    fn is(&self, meta: &Meta) -> bool {
-        match (&self.content, &meta.node) {
-            (Content::Directory, Node::Directory) => true,
-            (Content::File(file), Node::File(version) | Node::Symlink(version)) => {
-                file.symlink == (meta.kind() == Kind::Symlink)
-                    && file.stored.as_ref().map_or_else(|| file.unseen(), |stored| stored.file == version.file)
-            }
-            (Content::Directory, Node::File(_) | Node::Symlink(_)) | (Content::File(_), Node::Directory) => false,
-        }
-    }
-}
-
-impl File {
-    pub(super) fn size(&self) -> u64 {
-        self.written.unwrap_or_else(|| self.stored.as_ref().map_or(0, |version| version.size))
-    }
-
-    /// Whether only the name and kind of it are known, from a listing.
-    pub(super) fn unseen(&self) -> bool {
-        self.stored.is_none() && self.written.is_none()
-    }
-
-    /// The size of what a publish of it replaces in the store, or a removal of its name removes there.
-    pub(super) fn in_store(&self) -> Option<u64> {
-        self.stored.as_ref().or(self.beneath.as_ref()).map(|version| version.size)
-    }
-
-    /// The store has `version` of it now.
-    pub(super) fn store(&mut self, version: Version) {
-        if self.stored.as_ref() != Some(&version) {
-            if self.stored.as_ref().is_some_and(|stored| stored.bytes != version.bytes) {
-                self.pages_suspect = true;
-            }
-            self.reader = None;
-            self.stored = Some(version);
-        }
-        self.beneath = None;
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Inodes {
-    inodes: HashMap<Ino, Inode>,
+    /// Each in a place of its own: the table's free slots are small.
+    inodes: HashMap<Ino, Box<Inode>>,
     names: HashMap<Path, Ino>,
     /// Files being written, so that a directory finds its own among few.
     being_written: HashSet<Ino>,
@@ -186,7 +51,7 @@ impl Inodes {
             warm: true,
         };
         Inodes {
-            inodes: HashMap::from([(Ino::ROOT, root)]),
+            inodes: HashMap::from([(Ino::ROOT, Box::new(root))]),
             names: HashMap::from([(Path::root(), Ino::ROOT)]),
             being_written: HashSet::new(),
             round: VecDeque::new(),
@@ -196,13 +61,13 @@ impl Inodes {
     /// # Errors
     /// `Stale` for a number that nobody was given, or that was forgotten.
     pub(super) fn get(&self, ino: Ino) -> Result<&Inode> {
-        self.inodes.get(&ino).ok_or(Error::Stale)
+        self.inodes.get(&ino).map(|inode| &**inode).ok_or(Error::Stale)
     }
 
     /// # Errors
     /// `Stale`
     pub(super) fn get_mut(&mut self, ino: Ino) -> Result<&mut Inode> {
-        self.inodes.get_mut(&ino).ok_or(Error::Stale)
+        self.inodes.get_mut(&ino).map(|inode| &mut **inode).ok_or(Error::Stale)
     }
 
     /// The path of a directory that still is one.
@@ -329,7 +194,7 @@ impl Inodes {
     pub(super) fn create(&mut self, path: &Path, gate: Gate) -> Ino {
         self.detach(path);
         let ino = self.free_number(path, None);
-        let file = File { readable: true, written: Some(0), gate: Some(gate), writers: 1, ..File::default() };
+        let file = File::begun(gate);
         self.insert(ino, path, Content::File(file));
         self.being_written.insert(ino);
         if let Some(inode) = self.inodes.get_mut(&ino) {
@@ -382,8 +247,7 @@ impl Inodes {
             if inode.handles == 0
                 && let Content::File(file) = &mut inode.content
             {
-                file.reader = None;
-                left = file.hidden.take();
+                left = file.closed();
             }
         }
         self.reap(ino);
@@ -433,7 +297,7 @@ impl Inodes {
     /// What lay at `from`, and all that is known below it, lies at `to`.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) {
         self.detach(to);
-        let moved: Vec<Path> = match self.at(from).and_then(|ino| self.inodes.get(&ino)).map(Inode::kind) {
+        let moved: Vec<Path> = match self.at(from).and_then(|ino| self.inodes.get(&ino)).map(|inode| inode.kind()) {
             Some(Kind::Directory) => self.names.keys().filter(|path| path.starts_with(from)).cloned().collect(),
             Some(Kind::File | Kind::Symlink) => vec![from.clone()],
             None => return,
@@ -443,11 +307,8 @@ impl Inodes {
             if let Some(ino) = self.names.remove(&old) {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
                     inode.path = new.clone();
-                    if let Content::File(File { stored: Some(version), reader, .. }) = &mut inode.content
-                        && version.path != new
-                    {
-                        version.path = new.clone();
-                        *reader = None;
+                    if let Content::File(file) = &mut inode.content {
+                        file.moved(&new);
                     }
                 }
                 self.names.insert(new, ino);
@@ -467,10 +328,14 @@ impl Inodes {
 
     /// Bytes of the files known here, and how many inodes.
     pub(super) fn usage(&self) -> (u64, u64) {
-        (self.inodes.values().map(Inode::size).sum(), self.inodes.len() as u64)
+        (self.inodes.values().map(|inode| inode.size()).sum(), self.inodes.len() as u64)
     }
 
-    fn insert(&mut self, ino: Ino, path: &Path, content: Content) {
+    fn insert(&mut self, ino: Ino, path: &Path, mut content: Content) {
+        if let Content::File(File { stored: Some(version), .. }) = &mut content {
+            // One text for all who name it.
+            version.path = path.clone();
+        }
         let inode = Inode {
             path: path.clone(),
             linked: true,
@@ -481,7 +346,7 @@ impl Inodes {
             handles: 0,
             warm: true,
         };
-        self.inodes.insert(ino, inode);
+        self.inodes.insert(ino, Box::new(inode));
         self.names.insert(path.clone(), ino);
         self.round.push_back(ino);
         if self.round.len() > 2 * self.inodes.len() + 64 {
@@ -517,7 +382,7 @@ impl Inodes {
     fn reap(&mut self, ino: Ino) {
         let unused = |inode: &Inode| inode.lookups == 0 && inode.handles == 0 && !inode.is_being_written();
         if ino != Ino::ROOT
-            && self.inodes.get(&ino).is_some_and(unused)
+            && self.inodes.get(&ino).is_some_and(|inode| unused(inode))
             && let Some(inode) = self.inodes.remove(&ino)
             && self.at(&inode.path) == Some(ino)
         {
@@ -539,6 +404,8 @@ impl Inodes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn path(text: &str) -> Path {

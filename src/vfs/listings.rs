@@ -6,16 +6,16 @@
 //! goes first.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::changes::Ticket;
-use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
-use crate::budget::{Budget, Lease};
-use crate::prefetch::{Ahead, Runs, Source};
+use super::rows::{Row, Rows};
+use crate::backend::{Meta, Name, Path, Version};
+use crate::budget::Budget;
+use crate::prefetch::{Ahead, Source};
 
 /// Entries that are paid for at once.
 const BLOCK: usize = 256;
@@ -50,36 +50,6 @@ pub(super) struct Pass {
     rows: Mutex<Rows>,
 }
 
-#[derive(Debug, Default)]
-struct Rows {
-    /// Names and versions, one behind the other.
-    text: Vec<u8>,
-    rows: Vec<Row>,
-    /// By a name's hash. Of two names with one hash, the first is not found.
-    index: HashMap<u64, u32>,
-    hasher: RandomState,
-    leases: Vec<Lease>,
-    /// What comes now is not kept: memory was short.
-    full: bool,
-    runs: Runs,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    start: usize,
-    name: u8,
-    /// Lengths of the version's two halves; the second is the first where it has none of its own.
-    file: u16,
-    bytes: Option<u16>,
-    /// `None` for a directory.
-    size: Option<u64>,
-    mtime: SystemTime,
-    permissions: Option<Permissions>,
-    readable: bool,
-    /// Something else may lie there now.
-    outdated: bool,
-}
-
 /// What a listing said of a name.
 #[derive(Debug)]
 pub(super) struct Remembered {
@@ -97,6 +67,8 @@ pub(super) struct Follow {
     pub(super) passed: Vec<Path>,
     pub(super) pass: Arc<Pass>,
     pub(super) at: usize,
+    /// What is to be fetched after that, of the directory that comes next.
+    pub(super) beyond: Option<(Source, Vec<Version>)>,
 }
 
 impl Listings {
@@ -181,17 +153,31 @@ impl Listings {
     /// The file at `path` is read, for which it had been fetched ahead as far as `found`.
     pub(super) fn follow(&self, path: &Path, reign: u64, found: Ahead) -> Option<Follow> {
         let (pass, name) = self.pass_of(path, reign)?;
-        let (at, ahead, passed) = {
+        let (at, ahead, passed, beyond) = {
             let mut rows = pass.rows();
             let at = rows.find(&name)?;
             let length = rows.rows.len();
             let next = rows.runs.read(at, length, found, MOST_AHEAD);
-            let meta = |at: usize| Some(rows.meta(rows.rows.get(at)?, &pass.dir));
-            let file = |at: usize| meta(at).filter(|meta| meta.readable)?.version().cloned();
             let passed = next.passed.filter_map(|at| Some(pass.dir.join(&rows.name(rows.rows.get(at)?)?)));
-            (at, next.ahead.filter_map(file).collect(), passed.collect())
+            (at, rows.files(next.ahead, &pass.dir), passed.collect(), next.beyond)
         };
-        Some(Follow { source: pass.source, ahead, passed, pass, at })
+        let beyond = beyond.and_then(|window| {
+            let after = self.after(&pass.dir, reign)?;
+            let mut rows = after.rows();
+            let length = rows.rows.len();
+            let first = rows.runs.expect(window, length);
+            Some((after.source, rows.files(first, &after.dir)))
+        });
+        Some(Follow { source: pass.source, ahead, passed, pass, at, beyond })
+    }
+
+    /// The listing of the directory that follows `dir` by name, of those beside it that were listed.
+    fn after(&self, dir: &Path, reign: u64) -> Option<Arc<Pass>> {
+        let (parent, _) = dir.split_last()?;
+        let known = self.known();
+        let beside = |other: &&Path| *other > dir && other.split_last().is_some_and(|(above, _)| above == parent);
+        let next = known.passes.keys().filter(beside).min()?;
+        known.passes.get(next).map(|(pass, _)| pass.clone()).filter(|pass| pass.reign == reign)
     }
 
     fn pass_of(&self, path: &Path, reign: u64) -> Option<(Arc<Pass>, Name)> {
@@ -249,77 +235,12 @@ impl Pass {
     }
 }
 
-impl Rows {
-    fn push(&mut self, name: &Name, meta: &Meta) {
-        // A row has no room to say so, and nothing is fetched ahead of one.
-        if meta.kind() == Kind::Symlink {
-            return;
-        }
-        let version = meta.version();
-        let (file, bytes) = version.map_or(("", ""), |version| (&*version.file, &*version.bytes));
-        let own = (bytes != file).then_some(bytes);
-        let lengths = (
-            u8::try_from(name.as_bytes().len()),
-            u16::try_from(file.len()),
-            own.map(str::len).map(u16::try_from).transpose(),
-        );
-        // Longer than anything a store is known to have.
-        let (Ok(name_length), Ok(file_length), Ok(own_length), Ok(at)) =
-            (lengths.0, lengths.1, lengths.2, u32::try_from(self.rows.len()))
-        else {
-            return;
-        };
-        let row = Row {
-            start: self.text.len(),
-            name: name_length,
-            file: file_length,
-            bytes: own_length,
-            size: version.map(|version| version.size),
-            mtime: meta.mtime,
-            permissions: meta.permissions,
-            readable: meta.readable,
-            outdated: false,
-        };
-        self.text.extend_from_slice(name.as_bytes());
-        self.text.extend_from_slice(file.as_bytes());
-        self.text.extend_from_slice(own.unwrap_or_default().as_bytes());
-        self.rows.push(row);
-        self.index.insert(self.hasher.hash_one(name.as_bytes()), at);
-    }
-
-    fn find(&self, name: &Name) -> Option<usize> {
-        let at = usize::try_from(*self.index.get(&self.hasher.hash_one(name.as_bytes()))?).ok()?;
-        let row = self.rows.get(at)?;
-        (self.slice(row.start, row.name.into()) == name.as_bytes()).then_some(at)
-    }
-
-    fn name(&self, row: &Row) -> Option<Name> {
-        Name::new(self.slice(row.start, row.name.into())).ok()
-    }
-
-    fn meta(&self, row: &Row, dir: &Path) -> Meta {
-        let node = match (row.size, self.name(row)) {
-            (Some(size), Some(name)) => {
-                let start = row.start + usize::from(row.name);
-                let text = |start, length| -> Arc<str> { String::from_utf8_lossy(self.slice(start, length)).into() };
-                let file = text(start, row.file.into());
-                let bytes =
-                    row.bytes.map_or_else(|| file.clone(), |own| text(start + usize::from(row.file), own.into()));
-                Node::File(Version { path: dir.join(&name), file, bytes, size })
-            }
-            _ => Node::Directory,
-        };
-        Meta { node, mtime: row.mtime, permissions: row.permissions, readable: row.readable }
-    }
-
-    fn slice(&self, start: usize, length: usize) -> &[u8] {
-        self.text.get(start..start + length).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::backend::{Node, Permissions};
     use crate::vfs::changes::Changes;
 
     const TTL: Duration = Duration::from_secs(60);
@@ -452,5 +373,26 @@ mod tests {
         }
         assert!(ahead.len() > 10 && ahead.is_sorted());
         assert_eq!(ahead[0], "d/003");
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_a_directorys_end_is_run_ahead_of_in_the_next() {
+        let rig = rig(64 << 20);
+        let names = || (0..40).map(|number| format!("{number:03}"));
+        for dir in ["s/a", "s/c", "s/b", "t/bb", "s/b/in"] {
+            rig.list(dir, names(), "tag");
+        }
+        let (mut beyond, mut waits) = (Vec::new(), 0);
+        for (dir, at) in ["a", "b", "c"].into_iter().flat_map(|dir| (0..40).map(move |at| (dir, at))) {
+            let at = format!("s/{dir}/{at:03}");
+            let found = if beyond.contains(&at) { Ahead::There } else { Ahead::Coming };
+            waits += usize::from(found == Ahead::Coming);
+            let Follow { ahead, beyond: next, .. } = rig.listings.follow(&path(&at), 0, found).unwrap();
+            let files = ahead.into_iter().chain(next.into_iter().flat_map(|(_, files)| files));
+            beyond.extend(files.map(|version| version.path.to_string()));
+        }
+        assert!(waits <= 4, "{waits}");
+        let once: std::collections::HashSet<_> = beyond.iter().collect();
+        assert_eq!((once.len(), beyond.len()), (3 * 40 - 3, 3 * 40 - 3));
     }
 }

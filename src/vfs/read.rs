@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 
 use super::handles::{Handle, Open};
-use super::inodes::{File, Ino};
+use super::inodes::Ino;
 use super::reign::Held;
 use super::write::Gate;
 use super::{Error, Invalidation, Result, Vfs, control};
@@ -57,7 +57,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Answer {
     /// The bytes.
-    pub bytes: Bytes,
+    pub data: Data,
     _held: Held,
 }
 
@@ -152,7 +152,7 @@ impl Vfs {
             let outcome = self.read_in_one_reign(what, offset, size).await;
             // Else it is another principal's, failure or not.
             if let Some(held) = self.reign.hold(reign).await {
-                return outcome.map(|bytes| Answer { bytes, _held: held });
+                return outcome.map(|data| Answer { data, _held: held });
             }
         }
     }
@@ -163,16 +163,16 @@ impl Vfs {
     /// `Stale` where the store no longer has this version, `Busy` for written bytes that are no longer in memory,
     /// `Io`, `Denied`.
     pub async fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Bytes> {
-        Ok(self.answer(handle, offset, size).await?.bytes)
+        Ok(self.answer(handle, offset, size).await?.data.into_bytes())
     }
 
-    async fn read_in_one_reign(&self, what: Of, offset: u64, size: u32) -> Result<Bytes> {
+    async fn read_in_one_reign(&self, what: Of, offset: u64, size: u32) -> Result<Data> {
         let (ino, cached) = match what {
             Of::Unopened(ino) => (ino, true),
             Of::Handle(handle) => match self.handles.get(handle)? {
                 Open::Reading { ino, cached, .. } => (ino, cached),
                 Open::Writing { ino } => (ino, false),
-                Open::Order(order) => return Ok(self.read_control(&order, offset, size)),
+                Open::Order(order) => return Ok(self.read_control(&order, offset, size).into()),
                 Open::Directory(_) => return Err(Error::BadHandle),
             },
         };
@@ -180,9 +180,9 @@ impl Vfs {
         let mut changes = 0;
         loop {
             let source = self.source(ino)?;
-            let bytes = match source {
+            let data = match source {
                 Source::Written(gate) => match self.read_written(&gate, wanted.clone(), cached).await? {
-                    Some(bytes) => bytes,
+                    Some(bytes) => bytes.into(),
                     None => continue,
                 },
                 Source::Stored(version, reader, found) => {
@@ -191,12 +191,12 @@ impl Vfs {
                     }
                     let range = wanted.start.min(version.size)..wanted.end.min(version.size);
                     if range.is_empty() {
-                        return Ok(Bytes::new());
+                        return Ok(Data::default());
                     }
                     let read = match changes < PINNED {
-                        true => reader.read(range).await.map(Data::into_bytes),
+                        true => reader.read(range).await,
                         // It changes faster than it can be read: what it holds now.
-                        false => self.read_any(&version, range).await,
+                        false => self.read_any(&version, range).await.map(Data::from),
                     };
                     match read {
                         Ok(data) => {
@@ -214,7 +214,7 @@ impl Vfs {
                     }
                 }
             };
-            return Ok(bytes);
+            return Ok(data);
         }
     }
 
@@ -234,13 +234,13 @@ impl Vfs {
         if file.written.is_some() {
             return Ok(Source::Written(file.gate.get_or_insert_default().clone()));
         }
-        let File { stored: Some(version), reader, .. } = file else { return Err(Error::Stale) };
-        if let Some(reader) = reader {
-            return Ok(Source::Stored(version.clone(), reader.clone(), None));
+        let version = file.stored.clone().ok_or(Error::Stale)?;
+        if let Some(reader) = &file.reader {
+            return Ok(Source::Stored(version, reader.clone(), None));
         }
         let (opened, found) = self.read_ahead.open(version.clone());
-        *reader = Some(opened.clone());
-        Ok(Source::Stored(version.clone(), opened, Some(found)))
+        file.reader = Some(opened.clone());
+        Ok(Source::Stored(version, opened, Some(found)))
     }
 
     /// Somebody began to read the file at `path`: has those fetched that are likely to be read next.
@@ -253,8 +253,10 @@ impl Vfs {
         if wasted > 0 {
             follow.pass.wasted(follow.at, wasted);
         }
-        if !follow.ahead.is_empty() {
-            self.read_ahead.want(follow.source, follow.ahead.into_iter().map(Target::Version));
+        for (source, files) in std::iter::once((follow.source, follow.ahead)).chain(follow.beyond) {
+            if !files.is_empty() {
+                self.read_ahead.want(source, files.into_iter().map(Target::Version));
+            }
         }
     }
 

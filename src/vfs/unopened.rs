@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use super::inodes::Content;
+use super::inode::Content;
 use super::read::Of;
 use super::{Answer, Error, Ino, Result, Vfs};
 
@@ -46,7 +46,7 @@ impl Vfs {
         if let Ok(inode) = self.inodes().get_mut(ino)
             && let Content::File(file) = &mut inode.content
         {
-            file.reader = None;
+            let _ = file.closed();
         }
     }
 }
@@ -79,7 +79,7 @@ mod tests {
             for number in 0..count {
                 let ino = vfs.lookup(Ino::ROOT, number.to_string().as_bytes()).await.unwrap().ino;
                 let answer = vfs.answer_unopened(ino, 16, 8).await.unwrap();
-                assert_eq!(answer.bytes, number.to_le_bytes()[..], "{round}");
+                assert_eq!(answer.data.into_bytes(), number.to_le_bytes()[..], "{round}");
                 inos.push(ino);
             }
         }

@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
 
 use super::handles::{Handle, Open};
-use super::inodes::{File, Ino};
+use super::inode::File;
+use super::inodes::Ino;
 use super::ledger::Full;
 use super::locks::Locked;
 use super::{Error, Result, Vfs};

@@ -1,6 +1,7 @@
 //! Replies that the kernel refused: bytes of the wrong length above all, which it may also believe. fuser logs them, so
 //! what this process and its workers write to stderr is looked through on its way there.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::os::fd::AsFd;
@@ -9,15 +10,17 @@ use std::sync::{Condvar, Mutex, Once, PoisonError};
 const REFUSED: &str = "Failed to send FUSE reply";
 /// Nobody waits for the reply any more: the connection was aborted, or the mount is gone.
 const NOBODY_WAITS: [&str; 2] = ["os error 2)", "os error 19)"];
+/// Lines that are kept.
+const KEPT: usize = 1000;
 const MARK: &str = "all of stderr until here was looked through, ";
 
-#[derive(Default)]
 struct Seen {
     refused: Vec<String>,
+    lines: VecDeque<String>,
     marks: u64,
 }
 
-static SEEN: Mutex<Seen> = Mutex::new(Seen { refused: Vec::new(), marks: 0 });
+static SEEN: Mutex<Seen> = Mutex::new(Seen { refused: Vec::new(), lines: VecDeque::new(), marks: 0 });
 static LOOKED: Condvar = Condvar::new();
 
 /// Looks through stderr from now on: of this process, and of those it starts from now on.
@@ -44,11 +47,22 @@ fn look(reader: PipeReader, mut stderr: File) {
             continue;
         }
         if text.contains(REFUSED) && !NOBODY_WAITS.iter().any(|end| text.contains(end)) {
-            seen.refused.push(text.into_owned());
+            seen.refused.push(text.to_string());
         }
+        if seen.lines.len() == KEPT {
+            seen.lines.pop_front();
+        }
+        seen.lines.push_back(text.into_owned());
         drop(seen);
         let _ = stderr.write_all(&line).and_then(|()| stderr.write_all(b"\n"));
     }
+}
+
+/// Whether one of the last lines holds `text`.
+#[allow(dead_code, reason = "not every test looks for a line")]
+pub(crate) fn said(text: &str) -> bool {
+    let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.lines.iter().any(|line| line.contains(text))
 }
 
 /// Fails where the kernel refused a reply so far.
