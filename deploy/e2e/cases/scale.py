@@ -1,9 +1,16 @@
 """Many at once, and nothing of them afterwards."""
+import contextlib
+import os
+import signal
+import subprocess
+import threading
 import time
 
 import testbed
 
 PODS = 50
+# Seconds until all are Ready.
+PATIENCE = 600
 CLAIMS_OF_A_POD = 2
 
 
@@ -47,19 +54,34 @@ def burst(cluster, name, volumes):
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{name}{number}"},
                 "spec": {"terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes(number)}}
 
-    begun, ready = time.monotonic(), {}
-    cluster.apply(*[pod(number) for number in range(PODS)])
-
-    def all_ready():
-        columns = '-o=jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
-        for line in cluster.k("get", "pods", columns).splitlines():
-            pod, status = line.split("=")
-            if status == "True":
-                ready.setdefault(pod, time.monotonic() - begun)
-        return len(ready) == PODS
-
-    testbed.until(f"{PODS} pods Ready", 600, all_ready)
+    with watched(cluster) as lines:
+        begun, ready = time.monotonic(), {}
+        cluster.apply(*[pod(number) for number in range(PODS)])
+        for line in lines:
+            pod_name, _, status = line.strip().partition("=")
+            if status == "True" and pod_name.startswith(name):
+                ready.setdefault(pod_name, time.monotonic() - begun)
+                if len(ready) == PODS:
+                    break
+    assert len(ready) == PODS, f"only {len(ready)} of {PODS} pods were Ready in {PATIENCE} s"
     return sorted(ready.values())
+
+
+@contextlib.contextmanager
+def watched(cluster):
+    """Lines NAME=STATUS whenever a pod changes, for at most PATIENCE."""
+    line = '-o=jsonpath={.metadata.name}={.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+    watch = subprocess.Popen([testbed.SCRIPTS / "k", "get", "pods", "--watch", line], stdout=subprocess.PIPE, text=True,
+                             start_new_session=True)
+    end = lambda: os.killpg(watch.pid, signal.SIGKILL)
+    alarm = threading.Timer(PATIENCE, end)
+    alarm.start()
+    try:
+        yield watch.stdout
+    finally:
+        alarm.cancel()
+        end()
+        watch.wait()
 
 
 def percentile(times, percent):
