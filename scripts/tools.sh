@@ -23,7 +23,7 @@ install_packages() {
 
 # program:package
 needed=(cc:gcc git:git make:make python3:python3 rsync:rsync tar:tar unshare:util-linux ps:procps
-    ganesha.nfsd:nfs-ganesha)
+    ganesha.nfsd:nfs-ganesha javac:default-jdk-headless mvn:maven)
 missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
@@ -63,5 +63,6 @@ if [ "$(cargo-deny --version 2>/dev/null)" != "cargo-deny $deny_version" ]; then
         --target-dir "$cache/tools-target"
     rm -rf "$cache/tools-target"
 fi
+scripts/hadoop/install.sh "$cache"
 (cd csi-sanity && go build -o "$cache/bin/csi-sanity" .)
 echo "tools: versitygw $versitygw_version, cargo-deny $deny_version, csi-sanity in $cache/bin"

@@ -3,6 +3,7 @@
 
 pub mod computed;
 pub mod ganesha;
+pub mod hadoop;
 pub mod kubernetes;
 mod process;
 pub mod raw;

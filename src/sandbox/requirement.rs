@@ -30,6 +30,9 @@ pub const VERSITYGW: Requirement = Requirement::Program { variable: "MILLRACE_VE
 /// nfs-ganesha, the real NFS server that the tests run against.
 pub const GANESHA: Requirement = Requirement::Program { variable: "MILLRACE_GANESHA", name: "ganesha.nfsd" };
 
+/// Hadoop's NameNode and DataNodes, the real HDFS that the tests run against.
+pub const HADOOP: Requirement = Requirement::Program { variable: "MILLRACE_HADOOP", name: "millrace-hadoop" };
+
 impl Requirement {
     /// Why it is not met, in words that say how to meet it; `None` where it is.
     pub fn missing(self) -> Option<String> {

@@ -1,0 +1,400 @@
+// A real HDFS on loopback in one process: a NameNode, DataNodes, and where asked for a KDC. Every port is free and told in one
+// line "READY {json}". It ends, and removes what it wrote, when its standard input ends: so none outlives who started it.
+//
+// Words are system properties, -Dmr.WORD=VALUE; a list is joined by commas:
+//   dir          where everything is kept; must not exist                          (needed)
+//   datanodes    how many                                                          (3)
+//   replication  of files whose writer does not say                                (1)
+//   blocksize    of files whose writer does not say, in bytes                      (1048576)
+//   racks        one for each DataNode, the last for all others                    (/rack1,/rack1,/rack2)
+//   hosts        the names that they register by                                   (their addresses)
+//   users        user=group,group;user=...: who is in which groups; each has a home (alice=users;bob=users;carol=staff)
+//   kerberos     true: everybody needs a ticket; keytabs lie in dir/kdc            (false)
+//   protection   of data and of calls, under Kerberos                              (authentication)
+//   conf         key=value;key=value: more of Hadoop's own words
+//
+// DataNode number i listens at 127.0.0.(i+1), and comes to the NameNode from there.
+
+import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpServer;
+import java.io.File;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
+import java.net.SocketAddress;
+import java.net.URLDecoder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.security.PrivilegedExceptionAction;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Executors;
+import java.util.stream.Stream;
+import javax.net.SocketFactory;
+import org.apache.hadoop.conf.Configurable;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FSDataInputStream;
+import org.apache.hadoop.fs.FSDataOutputStream;
+import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.fs.SafeModeAction;
+import org.apache.hadoop.fs.permission.FsPermission;
+import org.apache.hadoop.hdfs.DistributedFileSystem;
+import org.apache.hadoop.hdfs.protocol.HdfsConstants;
+import org.apache.hadoop.hdfs.server.datanode.DataNode;
+import org.apache.hadoop.hdfs.server.namenode.NameNode;
+import org.apache.hadoop.metrics2.lib.DefaultMetricsSystem;
+import org.apache.hadoop.minikdc.MiniKdc;
+import org.apache.hadoop.net.DNSToSwitchMapping;
+import org.apache.hadoop.security.Groups;
+import org.apache.hadoop.security.UserGroupInformation;
+
+public class HadoopCluster {
+  /** Racks by host name. */
+  public static class Racks implements DNSToSwitchMapping {
+    static final Map<String, String> RACKS = new ConcurrentHashMap<>();
+
+    public List<String> resolve(List<String> names) {
+      List<String> racks = new ArrayList<>();
+      for (String name : names) racks.add(RACKS.getOrDefault(name, "/default-rack"));
+      return racks;
+    }
+
+    public void reloadCachedMappings() {}
+
+    public void reloadCachedMappings(List<String> names) {}
+  }
+
+  /** Has a DataNode's calls leave from its own address, which is what the NameNode then knows of it. */
+  public static class BoundSockets extends SocketFactory implements Configurable {
+    private Configuration conf;
+
+    public void setConf(Configuration conf) {
+      this.conf = conf;
+    }
+
+    public Configuration getConf() {
+      return conf;
+    }
+
+    private String address() {
+      return conf == null ? "" : conf.get("mr.bind", "");
+    }
+
+    public Socket createSocket() throws IOException {
+      Socket socket =
+          new Socket() {
+            @Override
+            public void bind(SocketAddress to) throws IOException {
+              if (!isBound()) super.bind(to);
+            }
+          };
+      if (!address().isEmpty()) socket.bind(new InetSocketAddress(address(), 0));
+      return socket;
+    }
+
+    public Socket createSocket(InetAddress host, int port) throws IOException {
+      Socket socket = createSocket();
+      socket.connect(new InetSocketAddress(host, port));
+      return socket;
+    }
+
+    public Socket createSocket(InetAddress host, int port, InetAddress from, int fromPort) throws IOException {
+      return createSocket(host, port);
+    }
+
+    public Socket createSocket(String host, int port) throws IOException {
+      return createSocket(InetAddress.getByName(host), port);
+    }
+
+    public Socket createSocket(String host, int port, InetAddress from, int fromPort) throws IOException {
+      return createSocket(host, port);
+    }
+
+    @Override
+    public boolean equals(Object other) {
+      return other instanceof BoundSockets && ((BoundSockets) other).address().equals(address());
+    }
+
+    @Override
+    public int hashCode() {
+      return address().hashCode();
+    }
+  }
+
+  static DataNode[] dataNodes;
+  static Configuration[] dataNodeConfs;
+  static NameNode nameNode;
+  static Configuration conf;
+  static final Map<String, FSDataOutputStream> WRITERS = new ConcurrentHashMap<>();
+
+  static String word(String name, String otherwise) {
+    return System.getProperty("mr." + name, otherwise);
+  }
+
+  static String[] list(String name, String otherwise) {
+    String words = word(name, otherwise);
+    return words.isEmpty() ? new String[0] : words.split(",");
+  }
+
+  static int freePort() throws IOException {
+    try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getByName("127.0.0.1"))) {
+      return socket.getLocalPort();
+    }
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    File dir = new File(word("dir", null)).getAbsoluteFile();
+    boolean kerberos = Boolean.parseBoolean(word("kerberos", "false"));
+    int count = Integer.parseInt(word("datanodes", "3"));
+    String users = word("users", "alice=users;bob=users;carol=staff");
+    if (!dir.mkdirs()) throw new IOException(dir + " is there already");
+    DefaultMetricsSystem.setMiniClusterMode(true);
+    conf = new Configuration();
+    String host = kerberos ? "localhost" : "127.0.0.1";
+    String address = host + ":" + freePort();
+    conf.set("fs.defaultFS", "hdfs://" + address);
+    conf.set("hadoop.tmp.dir", dir + "/tmp");
+    conf.set("dfs.namenode.name.dir", "file://" + dir + "/nn");
+    conf.set("dfs.namenode.rpc-address", address);
+    conf.set("dfs.namenode.rpc-bind-host", "127.0.0.1");
+    conf.set("dfs.namenode.http-address", "127.0.0.1:0");
+    conf.set("dfs.blocksize", word("blocksize", "1048576"));
+    conf.set("dfs.namenode.fs-limits.min-block-size", "4096");
+    conf.set("dfs.replication", word("replication", "1"));
+    conf.set("dfs.namenode.acls.enabled", "true");
+    conf.set("dfs.namenode.datanode.registration.ip-hostname-check", "false");
+    conf.set("dfs.namenode.safemode.extension", "0");
+    conf.set("dfs.heartbeat.interval", "1");
+    conf.set("dfs.namenode.stale.datanode.interval", "6000");
+    conf.set("dfs.namenode.heartbeat.recheck-interval", "1000");
+    conf.set("dfs.namenode.edits.noeditlogchannelflush", "true");
+    conf.set("dfs.client.block.write.replace-datanode-on-failure.policy", "NEVER");
+    conf.set("dfs.namenode.handler.count", "8");
+    conf.set("dfs.namenode.delegation.token.always-use", "true");
+    conf.set("hadoop.http.authentication.signature.secret.file", "/dev/null");
+    conf.set("hadoop.user.group.static.mapping.overrides", users);
+    conf.setClass("net.topology.node.switch.mapping.impl", Racks.class, DNSToSwitchMapping.class);
+    for (String pair : word("conf", "").split(";")) {
+      if (pair.contains("=")) conf.set(pair.substring(0, pair.indexOf('=')), pair.substring(pair.indexOf('=') + 1));
+    }
+    String more = kerberos ? startKdc(dir, users) : "";
+    // Before the NameNode asks: the table of groups is read once.
+    UserGroupInformation.setConfiguration(conf);
+    Groups.getUserToGroupsMappingServiceWithLoadedConfiguration(conf);
+    NameNode.format(new Configuration(conf));
+    nameNode = new NameNode(new Configuration(conf));
+    startDataNodes(dir, count);
+    makeHomes(users);
+
+    HttpServer control = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 0);
+    control.createContext("/", HadoopCluster::control);
+    control.setExecutor(Executors.newCachedThreadPool());
+    control.start();
+    System.out.println(
+        String.format(
+            "READY {\"pid\":%d,\"namenode\":\"%s\",\"webhdfs\":\"http://%s:%d\",\"control\":\"http://127.0.0.1:%d\"%s}",
+            ProcessHandle.current().pid(), address, host, nameNode.getHttpAddress().getPort(),
+            control.getAddress().getPort(), more));
+    System.out.flush();
+    while (System.in.read() >= 0) {}
+    try (Stream<java.nio.file.Path> all = Files.walk(dir.toPath())) {
+      all.sorted(Comparator.reverseOrder()).forEach(file -> file.toFile().delete());
+    }
+    Runtime.getRuntime().halt(0);
+  }
+
+  /** Starts a KDC with a keytab for every user, and has the cluster ask for tickets. */
+  static String startKdc(File dir, String users) throws Exception {
+    File home = new File(dir, "kdc");
+    home.mkdirs();
+    Properties words = MiniKdc.createConf();
+    words.setProperty("kdc.port", "" + freePort());
+    words.setProperty("org.name", "MILLRACE");
+    words.setProperty("org.domain", "TEST");
+    words.setProperty("transport", "TCP");
+    MiniKdc kdc = new MiniKdc(words, home);
+    kdc.start();
+    File service = new File(home, "nn.keytab");
+    kdc.createPrincipal(service, "nn/localhost", "HTTP/localhost", "HTTP/127.0.0.1");
+    for (String user : users.split(";")) {
+      String name = user.split("=")[0];
+      kdc.createPrincipal(new File(home, name + ".keytab"), name);
+    }
+    String realm = kdc.getRealm();
+    conf.set("hadoop.security.authentication", "kerberos");
+    conf.set("hadoop.security.authorization", "true");
+    conf.set("hadoop.security.auth_to_local", "RULE:[2:$1](nn)s/nn/hdfs/\nDEFAULT");
+    conf.set("hadoop.rpc.protection", word("protection", "authentication"));
+    conf.set("dfs.data.transfer.protection", word("protection", "authentication"));
+    conf.set("dfs.block.access.token.enable", "true");
+    conf.set("dfs.http.policy", "HTTP_ONLY");
+    conf.set("ignore.secure.ports.for.testing", "true");
+    for (String role : new String[] {"namenode", "datanode"}) {
+      conf.set("dfs." + role + ".keytab.file", service.getPath());
+      conf.set("dfs." + role + ".kerberos.principal", "nn/localhost@" + realm);
+    }
+    conf.set("dfs.namenode.kerberos.internal.spnego.principal", "HTTP/localhost@" + realm);
+    conf.set("dfs.web.authentication.kerberos.principal", "HTTP/localhost@" + realm);
+    conf.set("dfs.web.authentication.kerberos.keytab", service.getPath());
+    // Without this WebHDFS believes ?user.name= all the same.
+    conf.set("hadoop.http.filter.initializers", "org.apache.hadoop.security.AuthenticationFilterInitializer");
+    conf.set("hadoop.http.authentication.type", "kerberos");
+    conf.set("hadoop.http.authentication.kerberos.principal", "HTTP/localhost@" + realm);
+    conf.set("hadoop.http.authentication.kerberos.keytab", service.getPath());
+    return String.format(
+        ",\"realm\":\"%s\",\"krb5conf\":\"%s\",\"keytabs\":\"%s\"", realm, kdc.getKrb5conf().getPath(), home.getPath());
+  }
+
+  static void startDataNodes(File dir, int count) throws Exception {
+    dataNodes = new DataNode[count];
+    dataNodeConfs = new Configuration[count];
+    String[] racks = list("racks", "/rack1,/rack1,/rack2"), hosts = list("hosts", "");
+    for (int i = 0; i < count; i++) {
+      Configuration own = new Configuration(conf);
+      String ip = "127.0.0." + (i + 1), host = i < hosts.length ? hosts[i] : ip;
+      Racks.RACKS.put(host, racks[Math.min(i, racks.length - 1)]);
+      own.set("dfs.datanode.data.dir", "file://" + dir + "/dn" + i);
+      own.set("dfs.datanode.hostname", host);
+      own.set("mr.bind", ip);
+      // Under the default word it would also serve the DataNode's own client, which cannot read through such sockets.
+      own.set("hadoop.rpc.socket.factory.class.DatanodeProtocolPB", BoundSockets.class.getName());
+      for (String port : new String[] {"address", "http.address", "ipc.address"}) own.set("dfs.datanode." + port, ip + ":0");
+      dataNodeConfs[i] = own;
+      startDataNode(i);
+    }
+    waitLive(count);
+  }
+
+  static void startDataNode(int i) throws IOException {
+    dataNodes[i] = DataNode.createDataNode(new String[0], new Configuration(dataNodeConfs[i]));
+  }
+
+  static void waitLive(int count) throws Exception {
+    for (int i = 0; i < 1200; i++) {
+      if (nameNode.getNamesystem().getNumLiveDataNodes() >= count && !nameNode.isInSafeMode()) return;
+      Thread.sleep(50);
+    }
+    throw new IOException("live: " + nameNode.getNamesystem().getNumLiveDataNodes() + " of " + count);
+  }
+
+  static void makeHomes(String users) throws IOException {
+    try (DistributedFileSystem fs = superuser()) {
+      fs.setPermission(new Path("/"), new FsPermission((short) 0755));
+      fs.mkdirs(new Path("/tmp"));
+      fs.setPermission(new Path("/tmp"), new FsPermission((short) 01777));
+      for (String user : users.split(";")) {
+        String[] name = user.split("=");
+        Path home = new Path("/user/" + name[0]);
+        fs.mkdirs(home);
+        fs.setOwner(home, name[0], name[1].split(",")[0]);
+        fs.setPermission(home, new FsPermission((short) 0750));
+      }
+    }
+  }
+
+  static DistributedFileSystem superuser() throws IOException {
+    return (DistributedFileSystem) FileSystem.newInstance(conf);
+  }
+
+  /** Hadoop's own client, as that user, or as the superuser where none is named. */
+  static FileSystem client(String user) throws Exception {
+    if (user == null) return superuser();
+    UserGroupInformation as = UserGroupInformation.createRemoteUser(user);
+    return as.doAs((PrivilegedExceptionAction<FileSystem>) () -> FileSystem.newInstance(conf));
+  }
+
+  /**
+   * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
+   * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /get?path=
+   * /hsync?path=&user= /close?path=
+   */
+  static void control(HttpExchange exchange) throws IOException {
+    Map<String, String> query = new HashMap<>();
+    String raw = exchange.getRequestURI().getRawQuery();
+    if (raw != null) {
+      for (String pair : raw.split("&")) {
+        int at = pair.indexOf('=');
+        query.put(pair.substring(0, at), URLDecoder.decode(pair.substring(at + 1), StandardCharsets.UTF_8));
+      }
+    }
+    byte[] body = exchange.getRequestBody().readAllBytes();
+    int status = 200;
+    byte[] answer;
+    try {
+      answer = act(exchange.getRequestURI().getPath(), query, body);
+    } catch (Throwable thrown) {
+      status = 500;
+      answer = thrown.toString().getBytes(StandardCharsets.UTF_8);
+    }
+    exchange.sendResponseHeaders(status, answer.length == 0 ? -1 : answer.length);
+    exchange.getResponseBody().write(answer);
+    exchange.close();
+  }
+
+  static byte[] act(String what, Map<String, String> query, byte[] body) throws Exception {
+    String path = query.get("path"), user = query.get("user");
+    int i = Integer.parseInt(query.getOrDefault("i", "0"));
+    switch (what) {
+      case "/datanode/stop":
+        dataNodes[i].shutdown();
+        return new byte[0];
+      case "/datanode/start":
+        startDataNode(i);
+        waitLive(dataNodes.length);
+        return new byte[0];
+      case "/live":
+        return ("" + nameNode.getNamesystem().getNumLiveDataNodes()).getBytes(StandardCharsets.UTF_8);
+      case "/hsync":
+        // Plain hsync(): of a block's growth the NameNode hears only the first time.
+        FSDataOutputStream writer = WRITERS.get(path);
+        if (writer == null) WRITERS.put(path, writer = client(user).create(new Path(path), true));
+        writer.write(body);
+        writer.hsync();
+        return new byte[0];
+      case "/close":
+        WRITERS.remove(path).close();
+        return new byte[0];
+      default:
+    }
+    try (FileSystem fs = client(user)) {
+      switch (what) {
+        case "/put":
+          try (FSDataOutputStream out = fs.create(new Path(path), true)) {
+            out.write(body);
+          }
+          return new byte[0];
+        case "/get":
+          try (FSDataInputStream in = fs.open(new Path(path))) {
+            return in.readAllBytes();
+          }
+        case "/mkdir":
+          fs.mkdirs(new Path(path));
+          return new byte[0];
+        case "/safemode":
+          boolean on = Boolean.parseBoolean(query.get("on"));
+          ((DistributedFileSystem) fs).setSafeMode(on ? SafeModeAction.ENTER : SafeModeAction.LEAVE);
+          return new byte[0];
+        case "/quota":
+          String none = "" + HdfsConstants.QUOTA_DONT_SET;
+          long names = Long.parseLong(query.getOrDefault("names", none));
+          long space = Long.parseLong(query.getOrDefault("space", none));
+          ((DistributedFileSystem) fs).setQuota(new Path(path), names, space);
+          return new byte[0];
+        case "/policy":
+          ((DistributedFileSystem) fs).enableErasureCodingPolicy(query.get("name"));
+          ((DistributedFileSystem) fs).setErasureCodingPolicy(new Path(path), query.get("name"));
+          return new byte[0];
+        default:
+          throw new IOException("there is no " + what);
+      }
+    }
+  }
+}
