@@ -30,10 +30,10 @@
 //!     |  records: make, change, list, delete         |    +----------------------------------------+
 //!     +--------------------------------------------->|    | dyn Backend           <== THE SEAM     |
 //!                                                    |    |   cache::Cached over one of            |
-//!                                                    |    |   backend::{s3, nfs, memory}           |
+//!                                                    |    |   backend::{s3, hdfs, nfs, memory}     |
 //!                                                    +----+---------------+------------------------+
 //!                                                       ^ auth            v
-//!                                                   credentials       S3 and NFS servers
+//!                                                   credentials       S3, HDFS, NFS servers
 //!
 //!  app            the composition root: builds the parts from config, joins them, drains them
 //!  topology       where nodes are, and where a store's data may be shown: one rule, asked by csi

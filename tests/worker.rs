@@ -7,6 +7,8 @@
 mod by_hand;
 #[path = "worker/cache.rs"]
 mod cache;
+#[path = "worker/hdfs.rs"]
+mod hdfs;
 #[path = "worker/identities.rs"]
 mod identities;
 #[path = "worker/isolation.rs"]

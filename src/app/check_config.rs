@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::backend::{self, nfs, s3};
+use crate::backend::{self, hdfs, nfs, s3};
 use crate::cli::CheckConfig;
 use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::csi::volumes::controller_credential;
@@ -53,6 +53,7 @@ fn describe(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     writeln!(out, "store {}", store.name)?;
     match &store.backend {
         backend::Config::S3(config) => describe_s3(out, store, config)?,
+        backend::Config::Hdfs(config) => describe_hdfs(out, store, config)?,
         backend::Config::Nfs(config) => describe_nfs(out, store, config)?,
     }
     row(out, "memory", &format!("at most {} MiB a volume", store.memory >> 20))?;
@@ -70,6 +71,31 @@ fn or(value: &Option<String>, otherwise: &str) -> String {
     value.clone().unwrap_or_else(|| otherwise.to_owned())
 }
 
+fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> anyhow::Result<()> {
+    row(out, "backend", "hdfs: without Kerberos, so that nobody proves who he is")?;
+    row(out, "name nodes", &config.namenodes.join(", "))?;
+    row(out, "WebHDFS", &config.webhdfs.join(", "))?;
+    row(out, "prefix", if config.prefix.is_empty() { "none: the whole file system" } else { &config.prefix })?;
+    row(out, "CA bundle", ca_bundle(config.ca_bundle.as_ref()))?;
+    let options: Vec<String> = config.options.iter().map(|(word, value)| format!("{word}={value}")).collect();
+    row(out, "options", if options.is_empty() { "none".into() } else { options.join(", ") }.as_str())?;
+    let groups: Vec<String> = config.owners.groups.iter().map(|(name, gid)| format!("{name} ({gid})")).collect();
+    row(out, "groups", if groups.is_empty() { "none by number".into() } else { groups.join(", ") }.as_str())?;
+    describe_identities(out, store)
+}
+
+fn describe_identities(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
+    if let Credentials::Listed(identities) = &store.credentials {
+        row(out, "identities", &identities.to_string())?;
+    }
+    row(out, "controller credential", "none: volumes are directories made by hand")?;
+    Ok(())
+}
+
+fn ca_bundle(own: Option<&String>) -> &'static str {
+    if own.is_some() { "its own, instead of the system's" } else { "the system's" }
+}
+
 fn describe_nfs(out: &mut dyn Write, store: &Store, config: &nfs::Config) -> anyhow::Result<()> {
     let port = |port: Option<u16>| port.map_or_else(|| "asked of the portmapper".to_owned(), |port| port.to_string());
     row(out, "backend", "nfs: NFSv3 over TCP, neither encrypted nor authenticated")?;
@@ -80,11 +106,7 @@ fn describe_nfs(out: &mut dyn Write, store: &Store, config: &nfs::Config) -> any
     row(out, "MOUNT port", &port(config.mount_port))?;
     row(out, "connections", &format!("{} a mount", config.connections))?;
     row(out, "groups", if config.server_groups { "the server's own" } else { "those of the table below" })?;
-    if let Credentials::Listed(identities) = &store.credentials {
-        row(out, "identities", &identities.to_string())?;
-    }
-    row(out, "controller credential", "none: volumes are directories made by hand")?;
-    Ok(())
+    describe_identities(out, store)
 }
 
 fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyhow::Result<()> {
@@ -96,11 +118,7 @@ fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyho
     row(out, "region", region)?;
     row(out, "bucket", &config.bucket)?;
     row(out, "prefix", if config.prefix.is_empty() { "none: the whole bucket" } else { &config.prefix })?;
-    row(
-        out,
-        "CA bundle",
-        if config.ca_bundle.is_some() { "its own, instead of the system's" } else { "the system's" },
-    )?;
+    row(out, "CA bundle", ca_bundle(config.ca_bundle.as_ref()))?;
     row(out, "proxy", &or(&config.proxy, "none"))?;
     row(
         out,

@@ -13,6 +13,7 @@ pub fn hash(credential: &Credential, key: &[u8; 64]) -> String {
         Credential::Anonymous => digest(key, &[b"anonymous"], 8),
         Credential::S3 { key_id, .. } => digest(key, &[key_id.as_bytes()], 8),
         Credential::Sys { uid, gid, groups } => digest(key, &[b"sys", &numbers(*uid, *gid, groups)], 8),
+        Credential::Hadoop { user } => digest(key, &[b"hadoop", user.as_bytes()], 8),
     }
 }
 
@@ -37,6 +38,7 @@ pub fn fingerprint(credential: &Credential, key: &[u8; 64]) -> String {
         Credential::Sys { uid, gid, groups } => {
             digest(key, &[b"fingerprint", b"sys", &numbers(*uid, *gid, groups)], 16)
         }
+        Credential::Hadoop { user } => digest(key, &[b"fingerprint", b"hadoop", user.as_bytes()], 16),
     }
 }
 
@@ -109,6 +111,8 @@ mod tests {
             sys(1, 2, &[]),
             sys(1, 1, &[2]),
             sys(1, 1, &[2, 3]),
+            Credential::Hadoop { user: "a".into() },
+            Credential::Hadoop { user: "x".into() },
             Credential::Anonymous,
         ];
         for (at, one) in all.iter().enumerate() {

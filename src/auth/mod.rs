@@ -37,6 +37,11 @@ pub enum Credential {
         /// Further groups.
         groups: Vec<u32>,
     },
+    /// A user by name (Hadoop's SIMPLE authentication): as much of a claim.
+    Hadoop {
+        /// What the store calls the user.
+        user: String,
+    },
 }
 
 impl std::fmt::Debug for Credential {
@@ -45,6 +50,7 @@ impl std::fmt::Debug for Credential {
             Credential::Anonymous => "Credential::Anonymous",
             Credential::S3 { .. } => "Credential::S3(***)",
             Credential::Sys { .. } => "Credential::Sys",
+            Credential::Hadoop { .. } => "Credential::Hadoop",
         })
     }
 }

@@ -62,6 +62,8 @@ pub enum ErrorKind {
     Denied,
     /// Only the file's owner or a superuser may do that.
     NotPermitted,
+    /// Another client is writing it.
+    Busy,
     /// The store takes no changes there from anybody.
     ReadOnly,
     /// The store does not accept the credential itself.

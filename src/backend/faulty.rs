@@ -313,6 +313,10 @@ impl InPlace for FaultyInPlace {
     async fn sync(&self) -> Result<Option<Meta>> {
         self.faulty.meet(Op::Publish, &self.path, self.writing.sync()).await
     }
+
+    async fn finish(&self) -> Result<Option<Meta>> {
+        self.faulty.meet(Op::Publish, &self.path, self.writing.finish()).await
+    }
 }
 
 #[derive(Debug)]

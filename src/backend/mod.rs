@@ -9,9 +9,11 @@
 mod closed;
 #[cfg(test)]
 pub(crate) mod contract;
+mod dial;
 mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
+pub mod hdfs;
 pub mod memory;
 mod meter;
 mod name;
@@ -123,6 +125,12 @@ pub trait InPlace: Debug + Send + Sync + 'static {
 
     /// Makes every write so far lasting. What lies there then, where the store says so.
     async fn sync(&self) -> Result<Option<Meta>>;
+
+    /// As [`InPlace::sync`], where nobody is expected to write on: the store keeps nothing for the writer, who may write
+    /// on all the same.
+    async fn finish(&self) -> Result<Option<Meta>> {
+        self.sync().await
+    }
 }
 
 /// A file that is being written in order.
@@ -364,6 +372,8 @@ pub struct SetAttributes {
 pub enum Config {
     /// An S3 bucket, or a prefix of one.
     S3(s3::Config),
+    /// An HDFS, or a directory of one.
+    Hdfs(hdfs::Config),
     /// An NFSv3 export, or a directory of one.
     Nfs(nfs::Config),
 }
@@ -384,6 +394,7 @@ pub fn connect(
 ) -> Result<Arc<dyn Backend>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3::connect(config, credential.into(), root, limits)?)),
+        Config::Hdfs(config) => Ok(Arc::new(hdfs::Hdfs::connect(config, &credential.into(), root, limits)?)),
         Config::Nfs(config) => Ok(Arc::new(nfs::Nfs::connect(config, &credential.into(), root, limits)?)),
     }
 }
@@ -393,12 +404,12 @@ pub fn connect(
 /// Asks nothing of the store.
 ///
 /// # Errors
-/// As [`connect`]; `Unsupported` for a store of backend nfs, whose volumes are made by hand.
+/// As [`connect`]; `Unsupported` for a store of backend hdfs or nfs, whose volumes are made by hand.
 pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn records::Records>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
-        Config::Nfs(_) => {
-            let why = "volumes of a store of backend nfs are directories made by hand";
+        Config::Hdfs(_) | Config::Nfs(_) => {
+            let why = "volumes of a store of backend hdfs or nfs are directories made by hand";
             Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), why))
         }
     }
@@ -412,6 +423,7 @@ pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn
 pub async fn reach(config: &Config, deadline: std::time::Duration) -> Result<()> {
     match config {
         Config::S3(config) => s3::reach(config, deadline).await,
+        Config::Hdfs(config) => hdfs::reach(config, deadline).await,
         Config::Nfs(config) => nfs::reach(config, deadline).await,
     }
 }

@@ -91,7 +91,7 @@ pub fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::InvalidName | ErrorKind::NameTooLong => Code::InvalidArgument,
         ErrorKind::TooLarge => Code::OutOfRange,
         ErrorKind::NoSpace | ErrorKind::OverQuota => Code::ResourceExhausted,
-        ErrorKind::Throttled | ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Throttled | ErrorKind::Unavailable | ErrorKind::Busy => Code::Unavailable,
         ErrorKind::NotADirectory
         | ErrorKind::IsADirectory
         | ErrorKind::NotEmpty
@@ -124,6 +124,7 @@ pub fn mended(kind: ErrorKind, message: &str) -> String {
         ErrorKind::Misconfigured
         | ErrorKind::NotPermitted
         | ErrorKind::ReadOnly
+        | ErrorKind::Busy
         | ErrorKind::AlreadyExists
         | ErrorKind::NotADirectory
         | ErrorKind::IsADirectory

@@ -56,7 +56,8 @@ pub enum Error {
     /// EROFS
     #[error("read-only file system")]
     ReadOnly,
-    /// EBUSY: written bytes that are no longer in memory cannot be read before the file is published.
+    /// EBUSY: written bytes that are no longer in memory cannot be read before the file is published; or another client
+    /// of the store is writing the file.
     #[error("being written")]
     Busy,
     /// EBADF
@@ -88,6 +89,7 @@ impl From<backend::Error> for Error {
             ErrorKind::NameTooLong => (Error::NameTooLong, true),
             ErrorKind::NotPermitted => (Error::NotPermitted, true),
             ErrorKind::ReadOnly => (Error::ReadOnly, true),
+            ErrorKind::Busy => (Error::Busy, false),
             ErrorKind::Denied | ErrorKind::Unauthenticated => (Error::Denied, false),
             ErrorKind::TooLarge => (Error::TooLarge, false),
             ErrorKind::NoSpace => (Error::NoSpace, false),

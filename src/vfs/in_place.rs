@@ -27,6 +27,8 @@ pub(super) struct Writing {
     file: Arc<dyn InPlace>,
     /// Something was written that is not known to be lasting.
     dirty: bool,
+    /// Something was written since the store was last told that it is the end.
+    open: bool,
     /// Who wrote it.
     owners: HashSet<Owner>,
     /// Writes so far: what the store answered before the last one is old.
@@ -103,8 +105,9 @@ impl Vfs {
         inodes.open(ino, true)?;
         let file = inodes.get_mut(ino)?.file_mut()?;
         // All who write share what is not lasting yet.
-        file.in_place
-            .get_or_insert_with(|| Box::new(Writing { file: begun, dirty: false, owners: HashSet::new(), writes: 0 }));
+        file.in_place.get_or_insert_with(|| {
+            Box::new(Writing { file: begun, dirty: false, open: false, owners: HashSet::new(), writes: 0 })
+        });
         Ok(Opened { handle: self.handles.insert(Open::Writing { ino }), pages: Pages::None, backing: None })
     }
 
@@ -117,7 +120,7 @@ impl Vfs {
             let inode = inodes.get_mut(ino)?;
             let grows = end.saturating_sub(inode.size());
             let writing = inode.file_mut()?.in_place.as_mut().ok_or(Error::BadHandle)?;
-            writing.dirty = true;
+            (writing.dirty, writing.open) = (true, true);
             writing.owners.extend(owner);
             (writing.file.clone(), grows)
         };
@@ -151,21 +154,30 @@ impl Vfs {
             let writing = inodes.get(ino)?.file()?.in_place.as_ref();
             writing.is_some_and(|writing| owners.iter().any(|owner| writing.owners.contains(owner)))
         };
-        if wrote { self.sync_in_place(ino).await } else { Ok(()) }
+        if wrote { self.make_lasting(ino, true).await } else { Ok(()) }
     }
 
     /// Makes lasting what was written through any handle.
     pub(super) async fn sync_in_place(&self, ino: Ino) -> Result<()> {
-        let (file, owners) = {
+        self.make_lasting(ino, false).await
+    }
+
+    /// As [`Vfs::sync_in_place`]; `closing`, where it is for a descriptor that is closed: behind the last of them no more
+    /// is expected to be written.
+    async fn make_lasting(&self, ino: Ino, closing: bool) -> Result<()> {
+        let (file, owners, last) = {
             let mut inodes = self.inodes();
-            let Some(writing) = inodes.get_mut(ino)?.file_mut()?.in_place.as_mut() else { return Ok(()) };
+            let file = inodes.get_mut(ino)?.file_mut()?;
+            let last = closing && file.writers <= 1;
+            let Some(writing) = file.in_place.as_mut() else { return Ok(()) };
             // What is written from now on need not be in it.
-            if !std::mem::replace(&mut writing.dirty, false) {
+            if !writing.dirty && !(last && writing.open) {
                 return Ok(());
             }
-            (writing.file.clone(), std::mem::take(&mut writing.owners))
+            (writing.dirty, writing.open) = (false, writing.open && !last);
+            (writing.file.clone(), std::mem::take(&mut writing.owners), last)
         };
-        let synced = file.sync().await;
+        let synced = if last { file.finish().await } else { file.sync().await };
         self.progressed();
         match synced {
             Ok(told) => {
@@ -176,7 +188,7 @@ impl Vfs {
             }
             Err(error) => {
                 if let Some(writing) = self.inodes().get_mut(ino)?.file_mut()?.in_place.as_mut() {
-                    writing.dirty = true;
+                    (writing.dirty, writing.open) = (true, true);
                     writing.owners.extend(owners);
                 }
                 Err(error.into())
@@ -187,7 +199,7 @@ impl Vfs {
     /// The mount is gone: as far as can be, what was written lasts.
     pub(super) async fn sync_all_in_place(&self) {
         let open = self.inodes().all_in_place();
-        for outcome in join_all(open.into_iter().map(|ino| self.sync_in_place(ino))).await {
+        for outcome in join_all(open.into_iter().map(|ino| self.make_lasting(ino, true))).await {
             if let Err(error) = outcome {
                 tracing::error!(%error, "what was written to a file may be lost: it could not be made lasting");
             }
@@ -196,7 +208,7 @@ impl Vfs {
 
     /// The last descriptor of a handle that may write is gone.
     pub(super) async fn release_in_place(&self, ino: Ino) -> Result<()> {
-        let synced = self.sync_in_place(ino).await;
+        let synced = self.make_lasting(ino, true).await;
         let path = {
             let mut inodes = self.inodes();
             let inode = inodes.get_mut(ino)?;

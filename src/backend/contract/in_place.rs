@@ -28,6 +28,14 @@ pub(crate) async fn a_file_is_changed_in_place_or_never(store: Store) {
     writing.sync().await.unwrap();
     writing.sync().await.unwrap();
     assert!(content(&store, "file").await == [&pattern(3 << 20)[..], b"tail"].concat());
+    let finished = writing.finish().await.unwrap();
+    if let Some(finished) = finished {
+        assert_eq!(store.stat(&path("file")).await.unwrap(), finished);
+    }
+    writing.write((3 << 20) + 4, "more".into()).await.unwrap();
+    writing.finish().await.unwrap();
+    writing.finish().await.unwrap();
+    assert!(content(&store, "file").await == [&pattern(3 << 20)[..], b"tailmore"].concat());
     // Who read the shorter one reads on: what was there is there.
     assert!(bytes(&store, &version, 0..3 << 20).await.unwrap() == pattern(3 << 20));
 }

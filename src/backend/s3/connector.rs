@@ -28,8 +28,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use super::Config;
-use super::dial::Dial;
 use super::meter;
+use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, answered};
 use crate::tunable::Span;
 
@@ -109,7 +109,7 @@ impl Connector {
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(config.max_connections as usize)
-            .build(Dial::new(config, patience.connect())?);
+            .build(Dial::new(config.ca_bundle.as_deref(), config.proxy.as_deref(), patience.connect())?);
         Ok(Connector {
             http,
             slots: Arc::new(Semaphore::new(config.max_connections.max(1) as usize)),

@@ -3,7 +3,6 @@
 mod assembly;
 mod client;
 mod connector;
-mod dial;
 mod error;
 mod fetch;
 mod keys;

@@ -9,7 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use super::Config;
-use super::dial::Dial;
+use crate::backend::dial::Dial;
 use crate::backend::{Error, ErrorKind, Op, Path, Result};
 
 /// Asks for the bucket without signing. Any answer is one, also a refusal: only what says that the store is in trouble
@@ -23,7 +23,7 @@ pub(in crate::backend) async fn reach(config: &Config, deadline: Duration) -> Re
     let wrong = |why: String| error(ErrorKind::Misconfigured, why);
     let request = Request::builder().method(Method::HEAD).uri(address(config)).body(Empty::<Bytes>::new());
     let request = request.map_err(|why| wrong(why.to_string()))?;
-    let dial = Dial::new(config, deadline).map_err(wrong)?;
+    let dial = Dial::new(config.ca_bundle.as_deref(), config.proxy.as_deref(), deadline).map_err(wrong)?;
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(dial);
     match tokio::time::timeout(deadline, client.request(request)).await {
         Ok(Ok(answer)) if answer.status().is_server_error() && answer.status() != StatusCode::NOT_IMPLEMENTED => {

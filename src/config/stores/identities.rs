@@ -1,6 +1,6 @@
 //! Who may be whom: the users that a namespace's volumes may act as, where the store believes whatever it is told.
 //!
-//! AUTH_SYS proves nothing, and users write their own Secrets: so the administrator's table decides, and a Secret or a
+//! AUTH_SYS and HDFS without Kerberos prove nothing, and users write their own Secrets: so the administrator's table decides, and a Secret or a
 //! volume's attribute only chooses among what it lists.
 
 use std::collections::BTreeSet;
@@ -100,6 +100,11 @@ impl Identities {
             }
         }
         Ok(Identities { rows, superusers })
+    }
+
+    /// Everybody who is listed, as often as that.
+    pub(super) fn users(&self) -> impl Iterator<Item = &User> {
+        self.rows.iter().flat_map(|row| &row.users)
     }
 
     /// The user that a volume of a pod in `namespace` acts as: the one that was `chosen`, or the only one there is.

@@ -125,7 +125,7 @@ const NFS_PORT: u16 = 2049;
 /// Where a store lies, and the directory in it.
 ///
 /// Of S3: the endpoint's host and port, where all of AWS is one, since bucket names are unique in it; the bucket; the
-/// prefix. Of NFS: the server and its port; export and prefix as one path, since one export may lie in another.
+/// prefix. Of HDFS: the name nodes; the prefix. Of NFS: the server and its port; export and prefix as one path, since one export may lie in another.
 fn location(config: &backend::Config) -> (Vec<String>, String) {
     match config {
         backend::Config::S3(config) => {
@@ -138,6 +138,11 @@ fn location(config: &backend::Config) -> (Vec<String>, String) {
                 },
             );
             (vec!["s3".into(), realm, config.bucket.clone()], config.prefix.clone())
+        }
+        backend::Config::Hdfs(config) => {
+            let mut namenodes = config.namenodes.clone();
+            namenodes.sort();
+            (vec!["hdfs".into(), namenodes.join(",")], config.prefix.clone())
         }
         backend::Config::Nfs(config) => {
             let server = config.server.to_ascii_lowercase();

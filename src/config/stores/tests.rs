@@ -231,3 +231,83 @@ fn each_wrong_word_of_an_nfs_store_is_refused_with_a_reason() {
         assert!(Stores::parse(&HOMES.replace("Filer.example", &format!("'{server}'")), Path::new("")).is_ok());
     }
 }
+
+const LAKE: &str = "
+stores:
+  - name: lake
+    backend: hdfs
+    nameNodes: ['NN1.example:8020', 'nn2.example:8020']
+    webHdfs: ['http://nn1.example:9870', 'http://nn2.example:9870/']
+    prefix: data
+    identities:
+      - namespace: team-a
+        users: [{name: alice, uid: 1000, gid: 100}]
+      - namespace: team-b
+        users: [{name: bob, uid: 1001, gid: 100}, {name: alice, uid: 1000, gid: 100}]
+    groups: {users: 100}
+";
+
+#[test]
+fn an_hdfs_store_says_where_it_is_and_who_may_be_whom() {
+    let stores = Stores::parse(LAKE, Path::new("")).unwrap();
+    let lake = stores.get("lake").unwrap();
+    let backend::Config::Hdfs(config) = &lake.backend else { panic!("{lake:?}") };
+    assert_eq!(config.namenodes, ["nn1.example:8020", "nn2.example:8020"]);
+    assert_eq!(config.webhdfs, ["http://nn1.example:9870", "http://nn2.example:9870"]);
+    assert_eq!(
+        (config.owners.users["alice"], config.owners.users["bob"], config.owners.groups["users"]),
+        (1000, 1001, 100)
+    );
+    let Credentials::Listed(identities) = &lake.credentials else { panic!("{lake:?}") };
+    assert_eq!(identities.user(Some("team-b"), Some("bob")).unwrap().uid, 1001);
+    let hash = |text: &str| Stores::parse(text, Path::new("")).unwrap().get("lake").unwrap().location_hash();
+    let turned = LAKE.replace("['NN1.example:8020', 'nn2.example:8020']", "['nn2.example:8020', 'nn1.example:8020']");
+    assert_eq!(hash(LAKE), hash(&turned));
+    assert_ne!(hash(LAKE), hash(&LAKE.replace("prefix: data", "prefix: other")));
+}
+
+#[test]
+fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
+    for (from, to, why) in [
+        ("nameNodes: ['NN1.example:8020', 'nn2.example:8020']", "capacity: 1Gi", "nameNodes is needed"),
+        ("'nn2.example:8020'", "'nn1.example:8020'", "twice"),
+        ("'nn2.example:8020'", "'nn2.example'", "no host:port"),
+        ("'nn2.example:8020'", "'hdfs://nn2.example:8020'", "no host:port"),
+        ("'nn2.example:8020'", "'nn2.example:0'", "no host:port"),
+        ("webHdfs: ['http://nn1.example:9870', 'http://nn2.example:9870/']", "capacity: 1Gi", "webHdfs is needed"),
+        ("'http://nn1.example:9870'", "'nn1.example:9870'", "http|https"),
+        ("'http://nn1.example:9870'", "'http://nn1.example:9870/webhdfs/v1'", "nothing after it"),
+        ("prefix: data", "prefix: 'a:b'", "colon"),
+        ("prefix: data", "bucket: data", "bucket means nothing"),
+        ("prefix: data", "limits: {connections: 4}", "limits.connections means nothing"),
+        ("prefix: data", "controllerCredential: x", "made by hand"),
+        ("prefix: data", "options: {fs.defaultFS: x}", "options"),
+        ("uid: 1001", "uid: 0", "uid 0"),
+        ("uid: 1001", "uid: 1000", "a number one name"),
+        ("uid: 1001", "uid: 65534", "in no table"),
+        ("name: bob", "name: hdfs", "superusers"),
+        (
+            "{name: alice, uid: 1000, gid: 100}]\n      - namespace: team-b",
+            "{name: alice, uid: 7, gid: 100}]\n      - namespace: team-b",
+            "one number",
+        ),
+        ("uid: 1001, gid: 100", "uid: 1001, gid: 100, groups: [5]", "by itself"),
+        ("groups: {users: 100}", "groups: {users: 100, staff: 100}", "a number one name"),
+    ] {
+        assert!(LAKE.contains(from), "{from}");
+        let error = refused(&LAKE.replace(from, to));
+        assert!(error.contains(why), "{to}: {error}");
+    }
+    let without = LAKE.split("    identities").next().unwrap();
+    assert!(refused(without).contains("identities is needed"));
+    assert!(refused(&HOMES.replace("prefix: teams", "nameNodes: [x:1]")).contains("nameNodes means nothing"));
+    assert!(refused(&ONE.replace("prefix: teams/a", "webHdfs: [x]")).contains("webHdfs means nothing"));
+    // One name node in common is one file system.
+    let inside =
+        LAKE.replace("name: lake", "name: inside").replace("'NN1.example:8020', ", "").replace("data", "data/a");
+    let both = format!("{LAKE}{}", inside.replace("\nstores:\n", ""));
+    assert!(refused(&both).contains("overlap"), "{both}");
+    assert!(Stores::parse(&both.replace("data/a", "other"), Path::new("")).is_ok());
+    let option = LAKE.replace("prefix: data", "options: {dfs.client.use.datanode.hostname: 'true'}");
+    assert!(Stores::parse(&option, Path::new("")).is_ok());
+}

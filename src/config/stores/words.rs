@@ -8,7 +8,7 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
 use super::{Credentials, Deletion, Identities, Inline, Store, identities, location};
-use crate::backend::{self, nfs, s3};
+use crate::backend::{self, hdfs, nfs, s3};
 use crate::topology::{Domain, Residency, UNKNOWN, check_value};
 
 /// Why a stores file is refused: what, where, and what would be right.
@@ -44,6 +44,10 @@ struct Words {
     sse_kms_key: Option<String>,
     storage_class: Option<String>,
     checksums: Option<s3::Checksums>,
+    name_nodes: Option<Vec<String>>,
+    web_hdfs: Option<Vec<String>>,
+    groups: Option<BTreeMap<String, u32>>,
+    options: Option<BTreeMap<String, String>>,
     server: Option<String>,
     export: Option<String>,
     port: Option<u16>,
@@ -62,6 +66,7 @@ struct Words {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     S3,
+    Hdfs,
     Nfs,
 }
 
@@ -126,6 +131,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
     let capacity = capacity.map_err(|why| format!("capacity: {why}"))?;
     let (backend, credentials) = match words.backend {
         Kind::S3 => s3_store(&mut words, base)?,
+        Kind::Hdfs => hdfs_store(&mut words, base)?,
         Kind::Nfs => nfs_store(&mut words)?,
     };
     Ok(Store {
@@ -161,6 +167,10 @@ fn s3_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credenti
             ("serverGroups", words.server_groups.is_some()),
             ("identities", words.identities.is_some()),
             ("superusers", words.superusers.is_some()),
+            ("nameNodes", words.name_nodes.is_some()),
+            ("webHdfs", words.web_hdfs.is_some()),
+            ("groups", words.groups.is_some()),
+            ("options", words.options.is_some()),
         ],
     )?;
     let bucket = words.bucket.take().ok_or("bucket is needed")?;
@@ -217,15 +227,13 @@ fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String
             ("storageClass", words.storage_class.is_some()),
             ("checksums", words.checksums.is_some()),
             ("limits.requestsPerSecond", words.limits.requests_per_second.is_some()),
+            ("nameNodes", words.name_nodes.is_some()),
+            ("webHdfs", words.web_hdfs.is_some()),
+            ("groups", words.groups.is_some()),
+            ("options", words.options.is_some()),
         ],
     )?;
-    if words.controller_credential.is_some() {
-        return Err(
-            "controllerCredential: volumes of a store of backend nfs are directories made by hand, so that the \
-                    controller has nothing to do there: leave it out"
-                .into(),
-        );
-    }
+    made_by_hand("nfs", words)?;
     let server = words.server.take().ok_or("server is needed: the name or address of the NFS server")?;
     host(&server)?;
     let export = words.export.take().ok_or("export is needed: the exported directory, as the server names it")?;
@@ -252,6 +260,132 @@ fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String
         server_groups,
     };
     Ok((backend::Config::Nfs(config), Credentials::Listed(identities)))
+}
+
+/// What hdfs-native understands and an administrator may want to set.
+const OPTIONS: [&str; 4] = [
+    "dfs.client.use.datanode.hostname",
+    "dfs.client.block.write.replace-datanode-on-failure.enable",
+    "dfs.client.block.write.replace-datanode-on-failure.policy",
+    "dfs.client.block.write.replace-datanode-on-failure.best-effort",
+];
+
+fn hdfs_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credentials), String> {
+    foreign(
+        "hdfs",
+        &[
+            ("endpoint", words.endpoint.is_some()),
+            ("bucket", words.bucket.is_some()),
+            ("region", words.region.is_some()),
+            ("pathStyle", words.path_style.is_some()),
+            ("proxy", words.proxy.is_some()),
+            ("credentials", words.credentials.is_some()),
+            ("requesterPays", words.requester_pays.is_some()),
+            ("sseKmsKey", words.sse_kms_key.is_some()),
+            ("storageClass", words.storage_class.is_some()),
+            ("checksums", words.checksums.is_some()),
+            ("server", words.server.is_some()),
+            ("export", words.export.is_some()),
+            ("port", words.port.is_some()),
+            ("mountPort", words.mount_port.is_some()),
+            ("serverGroups", words.server_groups.is_some()),
+            ("limits.connections", words.limits.connections.is_some()),
+            ("limits.requestsPerSecond", words.limits.requests_per_second.is_some()),
+        ],
+    )?;
+    made_by_hand("hdfs", words)?;
+    if words.prefix.contains(':') {
+        return Err(format!("prefix {:?}: HDFS takes no name with a colon", words.prefix));
+    }
+    let namenodes = words.name_nodes.take().unwrap_or_default();
+    if namenodes.is_empty() {
+        return Err("nameNodes is needed: host:port of each name node's RPC, such as [nn1.example.org:8020]".into());
+    }
+    let namenodes = namenodes.iter().map(|address| name_node(address)).collect::<Result<Vec<_>, _>>()?;
+    if (1..namenodes.len()).any(|at| namenodes[..at].contains(&namenodes[at])) {
+        return Err("nameNodes: one stands there twice".into());
+    }
+    let webhdfs = words.web_hdfs.take().unwrap_or_default();
+    if webhdfs.is_empty() {
+        return Err(
+            "webHdfs is needed: where each name node serves HTTP, such as ['http://nn1.example.org:9870'], since file ids \
+             come from there"
+                .into(),
+        );
+    }
+    for address in &webhdfs {
+        web_address("webHdfs", address, &["http", "https"])?;
+    }
+    let options = words.options.take().unwrap_or_default();
+    if let Some(word) = options.keys().find(|word| !OPTIONS.contains(&word.as_str())) {
+        return Err(format!("options: {word:?} is none that may be set here; those are {}", OPTIONS.join(", ")));
+    }
+    let rows = words.identities.take().ok_or(
+        "identities is needed: HDFS without Kerberos believes whatever user it is told, so a table says which namespace may \
+         act as whom",
+    )?;
+    let identities = Identities::new(rows, words.superusers.take(), true)?;
+    let mut users = BTreeMap::new();
+    for user in identities.users() {
+        if !user.groups.is_empty() {
+            return Err(format!(
+                "identities: user {:?} has groups, and HDFS finds a user's groups by itself: leave them out",
+                user.name
+            ));
+        }
+        number("identities: user", &mut users, &user.name, user.uid)?;
+    }
+    let mut groups = BTreeMap::new();
+    for (name, gid) in words.groups.take().unwrap_or_default() {
+        number("groups: group", &mut groups, &name, gid)?;
+    }
+    let config = hdfs::Config {
+        namenodes,
+        webhdfs: webhdfs.iter().map(|address| address.trim_end_matches('/').to_owned()).collect(),
+        prefix: std::mem::take(&mut words.prefix),
+        ca_bundle: words.ca_bundle.take().map(|path| ca_bundle(&base.join(path))).transpose()?,
+        owners: hdfs::Owners { users, groups },
+        options,
+    };
+    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities)))
+}
+
+/// Gives a name a number that no other has.
+fn number(what: &str, numbers: &mut BTreeMap<String, u32>, name: &str, number: u32) -> Result<(), String> {
+    if number == hdfs::NOBODY {
+        return Err(format!("{what} {name:?} has number {number}, which stands for whoever is in no table"));
+    }
+    match numbers.iter().find(|(other, known)| (*other == name) != (**known == number)) {
+        Some((other, known)) => Err(format!(
+            "{what} {name:?} has number {number}, and {other:?} has {known}: a name has one number, and a number one name"
+        )),
+        None => {
+            numbers.insert(name.to_owned(), number);
+            Ok(())
+        }
+    }
+}
+
+/// `host:port` in lower case.
+fn name_node(address: &str) -> Result<String, String> {
+    let shape = || format!("nameNodes: {address:?} is no host:port of a name node's RPC, such as nn1.example.org:8020");
+    let (name, port) = address.rsplit_once(':').ok_or_else(shape)?;
+    host(name.trim_start_matches('[').trim_end_matches(']')).map_err(|_| shape())?;
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(address.to_ascii_lowercase()),
+        _ => Err(shape()),
+    }
+}
+
+/// Where no volume is made by the controller, it needs no credential.
+fn made_by_hand(backend: &str, words: &Words) -> Result<(), String> {
+    match words.controller_credential {
+        Some(_) => Err(format!(
+            "controllerCredential: volumes of a store of backend {backend} are directories made by hand, so that the \
+             controller has nothing to do there: leave it out"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// A name or address, without a port.
@@ -333,5 +467,11 @@ fn ca_bundle(path: &Path) -> Result<String, String> {
 fn overlap(one: &Store, other: &Store) -> bool {
     let ((place, prefix), (other_place, other_prefix)) = (location(&one.backend), location(&other.backend));
     let below = |a: &str, b: &str| b.is_empty() || a == b || a.strip_prefix(b).is_some_and(|r| r.starts_with('/'));
-    place == other_place && (below(&prefix, &other_prefix) || below(&other_prefix, &prefix))
+    let same_place = match (&one.backend, &other.backend) {
+        (backend::Config::Hdfs(one), backend::Config::Hdfs(other)) => {
+            one.namenodes.iter().any(|address| other.namenodes.contains(address))
+        }
+        _ => place == other_place,
+    };
+    same_place && (below(&prefix, &other_prefix) || below(&other_prefix, &prefix))
 }

@@ -118,6 +118,7 @@ fn place(stores: &Stores, name: &str) -> String {
         Some(backend::Config::S3(config)) => {
             config.endpoint.clone().unwrap_or_else(|| format!("AWS, {}", config.region))
         }
+        Some(backend::Config::Hdfs(config)) => format!("hdfs {}", config.namenodes.join(", ")),
         Some(backend::Config::Nfs(config)) => format!("nfs {}:{}", config.server, config.export),
         None => "gone".to_owned(),
     }

@@ -19,7 +19,7 @@ use super::{inline, pod, target_of};
 use crate::auth::{Credential, keys};
 use crate::backend;
 use crate::config::parameters::{Parameters, Place};
-use crate::config::stores::{Credentials, Identities, Store, Stores, Unlisted};
+use crate::config::stores::{Credentials, Identities, Store, Stores, Unlisted, User};
 use crate::config::{VolumeOptions, VolumeSpec, quoted};
 use crate::mount::{Consumer, Publish};
 use crate::observability::audit::Entry;
@@ -74,10 +74,10 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
     }
     let mut options = parameters.options;
     let read_only = request.readonly || access.read_only || options.immutable;
-    let credential = credential(request, store, pod.as_ref(), parameters.user.as_deref(), is_inline)?;
-    match (&credential, access.group) {
+    let (credential, owner) = credential(request, store, pod.as_ref(), parameters.user.as_deref(), is_inline)?;
+    match (owner, access.group) {
         // What the server keeps is shown. The pod's author chooses its group, so that it has no say here.
-        (Credential::Sys { uid, gid, .. }, _) => (options.uid, options.gid) = (*uid, *gid),
+        (Some(owner), _) => (options.uid, options.gid) = owner,
         (_, Some(group)) => belong_to(group, read_only, &mut options),
         (_, None) => {}
     }
@@ -183,39 +183,49 @@ pub(super) fn describe(request: &NodePublishVolumeRequest, entry: &mut Entry) {
     }
 }
 
-/// Whose credential the mount uses. `chosen` is the volume's attribute `user`.
+/// Whose credential the mount uses, and the uid and gid of its user where the store's table has them. `chosen` is the
+/// volume's attribute `user`.
 fn credential(
     request: &NodePublishVolumeRequest,
     store: &Store,
     pod: Option<&Pod>,
     chosen: Option<&str>,
     is_inline: bool,
-) -> Result<Credential, Status> {
+) -> Result<(Credential, Option<(u32, u32)>), Status> {
     match &store.credentials {
-        Credentials::Listed(identities) => listed(request, identities, pod, chosen, is_inline),
+        Credentials::Listed(identities) => {
+            let user = listed(request, identities, pod, chosen, is_inline)?;
+            let credential = match &store.backend {
+                backend::Config::Hdfs(_) => Credential::Hadoop { user: user.name.clone() },
+                backend::Config::Nfs(_) | backend::Config::S3(_) => {
+                    Credential::Sys { uid: user.uid, gid: user.gid, groups: user.groups.clone() }
+                }
+            };
+            Ok((credential, Some((user.uid, user.gid))))
+        }
         _ if chosen.is_some() => Err(status::invalid(format!(
             "the volume's attributes have a user, and store {:?} has no table of users (identities): leave user out",
             store.name
         ))),
-        Credentials::None => Ok(Credential::Anonymous),
+        Credentials::None => Ok((Credential::Anonymous, None)),
         Credentials::Secret if request.secrets.is_empty() => Err(status::invalid(format!(
             "store {:?} needs a credential and the request has none: name a Secret with S3 keys, such as key_id and \
              access_key, in nodePublishSecretRef of the PersistentVolume or in the StorageClass's parameters \
              csi.storage.k8s.io/node-publish-secret-name and -namespace",
             store.name
         ))),
-        Credentials::Secret => Ok(keys::s3(&request.secrets)?),
+        Credentials::Secret => Ok((keys::s3(&request.secrets)?, None)),
     }
 }
 
 /// The user that the store's table gives to the pod's namespace, or the one of them that was chosen.
-fn listed(
+fn listed<'a>(
     request: &NodePublishVolumeRequest,
-    identities: &Identities,
+    identities: &'a Identities,
     pod: Option<&Pod>,
     attribute: Option<&str>,
     is_inline: bool,
-) -> Result<Credential, Status> {
+) -> Result<&'a User, Status> {
     if is_inline && attribute.is_some() {
         return Err(status::permission_denied(
             "an inline volume's attributes are its pod's author's, and choose no user: name the user in the Secret of \
@@ -230,12 +240,10 @@ fn listed(
             "the Secret and the volume's attributes name different users: leave one of them out",
         ));
     }
-    let user =
-        identities.user(pod.map(|pod| pod.namespace.as_str()), secret.or(attribute)).map_err(|why| match why {
-            Unlisted::Nobody(why) => status::permission_denied(why),
-            Unlisted::Several(why) => status::invalid(why),
-        })?;
-    Ok(Credential::Sys { uid: user.uid, gid: user.gid, groups: user.groups.clone() })
+    identities.user(pod.map(|pod| pod.namespace.as_str()), secret.or(attribute)).map_err(|why| match why {
+        Unlisted::Nobody(why) => status::permission_denied(why),
+        Unlisted::Several(why) => status::invalid(why),
+    })
 }
 
 /// A hash of all that makes two publishes at one target the same: neither secrets nor tokens, which are renewed under

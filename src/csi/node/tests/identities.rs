@@ -18,6 +18,14 @@ stores:
     server: filer.example
     export: /scratch
     identities: [{namespace: '*', users: [{name: guest, uid: 3000, gid: 3000}]}]
+  - name: lake
+    backend: hdfs
+    nameNodes: ['nn.example:8020']
+    webHdfs: ['http://nn.example:9870']
+    inline: [{namespace: '*', paths: ['']}]
+    identities:
+      - {namespace: team-a, users: [{name: alice, uid: 1000, gid: 100}]}
+      - {namespace: team-b, users: [{name: bob, uid: 1001, gid: 100}, {name: carol, uid: 1002, gid: 100}]}
 ";
 
 /// A publish of a static volume for a pod in `namespace`, with these attributes and this Secret.
@@ -59,6 +67,35 @@ async fn a_volume_acts_as_who_its_namespace_may() {
     // csi-sanity, and whoever else says nothing of the pod: what everybody may.
     let publish = plugin.publish(request("pv-2", &[("store", "scratch")])).await.unwrap();
     assert_eq!(publish.credential, Credential::Sys { uid: 3000, gid: 3000, groups: vec![] });
+}
+
+const LAKE: &[(&str, &str)] = &[("store", "lake")];
+
+#[tokio::test]
+async fn a_volume_of_hdfs_acts_by_the_name_that_its_namespace_may_use() {
+    let plugin = plugin_of(STORES);
+    let hadoop = |user: &str| Credential::Hadoop { user: user.into() };
+    for (request, user, uid) in [
+        (of("team-a", LAKE, &[]), "alice", 1000),
+        (of("team-b", LAKE, &[("user", "carol")]), "carol", 1002),
+        (of("team-b", &[("store", "lake"), ("user", "bob")], &[]), "bob", 1001),
+        (inline("team-a", LAKE), "alice", 1000),
+    ] {
+        let publish = plugin.publish(request).await.unwrap();
+        assert_eq!((publish.credential, publish.spec.options.uid, publish.spec.options.gid), (hadoop(user), uid, 100));
+    }
+    for (request, code, why) in [
+        (of("team-a", LAKE, &[("user", "bob")]), Code::PermissionDenied, "may not act as the user"),
+        (of("team-a", LAKE, &[("user", "hdfs")]), Code::PermissionDenied, "superusers"),
+        (of("team-a", LAKE, &[("user", "yarn")]), Code::PermissionDenied, "superusers"),
+        (of("team-b", LAKE, &[]), Code::InvalidArgument, "bob, carol"),
+        (of("team-c", LAKE, &[("user", "alice")]), Code::PermissionDenied, "\"team-c\""),
+        (inline("team-b", &[("store", "lake"), ("user", "bob")]), Code::PermissionDenied, "author"),
+        (request("pv-1", LAKE), Code::PermissionDenied, "podInfoOnMount"),
+    ] {
+        let (got, message) = plugin.refused(request).await;
+        assert!(got == code && message.contains(why), "{got:?}: {message}");
+    }
 }
 
 #[tokio::test]

@@ -22,8 +22,6 @@ use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::Config;
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Dialing<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
@@ -42,14 +40,14 @@ pub(super) struct ConnectTimeout(Duration);
 impl Dial {
     /// # Errors
     /// Says what is wrong with the CA bundle or the proxy.
-    pub(super) fn new(config: &Config, patience: Duration) -> Result<Dial, String> {
-        let proxy = config.proxy.as_deref().map(proxy_uri).transpose()?;
+    pub(super) fn new(ca_bundle: Option<&str>, proxy: Option<&str>, patience: Duration) -> Result<Dial, String> {
+        let proxy = proxy.map(proxy_uri).transpose()?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
         let tls = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(config.ca_bundle.as_deref())?)
+            .with_tls_config(tls_config(ca_bundle)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(Route { tcp, proxy });

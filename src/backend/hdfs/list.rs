@@ -1,0 +1,71 @@
+//! A directory's entries, a page at a time, in the order of their names.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::error::{Failure, Outcome};
+use super::{Tree, upload, version};
+use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
+
+/// `Backend::list`.
+pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    let listing = Listing { tree, dir: dir.clone(), next: Some(String::new()), ready: VecDeque::new() };
+    stream::unfold(listing, async |mut listing| {
+        let entry = listing.entry().await?;
+        Some((entry, listing))
+    })
+    .boxed()
+}
+
+struct Listing {
+    tree: Arc<Tree>,
+    dir: Path,
+    /// Behind which name the next page begins; `None` after the last.
+    next: Option<String>,
+    ready: VecDeque<Entry>,
+}
+
+impl Listing {
+    async fn entry(&mut self) -> Option<Result<Entry>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Some(Ok(entry));
+            }
+            let after = self.next.take()?;
+            match self.page(&after).await {
+                Ok(next) => self.next = next,
+                Err(failure) => return Some(Err(failure.at(Op::List, &self.dir))),
+            }
+        }
+    }
+
+    /// Fetches a page; behind which name the next one begins.
+    async fn page(&mut self, after: &str) -> Outcome<Option<String>> {
+        let at = self.tree.at(&self.dir).map_err(|_| Failure::absent())?;
+        let (mut entries, more) = self.tree.web.list(&at, after).await?;
+        let next = match entries.last() {
+            _ if !more => None,
+            Some(last) if last.path_suffix.as_str() > after => Some(last.path_suffix.clone()),
+            _ => return Err(Failure::corrupt("the name node's listing does not go on")),
+        };
+        let mut left_behind = Vec::new();
+        for status in &mut entries {
+            let Ok(name) = Name::new(status.path_suffix.as_bytes()) else {
+                // A file is listed as itself, without a name.
+                return Err(Failure::new(ErrorKind::NotADirectory, "it is no directory"));
+            };
+            if name.is_hidden() {
+                left_behind.extend(upload::is_left_behind(&name).then_some(name));
+                continue;
+            }
+            self.tree.growing.add_to(status);
+            self.tree.writers.add_to(status);
+            let meta = version::meta(&self.dir.join(&name), status, &self.tree.owners);
+            self.ready.push_back(Entry { name, meta });
+        }
+        upload::sweep(&self.tree, &self.dir, left_behind);
+        Ok(next)
+    }
+}

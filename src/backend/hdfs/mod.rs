@@ -1,0 +1,234 @@
+//! HDFS as a backend: Hadoop's RPC and data transfer by the `hdfs-native` library, and WebHDFS for what it leaves out.
+//!
+//! What lies at a path is asked of WebHDFS, which gives file ids; a file is then read by its id, so that what is read is
+//! the file that was seen, or `Stale`. A file takes bytes at its end alone.
+
+mod calls;
+mod changes;
+mod error;
+mod growing;
+mod in_place;
+mod list;
+mod owners;
+mod read;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod version;
+mod webhdfs;
+mod writers;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use self::calls::Library;
+use self::error::{Failure, Outcome};
+use self::growing::Growing;
+use self::read::Readers;
+use self::webhdfs::{Status, WebHdfs};
+use self::writers::Writers;
+use crate::auth;
+use crate::backend::{
+    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
+    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
+};
+
+pub use owners::{NOBODY, Owners};
+
+/// How to reach a cluster, or a directory of it: the administrator's words, no identity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `host:port` of each name node's RPC.
+    pub namenodes: Vec<String>,
+    /// `http://host:port` or `https://host:port` of each name node.
+    pub webhdfs: Vec<String>,
+    /// The store's root, without leading or trailing slash; empty for all of it.
+    pub prefix: String,
+    /// CA certificates in PEM form, where WebHDFS' are not signed by a public one.
+    pub ca_bundle: Option<String>,
+    /// Numbers of users and groups.
+    pub owners: Owners,
+    /// More of Hadoop's own words, as far as a stores file may give them.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// All of a cluster with one name node; everything else as a stores file leaves it out.
+    pub fn at(namenode: &str, webhdfs: &str) -> Config {
+        Config {
+            namenodes: vec![namenode.to_owned()],
+            webhdfs: vec![webhdfs.to_owned()],
+            prefix: String::new(),
+            ca_bundle: None,
+            owners: Owners::default(),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+/// One volume of a cluster, used as one user.
+#[derive(Debug)]
+pub(super) struct Hdfs {
+    tree: Arc<Tree>,
+}
+
+/// What all of a volume's operations need.
+#[derive(Debug)]
+struct Tree {
+    library: Library,
+    web: WebHdfs,
+    owners: Owners,
+    /// The volume's directory, absolute, without a slash at its end.
+    root: String,
+    limits: Limits,
+    readers: Readers,
+    writers: Writers,
+    growing: Growing,
+}
+
+impl Hdfs {
+    /// See [`crate::backend::connect`].
+    pub(super) fn connect(config: &Config, credential: &auth::Current, root: &Path, limits: Limits) -> Result<Hdfs> {
+        let wrong = |kind, why: String| Error::new(kind, Op::Connect, root, why);
+        let auth::Credential::Hadoop { user } = &credential.get().credential else {
+            let why = "a store of backend hdfs is used as a user by name, and the credential is of another kind";
+            return Err(wrong(ErrorKind::Unauthenticated, why.into()));
+        };
+        if config.namenodes.is_empty() || config.webhdfs.is_empty() {
+            return Err(wrong(ErrorKind::Misconfigured, "a store of backend hdfs without a name node".into()));
+        }
+        let prefix = Path::parse(&config.prefix)
+            .map_err(|why| wrong(ErrorKind::Misconfigured, format!("prefix {:?}: {why}", config.prefix)))?;
+        let dir = root.names().fold(prefix, |dir, name| dir.join(&name));
+        let root = absolute("", &dir).map_err(|failure| failure.at(Op::Connect, root))?;
+        let web =
+            WebHdfs::new(config, user, limits.timeout.clone()).map_err(|why| wrong(ErrorKind::Misconfigured, why))?;
+        let library = Library::new(config, user, limits.timeout.clone());
+        let (readers, writers, growing) = Default::default();
+        let owners = config.owners.clone();
+        Ok(Hdfs { tree: Arc::new(Tree { library, web, owners, root, limits, readers, writers, growing }) })
+    }
+}
+
+impl Tree {
+    /// The absolute path of `path`. `InvalidName` for names that HDFS does not have.
+    fn at(&self, path: &Path) -> Outcome<String> {
+        match absolute(&self.root, path)? {
+            root if root.is_empty() => Ok("/".to_owned()),
+            path => Ok(path),
+        }
+    }
+
+    /// What lies at `path`, with what was written here and is on its way. `NotFound`, also for names that HDFS cannot have.
+    async fn status(&self, path: &Path) -> Outcome<Status> {
+        let at = self.at(path).map_err(|failure| match failure.kind {
+            ErrorKind::InvalidName => Failure::absent(),
+            _ => failure,
+        })?;
+        let mut status = self.growing.look(&self.web, &at, self.web.status(&at).await?).await?;
+        self.writers.add_to(&mut status);
+        Ok(status)
+    }
+
+    /// What lies at `path`, if anything does.
+    async fn status_any(&self, path: &Path) -> Outcome<Option<Status>> {
+        match self.status(path).await {
+            Ok(status) => Ok(Some(status)),
+            Err(failure) if failure.kind == ErrorKind::NotFound => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn meta(&self, path: &Path) -> Outcome<Meta> {
+        Ok(version::meta(path, &self.status(path).await?, &self.owners))
+    }
+}
+
+/// `path` below `root`, which has no slash at its end.
+fn absolute(root: &str, path: &Path) -> Outcome<String> {
+    let bad = |why: &str| Err(Failure::new(ErrorKind::InvalidName, why));
+    match path.as_str() {
+        Some("") => Ok(root.to_owned()),
+        Some(text) if text.contains(':') => bad("HDFS takes no name with a colon (':')"),
+        Some(text) => Ok(format!("{root}/{text}")),
+        None => bad("names in HDFS are UTF-8"),
+    }
+}
+
+#[async_trait]
+impl Backend for Hdfs {
+    fn traits(&self) -> Traits {
+        Traits {
+            atomic_rename: true,
+            real_directories: true,
+            exact_versions: true,
+            own_permissions: true,
+            append: true,
+            random_write: false,
+            largest_file: i64::MAX as u64,
+        }
+    }
+
+    async fn stat(&self, path: &Path) -> Result<Meta> {
+        self.tree.meta(path).await.map_err(|failure| failure.at(Op::Stat, path))
+    }
+
+    fn list(&self, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+        list::list(self.tree.clone(), dir)
+    }
+
+    async fn read(&self, file: &Version, range: Range<u64>, _why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
+        read::read(&self.tree, file, range).await
+    }
+
+    async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+        read::fetch(&self.tree, path, longest, known).await
+    }
+
+    async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
+        match upload::create(&self.tree, path, how).await {
+            Ok(upload) => Ok(Box::new(upload)),
+            Err(failure) => Err(failure.at(Op::Write, path)),
+        }
+    }
+
+    async fn make_dir(&self, path: &Path) -> Result<Meta> {
+        changes::make_dir(&self.tree, path).await.map_err(|failure| failure.at(Op::MakeDir, path))
+    }
+
+    async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
+        changes::remove(&self.tree, path, kind).await.map_err(|failure| failure.at(Op::Remove, path))
+    }
+
+    async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> Result<Meta> {
+        changes::rename(&self.tree, from, to, how).await.map_err(|failure| failure.at(Op::Rename, from))
+    }
+
+    async fn make_file(&self, path: &Path, mode: u32) -> Result<Meta> {
+        in_place::make_file(&self.tree, path, mode).await.map_err(|failure| failure.at(Op::Write, path))
+    }
+
+    async fn open_write(&self, file: &Version) -> Result<Arc<dyn InPlace>> {
+        match in_place::open_write(&self.tree, file) {
+            Ok(writing) => Ok(Arc::new(writing)),
+            Err(failure) => Err(failure.at(Op::Write, &file.path)),
+        }
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
+        changes::set_attributes(&self.tree, path, set).await.map_err(|failure| failure.at(Op::SetAttributes, path))
+    }
+}
+
+/// See [`crate::backend::reach`].
+pub(super) async fn reach(config: &Config, deadline: Duration) -> Result<()> {
+    webhdfs::answers(config, deadline).await.map_err(|failure| failure.at(Op::Connect, &Path::root()))
+}

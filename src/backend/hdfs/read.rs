@@ -1,0 +1,247 @@
+//! Exactly the bytes of one version.
+//!
+//! A file is opened by its id, so that no other is ever read in its place; where a reader fails, the file is opened anew,
+//! which finds out where its blocks lie now, and read on. What lies behind the last complete block of a file that is
+//! being written comes by WebHDFS.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use hdfs_native::file::FileReader;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::error::{Failure, Outcome, gone};
+use super::{Tree, version};
+use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
+
+/// How long an open reader is used again: rights that were withdrawn meanwhile are not seen.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Open readers that are kept at most.
+const MOST: usize = 256;
+
+/// Before a file is opened again whose reader failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes that are asked of WebHDFS at once.
+const PIECE: u64 = 4 << 20;
+
+/// How often a small file is read again that changed while it was read.
+const ATTEMPTS: usize = 5;
+
+/// Open readers, by file id.
+#[derive(Default)]
+pub(super) struct Readers(Mutex<HashMap<u64, (Arc<FileReader>, Instant)>>);
+
+impl std::fmt::Debug for Readers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Readers").field(&self.all().len()).finish()
+    }
+}
+
+impl Readers {
+    fn get(&self, id: u64, end: u64) -> Option<Arc<FileReader>> {
+        let all = self.all();
+        let (reader, opened) = all.get(&id)?;
+        (opened.elapsed() < FRESH && reader.file_length() as u64 >= end).then(|| reader.clone())
+    }
+
+    fn put(&self, id: u64, reader: &Arc<FileReader>) {
+        let mut all = self.all();
+        if all.len() >= MOST {
+            all.retain(|_, (_, opened)| opened.elapsed() < FRESH);
+        }
+        if all.len() >= MOST {
+            all.clear();
+        }
+        all.insert(id, (reader.clone(), Instant::now()));
+    }
+
+    /// The file is opened anew by who reads it next.
+    pub(super) fn forget(&self, id: u64) {
+        self.all().remove(&id);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, (Arc<FileReader>, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `Backend::read`.
+pub(super) async fn read(
+    tree: &Arc<Tree>,
+    file: &Version,
+    range: Range<u64>,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    if range.is_empty() {
+        return Ok(stream::empty().boxed());
+    }
+    let path = file.path.clone();
+    let fail = move |failure: Failure| failure.at(Op::Read, &path);
+    let body = body(tree, file, range).await.map_err(&fail)?;
+    Ok(body.map(move |piece| piece.map_err(&fail)).boxed())
+}
+
+async fn body(tree: &Arc<Tree>, file: &Version, range: Range<u64>) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
+    if range.end > file.size {
+        return Err(Failure::new(ErrorKind::Other, "the range lies outside the file"));
+    }
+    let id = version::id(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "the version is of another store"))?;
+    if let Some(open) = tree.writers.get(id) {
+        open.readable(range.end).await?;
+    }
+    let mut reading = Reading { tree: tree.clone(), id, range, pieces: None, moved: Instant::now() };
+    // The first answer decides whether there is a body at all.
+    let first = reading.next().await.transpose()?;
+    let rest = stream::unfold(Some(reading), async |reading| {
+        let mut reading = reading?;
+        let piece = reading.next().await?;
+        // An error is the end.
+        let rest = piece.is_ok().then_some(reading);
+        Some((piece, rest))
+    });
+    Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
+}
+
+type Pieces = BoxStream<'static, std::thread::Result<hdfs_native::Result<Bytes>>>;
+
+struct Reading {
+    tree: Arc<Tree>,
+    id: u64,
+    /// What is still to come.
+    range: Range<u64>,
+    /// As far as complete blocks reach.
+    pieces: Option<Pieces>,
+    /// When the last bytes came.
+    moved: Instant,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Outcome<Bytes>> {
+        while !self.range.is_empty() {
+            let failure = match self.piece().await {
+                Ok(piece) => {
+                    self.range.start += piece.len() as u64;
+                    self.moved = Instant::now();
+                    return Some(Ok(piece));
+                }
+                Err(failure) => failure,
+            };
+            self.pieces = None;
+            self.tree.readers.forget(self.id);
+            let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other);
+            if !again || self.moved.elapsed() + PAUSE >= self.tree.limits.timeout.get() {
+                return Some(Err(failure));
+            }
+            tracing::debug!(id = self.id, why = %failure, "a reader of HDFS failed, and is made anew");
+            sleep(PAUSE).await;
+        }
+        None
+    }
+
+    async fn piece(&mut self) -> Outcome<Bytes> {
+        if self.pieces.is_none() {
+            let reader = reader(&self.tree, self.id, self.range.end).await?;
+            let end = self.range.end.min(reader.file_length() as u64);
+            if end <= self.range.start {
+                return tail(&self.tree, self.id, self.range.clone()).await;
+            }
+            let (at, length) = (self.range.start as usize, (end - self.range.start) as usize);
+            // The library panics where it does not know better.
+            self.pieces = Some(AssertUnwindSafe(reader.read_range_stream(at, length)).catch_unwind().boxed());
+        }
+        let Some(pieces) = &mut self.pieces else { return Err(Failure::corrupt("a body without pieces")) };
+        let patience = self.tree.limits.timeout.get().saturating_sub(self.moved.elapsed());
+        match timeout(patience, pieces.next()).await {
+            Ok(Some(Ok(Ok(piece)))) if piece.len() as u64 <= self.range.end - self.range.start => {
+                self.tree.web.fetched(piece.len());
+                Ok(piece)
+            }
+            Ok(Some(Ok(Ok(_)))) => Err(Failure::corrupt("a DataNode gave more bytes than were asked for")),
+            Ok(Some(Ok(Err(error)))) => Err(error.into()),
+            Ok(Some(Err(_))) => Err(Failure::new(ErrorKind::Other, "the HDFS library failed (a panic)")),
+            // The complete blocks are over.
+            Ok(None) => {
+                self.pieces = None;
+                tail(&self.tree, self.id, self.range.clone()).await
+            }
+            Err(_) => Err(Failure::late(patience)),
+        }
+    }
+}
+
+/// An open reader: one that reaches as far as is wanted, or a new one.
+async fn reader(tree: &Tree, id: u64, end: u64) -> Outcome<Arc<FileReader>> {
+    if let Some(reader) = tree.readers.get(id, end) {
+        return Ok(reader);
+    }
+    let at = &version::by_id(id);
+    let opened = tree.library.ask("stat", |client| async move { client.read(at).await }).await;
+    let reader = Arc::new(opened.map_err(gone)?);
+    tree.readers.put(id, &reader);
+    Ok(reader)
+}
+
+/// Some of the bytes behind the last complete block.
+async fn tail(tree: &Tree, id: u64, range: Range<u64>) -> Outcome<Bytes> {
+    let at = version::by_id(id);
+    let status = tree.web.status(&at).await.map_err(gone)?;
+    let wanted = range.start..range.end.min(range.start + PIECE);
+    let bytes = match status.length {
+        // It has no block that could be asked for.
+        0 => Bytes::new(),
+        known => tree.web.open(&at, wanted, known).await?,
+    };
+    if !bytes.is_empty() {
+        tree.growing.note(id);
+        return Ok(bytes);
+    }
+    match tree.web.is_under_construction(&at).await? {
+        true => {
+            let why = "another client is writing the file, and no DataNode gives its end yet";
+            Err(Failure::new(ErrorKind::Busy, why))
+        }
+        false => Err(Failure::changed()),
+    }
+}
+
+/// `Backend::fetch`.
+pub(super) async fn fetch(tree: &Arc<Tree>, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
+    let fail = |failure: Failure| failure.at(Op::Fetch, path);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let meta = tree.meta(path).await.map_err(fail)?;
+        let Some(version) = meta.version() else {
+            return Err(fail(Failure::new(ErrorKind::IsADirectory, "it is a directory")));
+        };
+        if known == Some(version) {
+            return Ok(Fetched::Same);
+        }
+        if version.size > longest {
+            return Err(fail(Failure::new(ErrorKind::TooLarge, format!("it is longer than {longest} bytes"))));
+        }
+        match whole(tree, version).await {
+            Ok(bytes) => return Ok(Fetched::New { meta, bytes }),
+            Err(failure) if failure.kind == ErrorKind::Stale && attempts < ATTEMPTS => {}
+            Err(failure) => return Err(fail(failure)),
+        }
+    }
+}
+
+async fn whole(tree: &Arc<Tree>, file: &Version) -> Outcome<Bytes> {
+    if file.size == 0 {
+        return Ok(Bytes::new());
+    }
+    let mut body = body(tree, file, 0..file.size).await?;
+    let mut whole = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        whole.extend_from_slice(&piece?);
+    }
+    Ok(whole.freeze())
+}

@@ -1,0 +1,106 @@
+//! The HDFS backend against Hadoop's own daemons.
+
+mod others;
+mod striped;
+mod trouble;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use super::{Config, Owners};
+use crate::auth::Credential;
+use crate::backend::contract::Stand;
+use crate::backend::faulty::Faulty;
+use crate::backend::{
+    self, Attributes, Backend, Base, CreateOptions, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result,
+    SetAttributes, Version, contract,
+};
+use crate::budget::Budget;
+use crate::sandbox::hadoop::Hadoop;
+
+fn limits() -> Limits {
+    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(30).into() }
+}
+
+fn config(cluster: &Hadoop) -> Config {
+    let users = [("alice", 1000), ("bob", 1001), ("carol", 1002)];
+    let groups = [("users", 2000), ("staff", 2001)];
+    let named = |names: &[(&str, u32)]| names.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+    let owners = Owners { users: named(&users), groups: named(&groups) };
+    Config { owners, ..Config::at(cluster.namenode(), cluster.webhdfs()) }
+}
+
+fn connect(config: &Config, user: &str, dir: &str, limits: Limits) -> Arc<dyn Backend> {
+    let (config, user) = (backend::Config::Hdfs(config.clone()), Credential::Hadoop { user: user.into() });
+    backend::connect(&config, &user, &Path::parse(dir).unwrap(), limits).unwrap()
+}
+
+/// An empty directory of alice's in the cluster that the tests share.
+async fn stand() -> Option<(Arc<dyn Backend>, &'static Hadoop)> {
+    let cluster = Hadoop::shared().await.unwrap()?;
+    let dir = cluster.fresh("alice").await.unwrap();
+    Some((connect(&config(cluster), "alice", &dir, limits()), cluster))
+}
+
+mod bare {
+    use super::*;
+
+    contract::suite!(|| async {
+        let (store, _) = stand().await?;
+        let stand: Stand = (store, Box::new(()));
+        Some(stand)
+    });
+}
+
+mod behind_the_fault_wrapper {
+    use super::*;
+
+    contract::suite!(|| async {
+        let (store, _) = stand().await?;
+        let stand: Stand = (Arc::new(Faulty::new(store)), Box::new(()));
+        Some(stand)
+    });
+}
+
+fn path(text: &str) -> Path {
+    Path::parse(text).unwrap()
+}
+
+async fn content(store: &dyn Backend, version: &Version) -> Result<Vec<u8>> {
+    let body = store.read(version, 0..version.size, Intent::Demand).await?;
+    body.try_fold(Vec::new(), async |mut all, piece| {
+        all.extend_from_slice(&piece);
+        Ok(all)
+    })
+    .await
+}
+
+async fn version(store: &dyn Backend, at: &str) -> Version {
+    store.stat(&path(at)).await.unwrap().version().unwrap().clone()
+}
+
+/// A new file, open to be written.
+async fn begin(store: &dyn Backend, at: &str) -> Arc<dyn InPlace> {
+    let made = store.make_file(&path(at), 0o644).await.unwrap();
+    store.open_write(made.version().unwrap()).await.unwrap()
+}
+
+async fn put(store: &dyn Backend, at: &str, data: impl Into<Bytes>) -> Version {
+    let mut upload = store.create(&path(at), CreateOptions { base: Base::Any }).await.unwrap();
+    upload.write(data.into()).await.unwrap();
+    upload.publish(&Attributes::default()).await.unwrap().version().unwrap().clone()
+}
+
+async fn error_of<T>(outcome: impl Future<Output = Result<T>>) -> ErrorKind {
+    outcome.await.err().unwrap().kind
+}
+
+/// Bytes that differ everywhere.
+fn noise(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+const MIB: usize = 1 << 20;

@@ -1,0 +1,109 @@
+//! The forms of WebHDFS' answers, as far as they are looked at.
+
+use serde::Deserialize;
+
+/// What lies at a path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend::hdfs) struct Status {
+    pub(in crate::backend::hdfs) path_suffix: String,
+    #[serde(rename = "type")]
+    pub(in crate::backend::hdfs) kind: String,
+    pub(in crate::backend::hdfs) file_id: u64,
+    pub(in crate::backend::hdfs) length: u64,
+    /// Milliseconds since 1970.
+    pub(in crate::backend::hdfs) modification_time: u64,
+    pub(in crate::backend::hdfs) owner: String,
+    pub(in crate::backend::hdfs) group: String,
+    /// Octal, without leading zeros.
+    pub(in crate::backend::hdfs) permission: String,
+    #[serde(default)]
+    pub(in crate::backend::hdfs) block_size: u64,
+    /// Of an erasure-coded file.
+    pub(in crate::backend::hdfs) ec_policy: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct OneStatus {
+    pub(super) file_status: Status,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct OnePage {
+    pub(super) directory_listing: Page,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Page {
+    pub(super) partial_listing: Partial,
+    pub(super) remaining_entries: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Partial {
+    pub(super) file_statuses: Statuses,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Statuses {
+    pub(super) file_status: Vec<Status>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Located {
+    pub(super) located_blocks: Blocks,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Blocks {
+    pub(super) is_under_construction: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Redirect {
+    pub(super) location: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Truth {
+    pub(super) boolean: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Thrown {
+    pub(super) remote_exception: RemoteException,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RemoteException {
+    pub(super) java_class_name: Option<String>,
+    pub(super) exception: String,
+    #[serde(default)]
+    pub(super) message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_a_listing_is_read() {
+        let text = r#"{"DirectoryListing":{"partialListing":{"FileStatuses":{"FileStatus":[{"accessTime":1795742278054,
+            "blockSize":1048576,"childrenNum":0,"fileId":16391,"group":"users","length":5,"modificationTime":1795742278724,
+            "owner":"alice","pathSuffix":"a?b%#41","permission":"644","replication":1,"storagePolicy":0,"type":"FILE"}]}},
+            "remainingEntries":7}}"#;
+        let OnePage { directory_listing: page } = serde_json::from_str(text).unwrap();
+        let [status] = &page.partial_listing.file_statuses.file_status[..] else { panic!("{page:?}") };
+        assert_eq!((status.path_suffix.as_str(), status.file_id, page.remaining_entries), ("a?b%#41", 16391, 7));
+    }
+}

@@ -1,0 +1,244 @@
+//! WebHDFS: HDFS' REST interface, for what the RPC library leaves out. File ids above all; and what an open file holds
+//! behind its last complete block.
+//!
+//! The URLs that a name node redirects to carry tokens, so that none is shown or logged. No cookie is kept.
+
+mod answers;
+mod open;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::answers::{Located, OnePage, OneStatus, Thrown, Truth};
+use super::Config;
+use super::error::{Failure, Outcome};
+use crate::backend::ErrorKind;
+use crate::backend::dial::Dial;
+use crate::backend::meter::{Meter, UNREACHED, answered};
+use crate::tunable::Span;
+
+pub(super) use answers::Status;
+
+/// Everything but what a path is made of (RFC 3986, section 2.3).
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const IN_QUERY: &AsciiSet = &IN_PATH.add(b'/');
+
+/// A page of a listing has a thousand entries, each of some hundred bytes.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Idle connections are closed after this; a name node closes them after 10 s.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Between two rounds through all name nodes.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One user's view of a cluster.
+#[derive(Debug, Clone)]
+pub(super) struct WebHdfs {
+    http: Client<Dial, Empty<Bytes>>,
+    /// `http://host:port` of each name node.
+    addresses: Arc<[String]>,
+    /// The one that answered last.
+    active: Arc<AtomicUsize>,
+    user: String,
+    timeout: Span,
+    meter: Meter,
+}
+
+impl WebHdfs {
+    /// # Errors
+    /// Says what is wrong with the CA bundle.
+    pub(super) fn new(config: &Config, user: &str, timeout: Span) -> Result<WebHdfs, String> {
+        let dial = Dial::new(config.ca_bundle.as_deref(), None, (timeout.get() / 3).min(Duration::from_secs(5)))?;
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE)
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(16)
+            .build(dial);
+        let (addresses, active, meter) = (config.webhdfs.clone().into(), Arc::default(), Meter::new());
+        Ok(WebHdfs { http, addresses, active, user: user.to_owned(), timeout, meter })
+    }
+
+    /// What lies at an absolute path. `NotFound`, also for a path below a file.
+    pub(super) async fn status(&self, path: &str) -> Outcome<Status> {
+        let answer: Outcome<OneStatus> = self.ask("stat", Method::GET, path, "GETFILESTATUS", "").await;
+        match answer {
+            Err(failure) if failure.kind == ErrorKind::NotADirectory => Err(Failure::absent()),
+            answer => answer.map(|answer| answer.file_status),
+        }
+    }
+
+    /// A page of a directory's entries in the order of their names, those behind `after`; and whether there are more.
+    pub(super) async fn list(&self, path: &str, after: &str) -> Outcome<(Vec<Status>, bool)> {
+        let more = match after {
+            "" => String::new(),
+            after => format!("&startafter={}", utf8_percent_encode(after, IN_QUERY)),
+        };
+        let answer: OnePage = self.ask("list", Method::GET, path, "LISTSTATUS_BATCH", &more).await?;
+        let page = answer.directory_listing;
+        Ok((page.partial_listing.file_statuses.file_status, page.remaining_entries > 0))
+    }
+
+    /// Whether somebody is writing the file.
+    pub(super) async fn is_under_construction(&self, path: &str) -> Outcome<bool> {
+        let located: Located = self.ask("stat", Method::GET, path, "GET_BLOCK_LOCATIONS", "&offset=0&length=1").await?;
+        Ok(located.located_blocks.is_under_construction)
+    }
+
+    /// Cuts a file. False where its end is still being recovered.
+    pub(super) async fn truncate(&self, path: &str, length: u64) -> Outcome<bool> {
+        let more = format!("&newlength={length}");
+        let done: Truth = self.ask("other", Method::POST, path, "TRUNCATE", &more).await?;
+        Ok(done.boolean)
+    }
+
+    /// Counts bytes of a file that came by the other way.
+    pub(super) fn fetched(&self, bytes: usize) {
+        self.meter.fetched(bytes);
+    }
+
+    /// Counts bytes of a file that went by the other way.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.meter.sent(bytes);
+    }
+
+    /// Asks the name nodes in turn, until one that is active answers or the volume's time is over.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        kind: &'static str,
+        method: Method,
+        path: &str,
+        op: &str,
+        more: &str,
+    ) -> Outcome<T> {
+        let begun = Instant::now();
+        let deadline = begun + self.timeout.get();
+        let mut tried = 0;
+        loop {
+            let number = self.active.load(Ordering::Relaxed) % self.addresses.len();
+            let url = self.url(&self.addresses[number], path, op, more);
+            let asked = self.ask_one(kind, &method, url, deadline).await;
+            let failure = match asked {
+                Ok(body) => {
+                    return serde_json::from_slice(&body)
+                        .map_err(|_| Failure::corrupt("a name node's answer by WebHDFS cannot be understood"));
+                }
+                Err(failure) if !failure.passing => return Err(failure),
+                Err(failure) => failure,
+            };
+            tried += 1;
+            let _ = self.active.compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed);
+            if tried % self.addresses.len() == 0 {
+                if Instant::now() + PAUSE >= deadline {
+                    return Err(failure);
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// `path` is absolute.
+    fn url(&self, address: &str, path: &str, op: &str, more: &str) -> String {
+        let (path, user) = (utf8_percent_encode(path, IN_PATH), utf8_percent_encode(&self.user, IN_QUERY));
+        format!("{address}/webhdfs/v1{path}?op={op}&user.name={user}{more}")
+    }
+
+    /// Asks one server for a whole answer.
+    async fn ask_one(&self, kind: &'static str, method: &Method, url: String, deadline: Instant) -> Outcome<Bytes> {
+        let patience = self.patience(deadline);
+        let begun = Instant::now();
+        let asking = async {
+            let answer = self.send(method, url).await?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+            let body = body.map_err(|_| unreached("the connection broke in the middle of an answer"))?.to_bytes();
+            self.meter.fetched(body.len());
+            Ok((status, body))
+        };
+        let asked = timeout(patience, asking)
+            .await
+            .unwrap_or_else(|_| Err(Failure { passing: true, ..Failure::late(patience) }));
+        let word = match &asked {
+            Ok((status, _)) => answer_word(*status),
+            Err(_) => UNREACHED,
+        };
+        answered(kind, word, begun.elapsed());
+        match asked? {
+            (status, body) if status.is_success() => Ok(body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    async fn send(&self, method: &Method, url: String) -> Outcome<http::Response<Incoming>> {
+        let request = Request::builder().method(method).uri(url).body(Empty::new());
+        let request = request.map_err(|_| Failure::corrupt("a WebHDFS address that is no URL"))?;
+        self.http.request(request).await.map_err(|_| unreached("WebHDFS cannot be reached"))
+    }
+
+    /// How long one server may take: another one has to have its turn.
+    fn patience(&self, deadline: Instant) -> Duration {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = if self.addresses.len() > 1 { self.timeout.get() / 3 } else { left };
+        left.min(share).max(Duration::from_millis(1))
+    }
+}
+
+fn unreached(message: &str) -> Failure {
+    Failure { passing: true, ..Failure::new(ErrorKind::Unavailable, message) }
+}
+
+/// An answer that is an error: what was thrown, or what HTTP says where nothing was.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    if let Ok(Thrown { remote_exception: thrown }) = serde_json::from_slice(body) {
+        return Failure::thrown(thrown.java_class_name.as_deref().unwrap_or(&thrown.exception), &thrown.message);
+    }
+    let failure = match status {
+        StatusCode::UNAUTHORIZED => Failure::new(
+            ErrorKind::Unauthenticated,
+            "WebHDFS demands a proof of who the user is, such as Kerberos, which this store does not use",
+        ),
+        StatusCode::FORBIDDEN => Failure::new(ErrorKind::Denied, "WebHDFS refuses it to the mount's user"),
+        StatusCode::NOT_FOUND => Failure::new(ErrorKind::Misconfigured, "there is no WebHDFS at that address"),
+        status if status.is_server_error() => unreached("WebHDFS is in trouble"),
+        _ => Failure::new(ErrorKind::Other, "WebHDFS refused a request"),
+    };
+    Failure { detail: format!("HTTP {}", status.as_u16()), ..failure }
+}
+
+fn answer_word(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=399 => "ok",
+        404 => "not-found",
+        401 | 403 => "denied",
+        500.. => "fault",
+        _ => "refused",
+    }
+}
+
+/// Asks without a user whether WebHDFS is there: any answer is one.
+pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> {
+    let web = WebHdfs::new(config, "", patience.into()).map_err(|why| Failure::new(ErrorKind::Misconfigured, why))?;
+    let asking = async {
+        let mut last = unreached("the store names no address of WebHDFS");
+        for address in web.addresses.iter() {
+            match web.send(&Method::GET, format!("{address}/webhdfs/v1/?op=GETHOMEDIRECTORY")).await {
+                Ok(answer) if answer.status().is_server_error() => last = refused(answer.status(), b""),
+                Ok(_) => return Ok(()),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    };
+    timeout(patience, asking).await.unwrap_or_else(|_| Err(Failure::late(patience)))
+}

@@ -1,0 +1,249 @@
+//! Volumes of a real HDFS: read and written through a mount, beside Hadoop's own client.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
+
+use bytes::Bytes;
+use millrace::backend::hdfs as cluster;
+use millrace::sandbox::hadoop::Hadoop;
+
+use super::silent::{ANSWERED, GONE, killed, quietly, waits};
+use super::*;
+
+const UID: u32 = 1000;
+const GID: u32 = 2000;
+
+/// A cluster with a directory of alice's, and a rig to mount it with.
+struct Lake<'a> {
+    hadoop: &'a Hadoop,
+    rig: Rig,
+    dir: String,
+}
+
+impl Lake<'static> {
+    /// In the cluster that the tests of this process share.
+    fn shared() -> Option<Lake<'static>> {
+        let rig = Rig::new()?;
+        let hadoop = rig.runtime.block_on(Hadoop::shared()).unwrap()?;
+        Some(Lake::of(hadoop, rig))
+    }
+}
+
+impl<'a> Lake<'a> {
+    fn of(hadoop: &'a Hadoop, rig: Rig) -> Lake<'a> {
+        let dir = rig.runtime.block_on(hadoop.fresh("alice")).unwrap();
+        Lake { hadoop, rig, dir }
+    }
+
+    fn request(&self, target: &str, user: &str, timeout: Duration) -> Publish {
+        let mut config = cluster::Config::at(self.hadoop.namenode(), self.hadoop.webhdfs());
+        config.owners.users = [("alice".to_owned(), UID), ("bob".to_owned(), UID + 1)].into();
+        config.owners.groups = [("users".to_owned(), GID)].into();
+        let mut request = self.rig.request_of(user, target);
+        request.spec.backend = backend::Config::Hdfs(config);
+        request.spec.path.clone_from(&self.dir);
+        request.spec.options.timeout = timeout;
+        request.spec.options.ttl = Duration::from_millis(100);
+        (request.spec.options.uid, request.spec.options.gid) = (UID, GID);
+        request.credential = Credential::Hadoop { user: user.into() };
+        request
+    }
+
+    fn at(&self, target: &str, name: &str) -> PathBuf {
+        self.rig.target(target).join(name)
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("/{}/{name}", self.dir)
+    }
+
+    fn put(&self, name: &str, content: &[u8]) {
+        self.rig.runtime.block_on(self.hadoop.put(&self.path(name), "alice", content.to_vec())).unwrap();
+    }
+
+    fn get(&self, name: &str) -> Bytes {
+        self.rig.runtime.block_on(self.hadoop.get(&self.path(name))).unwrap()
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+#[test]
+fn a_directory_of_hdfs_is_read_and_written_as_its_user() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    lake.put("hello", b"hello, world");
+    lake.put("large", &noise(5_000_001));
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    for mount in rig.mounts() {
+        assert!(!mount.contains("default_permissions"), "{mount}");
+    }
+    let at = |name: &str| lake.at("a", name);
+    assert_eq!(fs::read(at("hello")).unwrap(), b"hello, world");
+    assert!(fs::read(at("large")).unwrap() == noise(5_000_001));
+    let mut names: Vec<_> = fs::read_dir(rig.target("a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["hello", "large"]);
+    let shown = fs::metadata(at("hello")).unwrap();
+    assert_eq!((shown.uid(), shown.gid(), shown.mode() & 0o7777), (UID, GID, 0o644));
+
+    // Written in order, synced in the middle, closed: there for others when the close returns.
+    let data = noise(3_500_000);
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(at("new")).unwrap();
+    file.write_all(&data[..1_500_000]).unwrap();
+    let mut read = vec![0; 1_500_000];
+    file.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == data[..1_500_000]);
+    file.sync_all().unwrap();
+    assert!(lake.get("new") == data[..1_500_000]);
+    file.write_all(&data[1_500_000..]).unwrap();
+    drop(file);
+    assert!(lake.get("new") == data && fs::read(at("new")).unwrap() == data);
+
+    // At its end alone, or anew.
+    OpenOptions::new().append(true).open(at("new")).unwrap().write_all(b"tail").unwrap();
+    assert!(lake.get("new")[3_500_000..] == *b"tail");
+    let file = OpenOptions::new().write(true).open(at("new")).unwrap();
+    assert_eq!(errno(file.write_all_at(b"x", 5)), Errno::EOPNOTSUPP);
+    assert_eq!(errno(file.set_len(10_000_000)), Errno::EOPNOTSUPP);
+    file.set_len(2_000_000).unwrap();
+    drop(file);
+    assert!(lake.get("new") == data[..2_000_000] && fs::read(at("new")).unwrap() == data[..2_000_000]);
+    fs::write(at("new"), "short").unwrap();
+    assert_eq!(lake.get("new"), "short");
+    assert_eq!(errno(fs::write(at("a:b"), "x")), Errno::EINVAL);
+
+    // HDFS keeps attributes, and decides.
+    fs::set_permissions(at("new"), PermissionsExt::from_mode(0o640)).unwrap();
+    assert_eq!(fs::metadata(at("new")).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(errno(chown(at("new"), Some(UID + 1), None)), Errno::EPERM);
+    assert_eq!(errno(chown(at("new"), Some(65_534), None)), Errno::EINVAL);
+    fs::create_dir(at("dir")).unwrap();
+    assert_eq!(errno(fs::create_dir(at("dir"))), Errno::EEXIST);
+    fs::rename(at("new"), at("dir/moved")).unwrap();
+    assert_eq!(errno(fs::remove_dir(at("dir"))), Errno::ENOTEMPTY);
+    fs::rename(at("dir"), at("other")).unwrap();
+    assert_eq!(lake.get("other/moved"), "short");
+    fs::rename(at("other/moved"), at("hello")).unwrap();
+    assert_eq!(fs::read(at("hello")).unwrap(), b"short");
+    assert_eq!(errno(std::os::unix::fs::symlink("hello", at("link"))), Errno::EOPNOTSUPP);
+    assert_eq!(errno(fs::hard_link(at("hello"), at("link"))), Errno::EOPNOTSUPP);
+    fs::remove_dir(at("other")).unwrap();
+
+    // Another user sees what HDFS lets him see.
+    rig.publish(&workers, lake.request("b", "bob", SOON)).unwrap();
+    assert_eq!(errno(fs::read(lake.at("b", "hello"))), Errno::EACCES);
+    assert!(fs::read(lake.at("b", "large")).unwrap() == noise(5_000_001));
+    assert_eq!(errno(fs::write(lake.at("b", "mine"), "x")), Errno::EACCES);
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+    rig.assert_clean(&[]);
+}
+
+#[test]
+fn a_log_that_another_client_writes_is_followed() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    let log = lake.path("log");
+    let more = |piece: &[u8]| {
+        let writing = lake.hadoop.hsync(&log, "alice", piece.to_vec());
+        rig.runtime.block_on(writing).unwrap();
+    };
+    let data = noise(50_000);
+    more(&data[..5_000]);
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    let mut tail = File::open(lake.at("a", "log")).unwrap();
+    let mut seen = Vec::new();
+    for end in (5_000..=50_000).step_by(5_000) {
+        if end > 5_000 {
+            more(&data[end - 5_000..end]);
+        }
+        eventually("the reader follows", || {
+            tail.read_to_end(&mut seen).unwrap();
+            seen.len() == end
+        });
+    }
+    assert!(seen == data);
+    assert_eq!(errno(OpenOptions::new().append(true).open(lake.at("a", "log")).unwrap().write_all(b"x")), Errno::EBUSY);
+    rig.runtime.block_on(lake.hadoop.close(&lake.path("log"))).unwrap();
+    OpenOptions::new().append(true).open(lake.at("a", "log")).unwrap().write_all(b"x").unwrap();
+    assert!(lake.get("log")[..50_000] == data && lake.get("log")[50_000..] == *b"x");
+    rig.unpublish(&workers, "a").unwrap();
+}
+
+#[test]
+fn an_open_file_of_hdfs_outlives_its_name() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    let at = |name: &str| lake.at("a", name);
+    for replaced in [false, true] {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(at("file")).unwrap();
+        file.write_all(b"before").unwrap();
+        if replaced {
+            fs::write(at("new"), "another").unwrap();
+            fs::rename(at("new"), at("file")).unwrap();
+        } else {
+            fs::remove_file(at("file")).unwrap();
+            assert_eq!(errno(fs::metadata(at("file"))), Errno::ENOENT);
+        }
+        file.write_all(b" and after").unwrap();
+        let mut content = vec![0; 16];
+        file.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(content, b"before and after");
+    }
+    assert_eq!(fs::read(at("file")).unwrap(), b"another");
+    rig.unpublish(&workers, "a").unwrap();
+}
+
+#[test]
+fn a_frozen_cluster_holds_nobody() {
+    let Some(rig) = Rig::new() else { return };
+    let Some(hadoop) = rig.runtime.block_on(Hadoop::start(&[("datanodes", "1")])).unwrap() else { return };
+    let lake = Lake::of(&hadoop, rig);
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    lake.put("large", &noise(4 << 20));
+    let patience = Duration::from_secs(8);
+    for target in ["a", "b"] {
+        rig.publish(&workers, lake.request(target, "alice", patience)).unwrap();
+    }
+    let at = |name: &str| lake.at("a", name);
+    let mut written = OpenOptions::new().write(true).create_new(true).open(at("written")).unwrap();
+    written.write_all(b"before").unwrap();
+    written.sync_all().unwrap();
+    let open: Vec<File> = (0..4).map(|_| File::open(at("large")).unwrap()).collect();
+    hadoop.freeze().unwrap();
+
+    let begun = Instant::now();
+    let late = std::thread::spawn({
+        let path = at("large");
+        move || (errno(File::open(path).and_then(|file| file.read_at(&mut [0; 10], 1 << 20))), Instant::now())
+    });
+    let readers: Vec<_> =
+        open.into_iter().map(|file| quietly(Command::new("dd").args(["iflag=direct", "bs=1M"]).stdin(file))).collect();
+    eventually("all readers wait", || readers.iter().all(waits));
+    assert!(killed(readers) < GONE);
+    let asked = Instant::now();
+    nix::sys::statvfs::statvfs(&rig.target("a")).unwrap();
+    rig.usage(&workers, "a").unwrap();
+    rig.unpublish(&workers, "b").unwrap();
+    assert!(asked.elapsed() < ANSWERED, "they took {:?}", asked.elapsed());
+    let (outcome, when) = late.join().unwrap();
+    assert_eq!(outcome, Errno::EIO);
+    assert!(when - begun < patience + Duration::from_secs(10), "{:?}", when - begun);
+    written.write_all(b" lost").unwrap_or_default();
+    assert_eq!(errno(written.sync_all()), Errno::EIO);
+
+    hadoop.thaw().unwrap();
+    assert!(fs::read(at("large")).unwrap() == noise(4 << 20));
+    // An error is never followed by a sync that succeeds; what was synced before is there.
+    assert_eq!(errno(written.sync_all()), Errno::EIO);
+    drop(written);
+    assert!(lake.get("written").starts_with(b"before"));
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
+}
