@@ -46,9 +46,6 @@ struct Ready {
     namenode: String,
     webhdfs: String,
     control: String,
-    realm: Option<String>,
-    krb5conf: Option<PathBuf>,
-    keytabs: Option<PathBuf>,
 }
 
 impl Hadoop {
@@ -91,16 +88,6 @@ impl Hadoop {
     /// `http://host:port` of WebHDFS.
     pub fn webhdfs(&self) -> &str {
         &self.ready.webhdfs
-    }
-
-    /// The realm of its KDC, and the KDC's krb5.conf.
-    pub fn kerberos(&self) -> Option<(&str, &Path)> {
-        self.ready.realm.as_deref().zip(self.ready.krb5conf.as_deref())
-    }
-
-    /// A user's keytab.
-    pub fn keytab(&self, user: &str) -> Option<PathBuf> {
-        Some(self.ready.keytabs.as_ref()?.join(format!("{user}.keytab")))
     }
 
     /// A new empty directory of `user`'s that nobody else uses, without a leading slash.

@@ -12,6 +12,9 @@ use crate::backend::{Error, ErrorKind, Op, Path};
 
 pub(super) type Outcome<T> = std::result::Result<T, Failure>;
 
+/// What is said of a file that another client is writing.
+pub(super) const HELD: &str = "another client holds the file's lease: it is writing it, or died without closing it";
+
 /// A call that failed, before it is known for which operation and path it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -109,9 +112,7 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
         "SafeModeException" => (ErrorKind::Unavailable, "the name node is in safe mode: it takes no changes"),
         "StandbyException" => (ErrorKind::Unavailable, "the name node is a standby, and no active one answered"),
         "RetriableException" => (ErrorKind::Unavailable, "the name node is starting or in safe mode"),
-        "AlreadyBeingCreatedException" | "RecoveryInProgressException" => {
-            (ErrorKind::Busy, "another client holds the file's lease: it is writing it, or died without closing it")
-        }
+        "AlreadyBeingCreatedException" | "RecoveryInProgressException" => (ErrorKind::Busy, HELD),
         "LeaseExpiredException" => (ErrorKind::Stale, "the file was removed, or another client took its lease"),
         "PathComponentTooLongException" => (ErrorKind::NameTooLong, "HDFS does not take so long a name"),
         "MaxDirectoryItemsExceededException" => (ErrorKind::NoSpace, "the directory holds as much as HDFS allows"),

@@ -16,7 +16,7 @@ use hdfs_native::file::FileWriter;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::calls::bounded;
-use super::error::{Failure, Outcome, gone};
+use super::error::{Failure, HELD, Outcome, gone};
 use super::webhdfs::Status;
 use super::{Tree, changes, version};
 use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version};
@@ -174,7 +174,7 @@ impl Open {
         }
         let at = &version::by_id(self.id);
         let opened = self.tree.library.act("write", |client| async move { client.append(at).await }).await;
-        let writer = opened.map_err(gone)?;
+        let writer = opened.map_err(gone).map_err(held)?;
         // Nobody else writes from here on.
         let status = self.tree.web.status(at).await.map_err(gone)?;
         (state.length, state.safe) = (status.length, status.length);
@@ -359,7 +359,8 @@ impl Open {
         if there == state.length {
             return Ok(());
         }
-        let mut writer = library.act("write", |client| async move { client.append(at).await }).await.map_err(gone)?;
+        let writer = library.act("write", |client| async move { client.append(at).await }).await;
+        let mut writer = writer.map_err(gone).map_err(held)?;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut reached = there;
         for kept in &state.kept {
@@ -384,6 +385,14 @@ impl Open {
         (status.length, status.modification_time) = (state.length, now);
         self.show(Some((state.length, now)));
         Some(version::meta(&self.path, &status, &self.tree.owners))
+    }
+}
+
+/// The library has one word for a file that is there and for one that another client is writing.
+fn held(failure: Failure) -> Failure {
+    match failure.kind {
+        ErrorKind::AlreadyExists => Failure::new(ErrorKind::Busy, HELD),
+        _ => failure,
     }
 }
 
