@@ -181,7 +181,7 @@ impl Drop for Hadoop {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        clear(&self.dir);
     }
 }
 
@@ -200,10 +200,16 @@ fn spawn(binary: &Path, words: &[String]) -> io::Result<Hadoop> {
             drop(stdin);
             let _ = child.kill();
             let _ = child.wait();
-            let _ = std::fs::remove_dir_all(&dir);
+            clear(&dir);
             Err(io::Error::other(format!("Hadoop does not serve ({outcome:?}); it said: {}", all(&mut said)?)))
         }
     }
+}
+
+/// What it did not remove itself, where it had to be killed.
+#[expect(clippy::disallowed_methods, reason = "a directory of Hadoop's own, in which nothing is ever mounted")]
+fn clear(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 fn ready(stdout: ChildStdout) -> io::Result<Option<Ready>> {

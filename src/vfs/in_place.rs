@@ -171,7 +171,8 @@ impl Vfs {
             let last = closing && file.writers <= 1;
             let Some(writing) = file.in_place.as_mut() else { return Ok(()) };
             // What is written from now on need not be in it.
-            if !writing.dirty && !(last && writing.open) {
+            let something = writing.dirty || (last && writing.open);
+            if !something {
                 return Ok(());
             }
             (writing.dirty, writing.open) = (false, writing.open && !last);

@@ -162,11 +162,19 @@ impl Library {
 }
 
 /// What the library answers within `patience`. A panic inside it is an error of that call.
-pub(super) async fn bounded<T>(patience: Duration, call: impl Future<Output = hdfs_native::Result<T>>) -> Outcome<T> {
-    match timeout(patience, AssertUnwindSafe(call).catch_unwind()).await {
-        Ok(Ok(outcome)) => outcome.map_err(Failure::from),
-        Ok(Err(_)) => Err(Failure::new(ErrorKind::Other, "the HDFS library failed (a panic)")),
-        Err(_) => Err(Failure::late(patience)),
+///
+/// Its futures are large, so that they are put aside before anybody holds them.
+pub(super) fn bounded<T>(
+    patience: Duration,
+    call: impl Future<Output = hdfs_native::Result<T>>,
+) -> impl Future<Output = Outcome<T>> {
+    let call = Box::pin(AssertUnwindSafe(call).catch_unwind());
+    async move {
+        match timeout(patience, call).await {
+            Ok(Ok(outcome)) => outcome.map_err(Failure::from),
+            Ok(Err(_)) => Err(Failure::new(ErrorKind::Other, "the HDFS library failed (a panic)")),
+            Err(_) => Err(Failure::late(patience)),
+        }
     }
 }
 
