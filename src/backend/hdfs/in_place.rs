@@ -414,17 +414,20 @@ impl Drop for Open {
 impl Writing {
     /// Does `work` to its end, and waits for that end as long as a call may take. Who does not wait was not told that it
     /// succeeded, so that nothing after it may.
-    async fn wait<F>(&self, work: F) -> Outcome<Option<Meta>>
+    fn wait<F>(&self, work: F) -> impl Future<Output = Outcome<Option<Meta>>>
     where
         F: Future<Output = Outcome<Option<Meta>>> + Send + 'static,
     {
         let patience = self.0.patience();
         let unheard = Unheard(Some((self.0.clone(), Failure::late(patience))));
-        let outcome = to_its_end(patience, work).await;
-        if outcome.is_some() {
-            unheard.heard();
+        let ended = to_its_end(patience, work);
+        async move {
+            let outcome = ended.await;
+            if outcome.is_some() {
+                unheard.heard();
+            }
+            outcome.unwrap_or_else(|| Err(Failure::late(patience)))
         }
-        outcome.unwrap_or_else(|| Err(Failure::late(patience)))
     }
 
     /// Writes behind the `offset` bytes that the file has.
@@ -454,13 +457,16 @@ impl Unheard {
 }
 
 /// What `work` ends with, where it does within `patience`; it goes on all the same.
-async fn to_its_end<T, F>(patience: Duration, work: F) -> Option<Outcome<T>>
+fn to_its_end<T, F>(patience: Duration, work: F) -> impl Future<Output = Option<Outcome<T>>>
 where
     T: Send + 'static,
     F: Future<Output = Outcome<T>> + Send + 'static,
 {
-    let ended = timeout(patience, tokio::spawn(work)).await.ok()?;
-    Some(ended.unwrap_or_else(|_| Err(Failure::new(ErrorKind::Other, "the task that wrote the file died"))))
+    let task = tokio::spawn(work);
+    async move {
+        let ended = timeout(patience, task).await.ok()?;
+        Some(ended.unwrap_or_else(|_| Err(Failure::new(ErrorKind::Other, "the task that wrote the file died"))))
+    }
 }
 
 impl Drop for Unheard {
