@@ -58,11 +58,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// What suits a worker with `budget` bytes: a window of 96 MiB, or half of a small budget, in 8 MiB parts. Eight of
+    /// What suits a worker with `budget` bytes: a window of 128 MiB, or half of a small budget, in 8 MiB parts. Eight of
     /// them fill 8 connections of 100 MB/s at 15 ms to nine tenths (1 MiB parts to half), if others wait behind them:
     /// those that began together end together.
     pub fn for_budget(budget: u64) -> Config {
-        let window = (96 << 20).min(budget / 2);
+        let window = (128 << 20).min(budget / 2);
         Config { window, part: (window / 8).clamp(1 << 20, 8 << 20), files: 64 }
     }
 }

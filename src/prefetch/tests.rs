@@ -344,7 +344,7 @@ async fn a_sequential_reader_gets_what_eight_connections_give() {
     }
     let took = begin.elapsed().as_secs_f64();
     let raw = SIZE as f64 / (8.0 * (8 << 20) as f64 / (0.015 + (8 << 20) as f64 / 100_000_000.0));
-    assert!(rig.store.most_reading() <= 14, "{}", rig.store.most_reading());
+    assert!(rig.store.most_reading() <= 18, "{}", rig.store.most_reading());
     assert!(raw / took > 0.8, "{took} s, raw {raw} s");
     assert_eq!(rig.store.bytes_asked(), SIZE);
 }

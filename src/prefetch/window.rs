@@ -229,8 +229,8 @@ impl Cursor {
     pub(super) fn ahead(&self, size: u64, config: &Config) -> Option<Range<u64>> {
         let stop = self.limit().min(size);
         let window = self.window(config);
-        // Twice the window at most, lest reads before their turn draw it on and on.
-        let from = self.next.max(self.lead.min(self.next.saturating_add(window)));
+        // Half as much again at most, lest reads before their turn draw it on and on.
+        let from = self.next.max(self.lead.min(self.next.saturating_add(window / 2)));
         let limit = from.saturating_add(window).min(stop);
         let end = self.frontier.saturating_add(self.part(config)).min(stop);
         (self.frontier < limit && end <= limit).then_some(self.frontier..end)
