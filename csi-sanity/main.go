@@ -29,11 +29,11 @@ func main() {
 	flag.StringVar(&config.SecretsFile, "secrets", "", "YAML file of the secrets of each call")
 	flag.StringVar(&config.TestVolumeParametersFile, "parameters", "", "YAML file of StorageClass parameters")
 	flag.StringVar(&config.TestVolumeMutableParametersFile, "mutable", "", "YAML file of mutable parameters")
-	backend := flag.String("backend", "", "name of the backend, for the last line")
+	backend := flag.String("backend", "", "the backend, which decides what may be skipped")
 	least := flag.Int("least", 55, "fail if fewer specs than this run")
 	flag.Parse()
-	if config.ControllerAddress == "" || config.Address == "" || *backend == "" {
-		fmt.Fprintln(os.Stderr, "csi-sanity: -controller, -node and -backend are needed")
+	if config.ControllerAddress == "" || config.Address == "" || skippedOn(*backend) == nil {
+		fmt.Fprintln(os.Stderr, "csi-sanity: -controller, -node and -backend (s3 or nfs) are needed")
 		os.Exit(2)
 	}
 
@@ -56,7 +56,8 @@ func main() {
 	// Not RemoveAll: what is left may be a mount.
 	leftover := os.Remove(work)
 
-	ran, complaints := judge(specs)
+	list := skippedOn(*backend)
+	ran, complaints := judge(specs, list)
 	if leftover != nil {
 		complaints = append(complaints, leftover.Error())
 	}
@@ -66,6 +67,12 @@ func main() {
 	for _, complaint := range complaints {
 		fmt.Println(complaint)
 	}
+	for _, group := range list {
+		fmt.Printf("backend=%s skips %d: %s\n", *backend, len(group.specs), group.reason)
+		for _, name := range group.specs {
+			fmt.Println("    " + name)
+		}
+	}
 	fmt.Printf("backend=%s Ran %d of %d Specs\n", *backend, ran, len(specs))
 	if suite.failed || len(complaints) > 0 {
 		os.Exit(1)
@@ -73,12 +80,12 @@ func main() {
 }
 
 // judge counts the specs that ran, and says where the list of skipped ones is wrong.
-func judge(specs types.SpecReports) (ran int, complaints []string) {
+func judge(specs types.SpecReports, list []group) (ran int, complaints []string) {
 	var seen []string
 	for _, spec := range specs {
 		name := spec.FullText()
 		seen = append(seen, name)
-		reason, listed := reasonToSkip(name)
+		reason, listed := reasonToSkip(list, name)
 		skipped := spec.State.Is(types.SpecStateSkipped | types.SpecStatePending)
 		if !skipped {
 			ran++
@@ -90,7 +97,7 @@ func judge(specs types.SpecReports) (ran int, complaints []string) {
 			complaints = append(complaints, fmt.Sprintf("listed as skipped (%s), and ran: %q", reason, name))
 		}
 	}
-	for _, group := range skipped {
+	for _, group := range list {
 		for _, name := range group.specs {
 			if !slices.Contains(seen, name) {
 				complaints = append(complaints, fmt.Sprintf("listed as skipped, and not in the suite: %q", name))

@@ -1,12 +1,14 @@
 package main
 
+import "slices"
+
 // group is a reason, and the specs that are skipped for it.
 type group struct {
 	reason string
 	specs  []string
 }
 
-func reasonToSkip(name string) (string, bool) {
+func reasonToSkip(skipped []group, name string) (string, bool) {
 	for _, group := range skipped {
 		for _, spec := range group.specs {
 			if spec == name {
@@ -17,8 +19,23 @@ func reasonToSkip(name string) (string, bool) {
 	return "", false
 }
 
-// skipped is every spec that may be skipped, and must be.
-var skipped = []group{
+// skippedOn is every spec that may be skipped on a backend, and must be; nil for a backend that is not known.
+func skippedOn(backend string) []group {
+	switch backend {
+	case "s3":
+		return append(slices.Clone(everywhere),
+			group{"S3 has no snapshots of a prefix.", snapshots},
+			group{"S3 has no snapshots of several prefixes at one moment.", groupSnapshots})
+	case "nfs":
+		return append(slices.Clone(everywhere),
+			group{"NFSv3 has no snapshots: what a server may have of its own cannot be asked for.", snapshots},
+			group{"NFSv3 has no snapshots of several directories at one moment.", groupSnapshots})
+	}
+	return nil
+}
+
+// everywhere is what is skipped whatever the backend.
+var everywhere = []group{
 	{
 		reason: "CLONE_VOLUME is not declared: a copy of a data set takes longer than a call may.",
 		specs: []string{
@@ -57,41 +74,39 @@ var skipped = []group{
 			"Controller Service [Controller Server] ListVolumes pagination should detect volumes added between pages and accept tokens when the last volume from a page is deleted",
 		},
 	},
-	{
-		reason: "S3 has no snapshots of a prefix.",
-		specs: []string{
-			"Controller Service [Controller Server] CreateVolume should create volume from an existing source snapshot",
-			"Controller Service [Controller Server] CreateVolume should fail when the volume source snapshot is not found",
-			"CreateSnapshot [Controller Server] should fail when no name is provided",
-			"CreateSnapshot [Controller Server] should fail when no source volume id is provided",
-			"CreateSnapshot [Controller Server] should fail when requesting to create a snapshot with already existing name and different source volume ID",
-			"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements",
-			"CreateSnapshot [Controller Server] should succeed when creating snapshot with maximum-length name",
-			"CreateSnapshot [Controller Server] should succeed when requesting to create a snapshot with already existing name and same source volume ID",
-			"DeleteSnapshot [Controller Server] should fail when no snapshot id is provided",
-			"DeleteSnapshot [Controller Server] should return appropriate values (no optional values added)",
-			"DeleteSnapshot [Controller Server] should succeed when an invalid snapshot id is used",
-			"GetSnapshot [Controller Server] should return an error",
-			"GetSnapshot [Controller Server] should return an error when the specified snapshot id does not exist",
-			"GetSnapshot [Controller Server] should return snapshot that match the specified snapshot id",
-			"ListSnapshots [Controller Server] check the presence of new snapshots in the snapshot list",
-			"ListSnapshots [Controller Server] should return appropriate values (no optional values added)",
-			"ListSnapshots [Controller Server] should return empty when the specified snapshot id does not exist",
-			"ListSnapshots [Controller Server] should return empty when the specified source volume id does not exist",
-			"ListSnapshots [Controller Server] should return next token when a limited number of entries are requested",
-			"ListSnapshots [Controller Server] should return snapshots that match the specified snapshot id",
-			"ListSnapshots [Controller Server] should return snapshots that match the specified source volume id",
-		},
-	},
-	{
-		reason: "S3 has no snapshots of several prefixes at one moment.",
-		specs: []string{
-			"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
-			"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
-			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
-			"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed when an invalid volume id is used",
-			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
-			"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
-		},
-	},
+}
+
+// snapshots is what a driver without CREATE_DELETE_SNAPSHOT skips.
+var snapshots = []string{
+	"Controller Service [Controller Server] CreateVolume should create volume from an existing source snapshot",
+	"Controller Service [Controller Server] CreateVolume should fail when the volume source snapshot is not found",
+	"CreateSnapshot [Controller Server] should fail when no name is provided",
+	"CreateSnapshot [Controller Server] should fail when no source volume id is provided",
+	"CreateSnapshot [Controller Server] should fail when requesting to create a snapshot with already existing name and different source volume ID",
+	"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements",
+	"CreateSnapshot [Controller Server] should succeed when creating snapshot with maximum-length name",
+	"CreateSnapshot [Controller Server] should succeed when requesting to create a snapshot with already existing name and same source volume ID",
+	"DeleteSnapshot [Controller Server] should fail when no snapshot id is provided",
+	"DeleteSnapshot [Controller Server] should return appropriate values (no optional values added)",
+	"DeleteSnapshot [Controller Server] should succeed when an invalid snapshot id is used",
+	"GetSnapshot [Controller Server] should return an error",
+	"GetSnapshot [Controller Server] should return an error when the specified snapshot id does not exist",
+	"GetSnapshot [Controller Server] should return snapshot that match the specified snapshot id",
+	"ListSnapshots [Controller Server] check the presence of new snapshots in the snapshot list",
+	"ListSnapshots [Controller Server] should return appropriate values (no optional values added)",
+	"ListSnapshots [Controller Server] should return empty when the specified snapshot id does not exist",
+	"ListSnapshots [Controller Server] should return empty when the specified source volume id does not exist",
+	"ListSnapshots [Controller Server] should return next token when a limited number of entries are requested",
+	"ListSnapshots [Controller Server] should return snapshots that match the specified snapshot id",
+	"ListSnapshots [Controller Server] should return snapshots that match the specified source volume id",
+}
+
+// groupSnapshots is what a driver without a GroupController service skips.
+var groupSnapshots = []string{
+	"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
+	"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",
+	"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should fail when no volume id is provided",
+	"GroupController Service [GroupController VolumeGroupSnapshots] DeleteVolumeGroupSnapshot should succeed when an invalid volume id is used",
+	"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when an invalid volume id is used",
+	"GroupController Service [GroupController VolumeGroupSnapshots] GetVolumeGroupSnapshot should fail when no volume id is provided",
 }

@@ -1,17 +1,18 @@
 #!/bin/sh
 # Runs csi-sanity as root against a controller and a node plugin of their own processes, with real mounts.
 #
-# Usage: scripts/sanity.sh STORES STORE SECRETS
-#   STORES   the stores file; STORE, one of its stores, needs a controller credential
-#   SECRETS  YAML: `NodePublishVolumeSecret:` and below it the S3 keys that the suite mounts with
+# Usage: scripts/sanity.sh STORES STORE SECRETS [BACKEND]
+#   STORES   the stores file; STORE, one of its stores, needs a controller credential or user
+#   SECRETS  YAML: `NodePublishVolumeSecret:` and below it what the suite mounts with
+#   BACKEND  of the store: s3 or nfs; s3 where it is not given
 # Environment: MILLRACE (the binary), MILLRACE_CSI_SANITY (the suite's binary; built with go where it is not set).
 set -eu
 
-if [ $# -ne 3 ]; then
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+if [ $# -ne 3 ] && [ $# -ne 4 ]; then
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
-stores=$1 store=$2 secrets=$3
+stores=$1 store=$2 secrets=$3 backend=${4:-s3}
 millrace=${MILLRACE:-target/release/millrace}
 here=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -55,5 +56,5 @@ start node --node-id sanity --state-dir "$work/state"
 
 printf 'store: %s\n' "$store" >"$work/parameters.yaml"
 printf 'ttl: 5s\nmemory: 64Mi\n' >"$work/mutable.yaml"
-"$suite" -controller "unix://$work/controller.sock" -node "unix://$work/node.sock" -backend s3 \
+"$suite" -controller "unix://$work/controller.sock" -node "unix://$work/node.sock" -backend "$backend" \
     -secrets "$secrets" -parameters "$work/parameters.yaml" -mutable "$work/mutable.yaml" -ginkgo.no-color
