@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path, RenameOptions,
-    Result, SetAttributes, Traits, Upload, Version,
+    Result, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// See the module.
@@ -92,5 +92,9 @@ impl Backend for Closed {
 
     async fn link(&self, from: &Path, _: &Path) -> Result<Meta> {
         self.refuse(Op::Link, from)
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.refuse(Op::Space, &Path::root())
     }
 }

@@ -119,6 +119,8 @@ pub enum Op {
     SetAttributes,
     /// `Backend::make_symlink`, `Backend::read_symlink`, `Backend::link`
     Link,
+    /// `Backend::space`
+    Space,
     /// An operation on the control plane's records.
     Record,
     /// Setting up the client.
@@ -140,6 +142,7 @@ impl Op {
             Op::Rename => "rename",
             Op::SetAttributes => "set attributes",
             Op::Link => "link",
+            Op::Space => "statfs",
             Op::Record => "record",
             Op::Connect => "connect",
         }

@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
     Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// What happens to one operation.
@@ -293,6 +293,10 @@ impl Backend for Faulty {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         self.meet(Op::Link, from, self.inner.link(from, to)).await
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.meet(Op::Space, &Path::root(), self.inner.space()).await
     }
 }
 

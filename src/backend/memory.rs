@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
     Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Node, Op,
-    Path, Permissions, RenameOptions, Result, SetAttributes, Traits, Upload, Version,
+    Path, Permissions, RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// Bytes in one chunk of a read's stream.
@@ -30,6 +30,8 @@ struct Tree {
     last: u64,
     /// Files are changed in place, and have owners and modes.
     in_place: bool,
+    /// What it says that it has room for.
+    space: Option<Space>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +60,11 @@ impl Memory {
     /// An empty tree whose files are changed in place, and keep owner and mode.
     pub fn in_place() -> Memory {
         Memory(Arc::new(Mutex::new(Tree { in_place: true, ..Tree::default() })))
+    }
+
+    /// Says from now on that this is what there is room for. Nothing is held to it.
+    pub fn set_space(&self, space: Space) {
+        self.tree().space = Some(space);
     }
 
     /// Puts a file there, as another client would: missing parents are made, what was there is replaced.
@@ -377,6 +384,10 @@ impl Backend for Memory {
             }
         }
         tree.meta(path).ok_or_else(|| absent(Op::SetAttributes, path))
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        Ok(self.tree().space)
     }
 }
 

@@ -39,7 +39,7 @@ use futures::stream::BoxStream;
 
 use crate::backend::{
     Backend, CreateOptions, Entry, Fetched, InPlace, Intent, Kind, Meta, Path, RenameOptions, Result, SetAttributes,
-    Traits, Upload, Version,
+    Space, Traits, Upload, Version,
 };
 use crate::budget::Budget;
 pub use sealing::LocalFile;
@@ -215,5 +215,9 @@ impl Backend for Cached {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         self.inner.link(from, to).await
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.inner.space().await
     }
 }

@@ -1,6 +1,7 @@
 //! The cache over a store in memory that counts what it is asked, on a disk that can be staged.
 
 mod damage;
+mod export;
 mod room;
 
 use std::collections::BTreeMap;

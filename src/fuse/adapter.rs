@@ -348,8 +348,10 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply::usage(reply, &self.answers.vfs.usage());
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let vfs = self.vfs();
+        let call = async move { Ok((vfs.space().await, vfs.usage())) };
+        self.answers.ask(Operation::StatFs, req.pid(), call, reply::usage(reply));
     }
 
     fn setxattr(

@@ -30,6 +30,7 @@ pub(super) enum Operation {
     OpenDir,
     ReadDir,
     Ioctl,
+    StatFs,
     Seek,
 }
 
@@ -56,6 +57,7 @@ impl Operation {
             Operation::OpenDir => "opendir",
             Operation::ReadDir => "readdir",
             Operation::Ioctl => "ioctl",
+            Operation::StatFs => "statfs",
             Operation::Seek => "lseek",
         }
     }
@@ -160,6 +162,7 @@ mod tests {
             Operation::OpenDir,
             Operation::ReadDir,
             Operation::Ioctl,
+            Operation::StatFs,
             Operation::Seek,
         ];
         let tally = Tally::default();

@@ -13,7 +13,7 @@ use fuser::{
 use super::errno::errno;
 use super::gather::Gather;
 use super::words::{fopen, kind, nothing, shown};
-use crate::vfs::{Answer, Attr, Error, Ino, Listed, Opened, Result, Usage, Vfs};
+use crate::vfs::{Answer, Attr, Error, Ino, Listed, Opened, Result, Space, Usage, Vfs};
 
 /// Inode numbers are never used for a second file.
 const GENERATION: Generation = Generation(0);
@@ -152,10 +152,62 @@ pub(super) fn listed_plus(
     }
 }
 
-/// What `df` shows.
-pub(super) fn usage(reply: ReplyStatfs, usage: &Usage) {
-    let used = usage.bytes.div_ceil(u64::from(BLOCK));
-    let blocks = (usage.limit.unwrap_or(CAPACITY) / u64::from(BLOCK)).max(used);
-    let (files, free) = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
-    reply.statfs(blocks, blocks - used, blocks - used, files, free, BLOCK, 255, BLOCK);
+/// What `df` shows: the volume's own size, where it has one, else that of the store's file system, where it has such.
+pub(super) fn usage(reply: ReplyStatfs) -> impl FnOnce(Result<(Option<Space>, Usage)>) + Send + 'static {
+    move |outcome| match outcome {
+        Ok((space, usage)) => {
+            let Shown { blocks, free, available, files, free_files } = shown_space(space, &usage);
+            reply.statfs(blocks, free, available, files, free_files, BLOCK, 255, BLOCK);
+        }
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    blocks: u64,
+    free: u64,
+    available: u64,
+    files: u64,
+    free_files: u64,
+}
+
+fn shown_space(space: Option<Space>, usage: &Usage) -> Shown {
+    let block = u64::from(BLOCK);
+    let used = usage.bytes.div_ceil(block);
+    let inodes = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
+    let (files, free_files) = space.map_or(inodes, |space| (space.files, space.free_files));
+    match (usage.limit, space) {
+        (None, Some(Space { total, free, available, .. })) => {
+            Shown { blocks: total / block, free: free / block, available: available / block, files, free_files }
+        }
+        (limit, space) => {
+            let blocks = (limit.unwrap_or(CAPACITY) / block).max(used);
+            let available = space.map_or(u64::MAX, |space| space.available / block);
+            Shown { blocks, free: blocks - used, available: (blocks - used).min(available), files, free_files }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn df_shows_the_volumes_size_or_the_servers() {
+        let usage = |limit| Usage { bytes: 3 * 4096 - 1, inodes: 7, limit, counted: None };
+        let space = Space { total: 4096 * 100, free: 4096 * 50, available: 4096 * 40, files: 9, free_files: 5 };
+        let shown = |space, limit| {
+            let Shown { blocks, free, available, files, free_files } = shown_space(space, &usage(limit));
+            [blocks, free, available, files, free_files]
+        };
+        let (all, left) = (u64::from(u32::MAX), u64::from(u32::MAX) - 7);
+        assert_eq!(shown(Some(space), None), [100, 50, 40, 9, 5]);
+        let used = 3;
+        let (few, many) = (4096 * 20, 4096 * 90);
+        assert_eq!(shown(Some(space), Some(few)), [20, 20 - used, 20 - used, 9, 5]);
+        assert_eq!(shown(Some(space), Some(many)), [90, 90 - used, 40, 9, 5]);
+        assert_eq!(shown(None, Some(few))[..3], [20, 20 - used, 20 - used]);
+        assert_eq!(shown(None, None)[3..], [all, left]);
+    }
 }

@@ -47,7 +47,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Credential;
-use crate::backend::ErrorKind;
+use crate::backend::{ErrorKind, Space};
 use crate::config::VolumeSpec;
 
 /// Publishes volumes at target paths.
@@ -211,6 +211,8 @@ pub struct Usage {
     pub used_inodes: u64,
     /// The size that the volume may have, in bytes.
     pub limit: Option<u64>,
+    /// What the store's file system has, where it has such.
+    pub space: Option<Space>,
     /// Seconds since the count began that `used_bytes` rests on; `None` before the first.
     pub counted_s: Option<u64>,
     /// What is not well.

@@ -27,6 +27,7 @@ mod read;
 mod recent;
 mod reign;
 mod rows;
+mod space;
 mod succession;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,8 @@ pub use passing::{Lender, Loan};
 pub use read::{Answer, OpenOptions, Opened, Pages};
 pub use write::Owner;
 
+pub use crate::backend::Space;
+
 use crate::backend::Backend;
 pub use crate::backend::{Kind, Name, Path, SetAttributes};
 use crate::budget::Budget;
@@ -65,6 +68,7 @@ use locks::Locks;
 use passing::Passing;
 use recent::Recent;
 use reign::Reign;
+use space::Room;
 use unopened::Unopened;
 
 /// How a volume is to be shown.
@@ -197,6 +201,7 @@ pub struct Vfs {
     fences: watch::Sender<u64>,
     last_fence: Mutex<u64>,
     locks: Locks,
+    room: Room,
     progress: AtomicU64,
     invalidations: Mutex<Option<mpsc::Sender<Invalidation>>>,
 }
@@ -223,6 +228,7 @@ impl Vfs {
             fences: watch::Sender::new(0),
             last_fence: Mutex::new(0),
             locks: Locks::default(),
+            room: Room::default(),
             progress: AtomicU64::new(0),
             invalidations: Mutex::default(),
         }

@@ -1,8 +1,12 @@
 //! Volumes of a real NFS server, nfs-ganesha: read and written through a mount, with the server frozen, killed and back.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
+use std::time::SystemTime;
 
 use super::silent::{ANSWERED, GONE, killed, quietly, waits};
 use super::*;
@@ -294,4 +298,91 @@ fn a_server_that_is_gone_is_unpublished() {
     filer.rig.unpublish(&workers, "a").unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     filer.rig.assert_clean(&[worker]);
+}
+
+#[test]
+fn what_is_large_long_or_odd_is_shown_as_it_is() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    // Before the server has looked.
+    const MANY: usize = 100_000;
+    fs::create_dir(filer.disk("many")).unwrap();
+    (0..MANY).for_each(|number| drop(File::create(filer.disk(&format!("many/{number:06}"))).unwrap()));
+    chown(filer.disk("many"), Some(UID), Some(UID)).unwrap();
+    let (long, odd) = ("n".repeat(255), OsStr::from_bytes(b"not \xff\xfe text"));
+    fs::create_dir(filer.disk("names")).unwrap();
+    chown(filer.disk("names"), Some(UID), Some(UID)).unwrap();
+    fs::write(filer.disk("names").join(odd), "odd").unwrap();
+    // As a server whose clock is wrong by a day would have it.
+    for (name, away) in [("ahead", 24 * 3600), ("behind", -24 * 3600)] {
+        filer.put(name, name.as_bytes());
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().cast_signed() + away;
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.cast_unsigned());
+        File::options().write(true).open(filer.disk(name)).unwrap().set_modified(then).unwrap();
+    }
+    rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let at = |name: &str| filer.at("a", name);
+
+    let listed = || fs::read_dir(at("many")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: BTreeSet<_> = listed().collect();
+    assert!(names.len() == MANY && listed().count() == MANY);
+    fs::remove_file(at("many/050000")).unwrap();
+    assert_eq!(listed().count(), MANY - 1);
+
+    fs::write(at("names").join(&long), "long").unwrap();
+    assert_eq!(fs::read(at("names").join(odd)).unwrap(), b"odd");
+    fs::rename(at("names").join(odd), at("names").join(OsStr::from_bytes(b"\xff"))).unwrap();
+    let mut names: Vec<_> = fs::read_dir(at("names")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [OsString::from(&long), OsString::from(OsStr::from_bytes(b"\xff"))]);
+    assert_eq!(errno(fs::write(at("names").join("n".repeat(256)), "")), Errno::ENAMETOOLONG);
+
+    // A hole of 5 GiB, and a byte behind it.
+    let far = (5 << 30) + 7;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(at("sparse")).unwrap();
+    file.write_all_at(b"far", far).unwrap();
+    file.sync_all().unwrap();
+    let shown = fs::metadata(at("sparse")).unwrap();
+    assert_eq!(shown.len(), far + 3);
+    assert!(fs::metadata(filer.disk("sparse")).unwrap().blocks() * 512 < 1 << 20, "the hole is none on the server");
+    let mut read = [1; 6];
+    file.read_exact_at(&mut read, far - 3).unwrap();
+    assert_eq!(&read, b"\0\0\0far");
+    file.read_exact_at(&mut read, (4 << 30) - 3).unwrap();
+    assert_eq!(read, [0; 6]);
+    file.set_len((4 << 30) + 1).unwrap();
+    assert_eq!(fs::metadata(filer.disk("sparse")).unwrap().len(), (4 << 30) + 1);
+    drop(file);
+
+    for name in ["ahead", "behind"] {
+        assert_eq!(fs::read(at(name)).unwrap(), name.as_bytes());
+        let mut log = OpenOptions::new().append(true).open(at(name)).unwrap();
+        log.write_all(b", later").unwrap();
+        drop(log);
+        assert_eq!(fs::read(at(name)).unwrap(), format!("{name}, later").as_bytes());
+    }
+    rig.unpublish(&workers, "a").unwrap();
+}
+
+#[test]
+fn df_is_the_servers_and_comes_though_it_is_frozen() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let df = |path: &Path| {
+        let told = nix::sys::statvfs::statvfs(path).unwrap();
+        told.blocks() as u64 * told.fragment_size() as u64
+    };
+    let servers = df(&filer.server.root());
+    assert_eq!(df(&rig.target("a")), servers);
+    assert_eq!(rig.usage(&workers, "a").unwrap().space.unwrap().total, servers);
+    filer.server.freeze().unwrap();
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert_eq!(df(&rig.target("a")), servers);
+        assert_eq!(rig.usage(&workers, "a").unwrap().space.unwrap().total, servers);
+        assert!(asked.elapsed() < ANSWERED, "they took {:?}", asked.elapsed());
+    }
+    filer.server.thaw().unwrap();
+    rig.unpublish(&workers, "a").unwrap();
 }

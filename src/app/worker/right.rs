@@ -169,11 +169,11 @@ mod tests {
             after(TTL).await;
             assert_eq!(served.vfs.read(handle, 0, 10).await, Err(vfs::Error::Denied));
             assert_eq!(served.vfs.lookup(Ino::ROOT, b"f").await.unwrap_err(), vfs::Error::Denied);
-            assert!(served.usage().health.credential.is_some());
+            assert!(served.usage(None).health.credential.is_some());
             store.heal();
             after(TTL).await;
             assert!(served.vfs.read(handle, 0, 10).await.is_ok());
-            assert_eq!(served.usage().health.credential, None);
+            assert_eq!(served.usage(None).health.credential, None);
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
         let (memory, store, served, _) = rig().await;
         memory.remove(&Path::parse("f").unwrap(), Kind::File).await.unwrap();
         after(TTL * 3).await;
-        assert!(served.usage().health.credential.is_none() && !served.right.lock().await.is_closed());
+        assert!(served.usage(None).health.credential.is_none() && !served.right.lock().await.is_closed());
 
         let files = ["a", "b", "c"].map(|name| Path::parse(name).unwrap());
         for name in &files {

@@ -9,7 +9,7 @@ use super::kept::Kept;
 use super::right::Right;
 use super::sharing::Others;
 use crate::auth::{self, Credential};
-use crate::backend::{self, Backend, ErrorKind, Limits, Swappable};
+use crate::backend::{self, Backend, ErrorKind, Limits, Space, Swappable};
 use crate::budget::Budget;
 use crate::config::parameters::modify;
 use crate::config::{VolumeOptions, VolumeSpec};
@@ -64,12 +64,14 @@ pub(super) struct State {
 }
 
 impl Served {
-    pub(super) fn usage(&self) -> Usage {
+    /// With `space` as the store's file system has it.
+    pub(super) fn usage(&self, space: Option<Space>) -> Usage {
         let usage = self.vfs.usage();
         Usage {
             used_bytes: usage.bytes,
             used_inodes: usage.inodes,
             limit: usage.limit,
+            space,
             counted_s: usage.counted.map(|age| age.as_secs()),
             health: Health { cache: self.cache_ailment(), ..self.state().health.clone() },
         }

@@ -79,7 +79,8 @@ pub(super) async fn talk(
                         continue;
                     }
                     ToWorker::Usage => {
-                        line.send(&FromWorker::Usage(served.usage())).await;
+                        let space = served.vfs.space().await;
+                        line.send(&FromWorker::Usage(served.usage(space))).await;
                         continue;
                     }
                     ToWorker::Numbers => {

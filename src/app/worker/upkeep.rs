@@ -136,12 +136,12 @@ pub(super) mod tests {
         store.every(Op::Fetch, 1, Fault::Fail(ErrorKind::Unauthenticated));
         say(&memory, "");
         tokio::time::sleep(Duration::from_secs(59)).await;
-        let health = served.usage().health;
+        let health = served.usage(None).health;
         assert!(health.credential.is_some() && health.volume_file.is_none(), "{health:?}");
         assert_eq!(served.ttl.get(), Duration::from_secs(9));
         store.heal();
         tokio::time::sleep(Duration::from_secs(59)).await;
-        assert_eq!((served.ttl.get(), served.usage().health), (Duration::from_secs(1), Health::default()));
+        assert_eq!((served.ttl.get(), served.usage(None).health), (Duration::from_secs(1), Health::default()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,10 +159,10 @@ pub(super) mod tests {
         say(&memory, r#","limit":5000"#);
         served.reload().await.unwrap();
         tokio::time::sleep(GREETING + Duration::from_secs(1)).await;
-        let usage = served.usage();
+        let usage = served.usage(None);
         assert!(usage.health.count.is_some() && usage.counted_s.is_none(), "{usage:?}");
         tokio::time::sleep(RETRY).await;
-        let usage = served.usage();
+        let usage = served.usage(None);
         assert_eq!((usage.used_bytes, usage.limit, usage.health.count), (1000, Some(5000), None));
         let asked = store.calls(Op::List);
         tokio::time::sleep(COUNT - Duration::from_secs(60)).await;

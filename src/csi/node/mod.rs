@@ -27,6 +27,7 @@ use super::v1::{
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability, NodeUnpublishVolumeRequest,
     NodeUnpublishVolumeResponse, Topology, VolumeHealth, VolumeUsage, node_server, node_service_capability,
 };
+use crate::backend::Space;
 use crate::config::stores::{LiveStores, Store};
 use crate::mount::{Done, Error, Mounter, Whose};
 use crate::observability::audit::Event;
@@ -216,8 +217,21 @@ impl node_server::Node for Node {
             available: total.map_or(0, |total| number(total.saturating_sub(used))),
             unit: unit.into(),
         };
-        let bytes = of(usage.used_bytes, usage.limit, Unit::Bytes);
-        let usage = vec![bytes, of(usage.used_inodes, None, Unit::Inodes)];
+        let usage = match (usage.limit, usage.space) {
+            // Such a volume may fill the store's file system, as df shows it.
+            (None, Some(Space { total, free, available, files, free_files })) => {
+                let of = |total: u64, free: u64, available: u64, unit: Unit| VolumeUsage {
+                    used: number(total.saturating_sub(free)),
+                    total: number(total),
+                    available: number(available),
+                    unit: unit.into(),
+                };
+                vec![of(total, free, available, Unit::Bytes), of(files, free_files, free_files, Unit::Inodes)]
+            }
+            (limit, _) => {
+                vec![of(usage.used_bytes, limit, Unit::Bytes), of(usage.used_inodes, None, Unit::Inodes)]
+            }
+        };
         Ok(Response::new(NodeGetVolumeStatsResponse { usage }))
     }
 
