@@ -192,6 +192,9 @@ pub struct Node {
 #[cfg(feature = "sandbox")]
 #[derive(Debug, Args)]
 pub struct Try {
+    /// The kind of store to try with: the embedded S3 server, or an NFS server (nfs-ganesha, as root) on this machine.
+    #[arg(long, value_enum, default_value = "s3")]
+    pub store: TryStore,
     /// Uses the files below DIR instead of generated ones.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -202,7 +205,7 @@ pub struct Try {
     #[arg(long)]
     pub keep: bool,
     /// An S3 store to use instead of the embedded server, as http(s)://host[:port].
-    #[arg(long, value_name = "URL", requires = "bucket", requires = "credentials")]
+    #[arg(long, value_name = "URL", requires = "bucket", requires = "credentials", conflicts_with = "store")]
     pub endpoint: Option<String>,
     /// The bucket in that store. It must be there.
     #[arg(long, value_name = "BUCKET", requires = "endpoint")]
@@ -222,6 +225,16 @@ pub struct Try {
     /// A command to run with the mount as its working directory.
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// A kind of store that `try` can start.
+#[cfg(feature = "sandbox")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TryStore {
+    /// The embedded S3 server.
+    S3,
+    /// nfs-ganesha.
+    Nfs,
 }
 
 /// `millrace check-config`.

@@ -97,6 +97,21 @@ fn it_walks_and_ends_with_a_table() {
 }
 
 #[test]
+fn it_walks_on_an_nfs_server_too() {
+    if !can_mount() || !requirement::met(&[requirement::GANESHA]) {
+        return;
+    }
+    let ground = Ground::new();
+    let script = "test -s a && test $(stat -c %u a) = 1000 && cat deep/b | wc -c";
+    let (success, text) = ran(&mut ground.command(&["--store", "nfs", "--", "sh", "-c", script]));
+    assert!(success, "{text}");
+    for word in ["nfs-ganesha", "an NFS client put", "every byte is right", "DeleteVolume", "70000", "ratio to raw"] {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+    ground.is_clean();
+}
+
+#[test]
 fn a_failure_is_told_and_leaves_nothing() {
     if !can_mount() {
         return;

@@ -1,14 +1,16 @@
 //! `millrace try`: the whole path on one machine, as Kubernetes would walk it.
 //!
-//! It starts a store (the embedded S3 server, unless another is named) and both plugins as processes, plays provisioner
-//! and kubelet over their sockets, puts a data set into the volume by another S3 client, reads it through the mount,
+//! It starts a store (the embedded S3 server, an NFS server where that is asked for) and both plugins as processes, plays provisioner
+//! and kubelet over their sockets, puts a data set into the volume by another client, reads it through the mount,
 //! and clears everything away: after success, a failure and Ctrl-C alike.
 
 mod dataset;
 mod kubelet;
 mod namespace;
+mod nfs;
 mod reading;
 mod report;
+mod s3;
 mod stage;
 mod store;
 
@@ -96,7 +98,7 @@ struct Scene<'a> {
 struct Used<'a> {
     store: &'a Store,
     volume: &'a Volume,
-    /// The key prefix of its directory.
+    /// Where its directory lies in the store.
     dir: String,
     target: PathBuf,
 }
@@ -115,7 +117,7 @@ impl Scene<'_> {
         };
         let set = Arc::new(set);
         let store = Store::open(self.words, stage).await?;
-        let mut arguments = vec![("--stores", store.file.as_path())];
+        let mut arguments = vec![("--stores", store.file())];
         let controller = stage.start("controller", &arguments, &[])?;
         let state = stage.path("state");
         std::fs::create_dir(&state)?;
@@ -128,13 +130,13 @@ impl Scene<'_> {
         let volume = kubelet.create(&format!("try-{}", std::process::id()), parameters).await?;
         println!("CreateVolume           {}", volume.volume_id);
         let used =
-            Used { store: &store, volume: &volume, dir: store.key_of(&volume)?, target: stage.path("pod/mount") };
+            Used { store: &store, volume: &volume, dir: store.place_of(&volume)?, target: stage.path("pod/mount") };
         let outcome = self.fill_and_publish(stage, &mut kubelet, &used, &set).await;
         kubelet.delete(&volume.volume_id).await?;
         println!("DeleteVolume           done");
         let report = outcome?;
         if let Some(left) = store.left_over() {
-            bail!("DeleteVolume left keys behind: {left}");
+            bail!("DeleteVolume left something behind: {left}");
         }
         println!("\n{report}");
         Ok(())
@@ -148,10 +150,15 @@ impl Scene<'_> {
         used: &Used<'_>,
         set: &Arc<Dataset>,
     ) -> Result<Report> {
-        let bar = progress("put by an S3 client", set.bytes());
+        let bar = progress(&format!("put by {}", used.store.client()), set.bytes());
         self.until_stopped(used.store.put(&used.dir, set, &bar)).await?;
         bar.finish_and_clear();
-        println!("an S3 client put       {} files, {}", set.files.len(), HumanBytes(set.bytes()));
+        println!(
+            "{:22} {} files, {}",
+            format!("{} put", used.store.client()),
+            set.files.len(),
+            HumanBytes(set.bytes())
+        );
         std::fs::create_dir_all(stage.path("pod"))?;
         let began = Instant::now();
         kubelet.publish(used.volume, &used.target, used.store.secret()).await?;
@@ -187,7 +194,7 @@ impl Scene<'_> {
         let worker_peak = stage.pid("node").and_then(peak_of_worker);
         let raw = self.until_stopped(store.read_raw(&used.dir, set)).await?;
         self.until_stopped(write_and_read_back(store, &used.dir, &used.target)).await?;
-        println!("wrote a file           another S3 client reads the same bytes");
+        println!("wrote a file           {} reads the same bytes", store.client());
         for usage in kubelet.stats(&used.volume.volume_id, &used.target).await? {
             println!("NodeGetVolumeStats     {} {} used", usage.used, usage.unit().as_str_name().to_lowercase());
         }
@@ -197,7 +204,15 @@ impl Scene<'_> {
         if self.words.keep {
             self.keep(&used.target).await;
         }
-        Ok(Report { files: set.files.len(), bytes: set.bytes(), mount, raw, gets, worker_peak })
+        Ok(Report {
+            files: set.files.len(),
+            bytes: set.bytes(),
+            mount,
+            raw,
+            raw_name: store.raw_name(),
+            gets,
+            worker_peak,
+        })
     }
 
     async fn keep(&self, target: &Path) {
@@ -227,7 +242,7 @@ async fn write_and_read_back(store: &Store, dir: &str, target: &Path) -> Result<
     tokio::task::spawn_blocking(move || std::fs::write(&path, written))
         .await?
         .context("cannot write into the mount")?;
-    let found = store.get(&format!("{dir}/{name}")).await.context("the written file is not in the store")?;
+    let found = store.get(dir, name).await.context("the written file is not in the store")?;
     if found != text.as_bytes() {
         bail!("the written file holds other bytes in the store ({} for {})", found.len(), text.len());
     }

@@ -12,8 +12,10 @@ pub(super) struct Report {
     pub(super) bytes: u64,
     /// Reading everything through the mount, checks included.
     pub(super) mount: Duration,
-    /// Reading the same objects with ranged GETs, checks included.
+    /// Reading the same objects by the other client, checks included.
     pub(super) raw: Duration,
+    /// What read them so.
+    pub(super) raw_name: &'static str,
     /// GET requests that the store counted while the mount was read; `None` where the store is not ours.
     pub(super) gets: Option<u64>,
     /// Peak resident memory of the worker in bytes, where it could be seen.
@@ -34,7 +36,7 @@ impl fmt::Display for Report {
         row(f, "files", self.files.to_string())?;
         row(f, "bytes, all checked", HumanBytes(self.bytes).to_string())?;
         row(f, "through the mount", format!("{mount:.0} MB/s"))?;
-        row(f, "raw parallel GET", format!("{raw:.0} MB/s"))?;
+        row(f, self.raw_name, format!("{raw:.0} MB/s"))?;
         row(f, "ratio to raw", format!("{:.2}", mount / raw))?;
         row(f, "GET requests", self.gets.map_or("not counted".into(), |gets| gets.to_string()))?;
         row(f, "worker's peak memory", self.worker_peak.map_or("not seen".into(), |peak| HumanBytes(peak).to_string()))
