@@ -55,6 +55,10 @@
 //!   store with `append` and without `random_write` takes writes at a file's end alone.
 //!   The file that the kernel may read by itself is asked of [`cache::Cached`] and reaches [`vfs`] by a trait of its own
 //!   ([`vfs::Lender`]), since only the worker's root knows that there is a cache.
+//! - Records of a store without compare-and-swap are directories of numbered versions ([`backend::records`]): that one
+//!   room serves every store that can make a whole file appear where nothing lies.
+//! - What an AUTH_SYS store's controller acts as stands in the stores file, and is no secret: nodes must know it to refuse
+//!   it.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use anyhow::bail;
 
+use crate::auth::Credential;
 use crate::backend::{self, hdfs, nfs, s3};
 use crate::cli::CheckConfig;
-use crate::config::stores::{Credentials, Deletion, Store, Stores};
+use crate::config::stores::{ControllerKey, Credentials, Deletion, Store, Stores};
 use crate::csi::volumes::controller_credential;
 
 /// Prints every store of the file.
@@ -31,18 +32,32 @@ async fn check(out: &mut dyn Write, stores: &Stores, connect: bool) -> anyhow::R
         if !connect || store.controller_credential.is_none() {
             continue;
         }
-        match excludes(store).await {
-            Ok(true) => row(out, "If-None-Match", "honoured: several controllers may run")?,
-            Ok(false) => row(out, "If-None-Match", "IGNORED: run one replica of the controller only")?,
+        let condition = match store.backend {
+            backend::Config::S3(_) => "If-None-Match",
+            backend::Config::Nfs(_) => "exclusive LINK",
+            backend::Config::Hdfs(_) => "exclusive rename",
+        };
+        match proved(store).await {
+            Ok((excludes, exposure)) => {
+                let replicas = if excludes { "honoured: several controllers may run" } else { ONE_REPLICA };
+                row(out, condition, replicas)?;
+                if let Some(why) = exposure {
+                    row(out, "WARNING", &why)?;
+                }
+            }
             Err(error) => bad.push(format!("store {:?}: {error:#}", store.name)),
         }
     }
     if bad.is_empty() { Ok(()) } else { bail!("{}", bad.join("\n")) }
 }
 
-async fn excludes(store: &Store) -> anyhow::Result<bool> {
+const ONE_REPLICA: &str = "IGNORED: run one replica of the controller only";
+
+/// Whether the store keeps two controllers apart, and why users could change what the controller rests on.
+async fn proved(store: &Store) -> anyhow::Result<(bool, Option<String>)> {
     let credential = controller_credential(store)?;
-    Ok(backend::records(&store.backend, &credential)?.excludes().await?)
+    let records = backend::records(&store.backend, &credential)?;
+    Ok((records.excludes().await?, records.exposure().await?))
 }
 
 fn row(out: &mut dyn Write, word: &str, value: &str) -> std::io::Result<()> {
@@ -81,14 +96,15 @@ fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> a
     row(out, "options", if options.is_empty() { "none".into() } else { options.join(", ") }.as_str())?;
     let groups: Vec<String> = config.owners.groups.iter().map(|(name, gid)| format!("{name} ({gid})")).collect();
     row(out, "groups", if groups.is_empty() { "none by number".into() } else { groups.join(", ") }.as_str())?;
-    describe_identities(out, store)
+    describe_identities(out, store)?;
+    row(out, "controller credential", "none: volumes are directories made by hand")?;
+    Ok(())
 }
 
 fn describe_identities(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
     if let Credentials::Listed(identities) = &store.credentials {
         row(out, "identities", &identities.to_string())?;
     }
-    row(out, "controller credential", "none: volumes are directories made by hand")?;
     Ok(())
 }
 
@@ -106,7 +122,10 @@ fn describe_nfs(out: &mut dyn Write, store: &Store, config: &nfs::Config) -> any
     row(out, "MOUNT port", &port(config.mount_port))?;
     row(out, "connections", &format!("{} a mount", config.connections))?;
     row(out, "groups", if config.server_groups { "the server's own" } else { "those of the table below" })?;
-    describe_identities(out, store)
+    describe_identities(out, store)?;
+    row(out, "controller user", &credential(store))?;
+    row(out, "deletion", deletion(store))?;
+    Ok(())
 }
 
 fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyhow::Result<()> {
@@ -130,15 +149,7 @@ fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyho
         },
     )?;
     row(out, "controller credential", &credential(store))?;
-    row(
-        out,
-        "deletion",
-        match store.deletion {
-            Deletion::Current => "current: DeleteVolume keeps old versions",
-            Deletion::All => "all: DeleteVolume removes old versions too",
-            Deletion::Keep => "keep: DeleteVolume leaves everything",
-        },
-    )?;
+    row(out, "deletion", deletion(store))?;
     row(out, "requester pays", if config.requester_pays { "yes" } else { "no" })?;
     row(out, "SSE-KMS key", &or(&config.sse_kms_key, "none"))?;
     row(out, "storage class", &or(&config.storage_class, "the bucket's"))?;
@@ -157,13 +168,32 @@ fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyho
 
 /// What can be said of the controller's own key from here, where it need not be mounted.
 fn credential(store: &Store) -> String {
-    let Some(path) = &store.controller_credential else {
-        return "none: static volumes only".to_owned();
+    let path = match &store.controller_credential {
+        None => return "none: static volumes only".to_owned(),
+        Some(ControllerKey::User(credential)) => return user(credential),
+        Some(ControllerKey::File(path)) => path,
     };
     match controller_credential(store) {
         Ok(_) if exposed(path) => format!("{}, WHICH EVERYBODY ON THIS MACHINE MAY READ: chmod o-r", path.display()),
         Ok(_) => path.display().to_string(),
         Err(error) => format!("not readable here: {error}"),
+    }
+}
+
+fn user(credential: &Credential) -> String {
+    match credential {
+        Credential::Sys { uid, gid, .. } => format!("uid {uid} and gid {gid}, as which no volume is used"),
+        Credential::Anonymous | Credential::S3 { .. } | Credential::Hadoop { .. } => {
+            "of another kind of store".to_owned()
+        }
+    }
+}
+
+fn deletion(store: &Store) -> &'static str {
+    match store.deletion {
+        Deletion::Current => "current: DeleteVolume keeps old versions, where the store has such",
+        Deletion::All => "all: DeleteVolume removes old versions too",
+        Deletion::Keep => "keep: DeleteVolume leaves everything",
     }
 }
 

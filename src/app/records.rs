@@ -159,6 +159,7 @@ mod tests {
             parameters: Default::default(),
             mutable: Default::default(),
             deletion,
+            directory: None,
             location: String::new(),
             claim,
             capacity: None,

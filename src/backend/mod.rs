@@ -111,6 +111,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
     async fn link(&self, from: &Path, _to: &Path) -> Result<Meta> {
         Err(Error::new(ErrorKind::Unsupported, Op::Link, from, "a file has one name in this store"))
     }
+
+    /// What the store's file system holds and has room for; `None` where the store has no such bound.
+    async fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
 }
 
 /// A file that is changed in place: every write is in the store when it returns.
@@ -298,6 +303,21 @@ pub struct Permissions {
     pub mode: u32,
 }
 
+/// What a file system holds and has room for, as statfs(2) has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes that whoever asks may still write.
+    pub available: u64,
+    /// Files in all.
+    pub files: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
+}
+
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -404,12 +424,15 @@ pub fn connect(
 /// Asks nothing of the store.
 ///
 /// # Errors
-/// As [`connect`]; `Unsupported` for a store of backend hdfs or nfs, whose volumes are made by hand.
+/// As [`connect`]; `Unsupported` for a store of backend hdfs, whose volumes are made by hand.
 pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn records::Records>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
-        Config::Hdfs(_) | Config::Nfs(_) => {
-            let why = "volumes of a store of backend hdfs or nfs are directories made by hand";
+        Config::Nfs(config) => {
+            Ok(Arc::new(records::numbered::Numbered::new(Arc::new(nfs::Root::connect(config, credential)?))))
+        }
+        Config::Hdfs(_) => {
+            let why = "volumes of a store of backend hdfs are directories made by hand";
             Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), why))
         }
     }

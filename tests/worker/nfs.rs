@@ -371,7 +371,7 @@ fn df_is_the_servers_and_comes_though_it_is_frozen() {
     rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
     let df = |path: &Path| {
         let told = nix::sys::statvfs::statvfs(path).unwrap();
-        told.blocks() as u64 * told.fragment_size() as u64
+        told.blocks() * told.fragment_size()
     };
     let servers = df(&filer.server.root());
     assert_eq!(df(&rig.target("a")), servers);

@@ -18,7 +18,7 @@ use crate::csi::v1::Volume;
 /// A store, and what it is reached with.
 #[derive(Debug)]
 pub(super) enum Store {
-    S3(S3),
+    S3(Box<S3>),
     Nfs(Nfs),
 }
 
@@ -26,7 +26,7 @@ impl Store {
     /// Starts the store's server, or takes the named one; writes the stores file.
     pub(super) async fn open(words: &cli::Try, stage: &Stage) -> Result<Store> {
         Ok(match words.store {
-            cli::TryStore::S3 => Store::S3(S3::open(words, stage).await?),
+            cli::TryStore::S3 => Store::S3(Box::new(S3::open(words, stage).await?)),
             cli::TryStore::Nfs => Store::Nfs(Nfs::open(stage).await?),
         })
     }

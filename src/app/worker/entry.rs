@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth;
+use crate::backend::records;
 use crate::backend::{self, Backend, ErrorKind, Fetched, Limits, Path, Version};
 use crate::config::VolumeSpec;
 use crate::csi::volumes::VolumeFile;
@@ -85,7 +86,7 @@ pub(super) async fn prove(
 /// What the store refused the request with.
 pub(super) async fn look(backend: &dyn Backend, known: Option<&Version>) -> Result<Look, backend::Error> {
     let none = |why: &str| Ok(Look::None(why.to_owned()));
-    let (meta, bytes) = match backend.fetch(&volume_file_at(&Path::root()), LONGEST_FILE, known).await {
+    let (meta, bytes) = match records::fetch(backend, &volume_file_at(&Path::root()), LONGEST_FILE, known).await {
         Ok(Fetched::Same) => return Ok(Look::Same),
         Ok(Fetched::New { meta, bytes }) => (meta, bytes),
         Err(error) => match error.kind {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::error::Failure;
-use super::meter;
 use super::rpc::{Call, Client, Reply};
+use super::{lengths, meter};
 use crate::backend::meter::{Meter, answered};
 use crate::tunable::Span;
 
@@ -54,6 +54,11 @@ impl Server {
     pub(super) async fn fsinfo(&self, fsroot: &nfs_fh3) -> Outcome<wire::FSINFO3resok> {
         let asked = wire::FSINFO3args { fsroot: fsroot.clone() };
         self.ask::<_, _, wire::FSINFO3resfail>(NFS_PROGRAM::NFSPROC3_FSINFO, &asked).await
+    }
+
+    pub(super) async fn fsstat(&self, fsroot: &nfs_fh3) -> Outcome<wire::FSSTAT3resok> {
+        let asked = wire::FSSTAT3args { fsroot: fsroot.clone() };
+        self.ask::<_, _, wire::FSSTAT3resfail>(NFS_PROGRAM::NFSPROC3_FSSTAT, &asked).await
     }
 
     pub(super) async fn lookup(&self, dir: &nfs_fh3, name: &[u8]) -> Outcome<wire::LOOKUP3resok> {
@@ -192,7 +197,8 @@ impl Server {
             Ok(reply) => reply,
             Err(failure) => return Answer { outcome: Err(failure), resent: false },
         };
-        let outcome = match unpacked::<Nfs3Result<T, E>>(&mut reply.results) {
+        let checked = lengths::checked(call.procedure.2, &reply.results);
+        let outcome = match checked.and_then(|()| unpacked::<Nfs3Result<T, E>>(&mut reply.results)) {
             Ok(Nfs3Result::Ok(ok)) => Ok(ok),
             Ok(Nfs3Result::Err((status, _))) => Err(status.into()),
             Err(failure) => Err(failure),

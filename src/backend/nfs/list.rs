@@ -26,9 +26,19 @@ const LEFT_BEHIND: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `Backend::list`.
 pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    listed(tree, dir, false)
+}
+
+/// As [`list`], with files of the driver's own that no mount shows.
+pub(super) fn list_all(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    listed(tree, dir, true)
+}
+
+fn listed(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<Entry>> {
     let listing = Listing {
         tree,
         dir: dir.clone(),
+        all,
         place: Some(Place::default()),
         plus: true,
         given: HashSet::new(),
@@ -45,6 +55,8 @@ pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Ent
 struct Listing {
     tree: Arc<Tree>,
     dir: Path,
+    /// What no mount shows is listed, too.
+    all: bool,
     /// Where the next page begins; `None` behind the last.
     place: Option<Place>,
     /// The server has READDIRPLUS, as far as is known.
@@ -102,10 +114,15 @@ impl Listing {
             Some(last) => Some(Place { cookie: last.cookie, verifier }),
             None => return Err(Failure::corrupt("the server's listing ends in its middle")),
         };
-        sweep(&self.tree, &self.dir, &rows);
+        if !self.all {
+            sweep(&self.tree, &self.dir, &rows);
+        }
         let looks: Vec<_> = rows
             .into_iter()
-            .filter_map(|row| Some(entry(self.tree.clone(), self.dir.clone(), shown(&row.name)?, row.known)))
+            .filter_map(|row| {
+                let name = Name::new(&row.name).ok().filter(|name| self.all || !name.is_hidden())?;
+                Some(entry(self.tree.clone(), self.dir.clone(), name, row.known))
+            })
             .collect();
         let mut entries = stream::iter(looks).buffered(LOOKS);
         while let Some(entry) = entries.next().await {
@@ -158,11 +175,6 @@ async fn entry(tree: Arc<Tree>, dir: Path, name: Name, known: Option<(nfs_fh3, f
         },
     };
     Ok(Some(Entry { name, meta: version::meta(&path, &handle, &attributes) }))
-}
-
-/// The name of an entry that is shown: neither `.` nor `..`, nor one of the driver's own.
-fn shown(name: &[u8]) -> Option<Name> {
-    Name::new(name).ok().filter(|name| !name.is_hidden())
 }
 
 /// Removes files of the driver's own that somebody left behind who died. As old as that, none is in use.

@@ -7,13 +7,15 @@ mod calls;
 mod changes;
 mod error;
 mod in_place;
+mod lengths;
 mod list;
 mod meter;
 mod mounting;
 mod read;
+mod records;
 mod rpc;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 mod unstable;
 mod upload;
@@ -29,11 +31,12 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::error::Failure;
+pub(super) use self::records::Root;
 use self::tree::Tree;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// The most connections to one server.
@@ -87,21 +90,26 @@ pub(super) struct Nfs {
 impl Nfs {
     /// See [`crate::backend::connect`].
     pub(super) fn connect(config: &Config, credential: &auth::Current, root: &Path, limits: Limits) -> Result<Nfs> {
-        let wrong = |kind, why: String| Error::new(kind, Op::Connect, root, why);
-        let auth::Credential::Sys { uid, gid, groups } = &credential.get().credential else {
-            let why = "a store of backend nfs is used as a uid and gid, and the credential is of another kind";
-            return Err(wrong(ErrorKind::Unauthenticated, why.into()));
-        };
-        if groups.len() > MOST_GROUPS && !config.server_groups {
-            let why = format!("{} groups, and AUTH_SYS has room for {MOST_GROUPS}", groups.len());
-            return Err(wrong(ErrorKind::Misconfigured, why));
-        }
-        let prefix = Path::parse(&config.prefix)
-            .map_err(|why| wrong(ErrorKind::Misconfigured, format!("prefix {:?}: {why}", config.prefix)))?;
-        let root = root.names().fold(prefix, |dir, name| dir.join(&name));
-        let credential = rpc::Credential::Sys { uid: *uid, gid: *gid, groups: groups.clone() };
-        Ok(Nfs { tree: Arc::new(Tree::new(config, credential, root, limits)) })
+        Ok(Nfs { tree: Arc::new(tree_of(config, &credential.get().credential, root, limits)?) })
     }
+}
+
+/// The directory `root` of a store, as whoever `credential` is.
+fn tree_of(config: &Config, credential: &auth::Credential, root: &Path, limits: Limits) -> Result<Tree> {
+    let wrong = |kind, why: String| Error::new(kind, Op::Connect, root, why);
+    let auth::Credential::Sys { uid, gid, groups } = credential else {
+        let why = "a store of backend nfs is used as a uid and gid, and the credential is of another kind";
+        return Err(wrong(ErrorKind::Unauthenticated, why.into()));
+    };
+    if groups.len() > MOST_GROUPS && !config.server_groups {
+        let why = format!("{} groups, and AUTH_SYS has room for {MOST_GROUPS}", groups.len());
+        return Err(wrong(ErrorKind::Misconfigured, why));
+    }
+    let prefix = Path::parse(&config.prefix)
+        .map_err(|why| wrong(ErrorKind::Misconfigured, format!("prefix {:?}: {why}", config.prefix)))?;
+    let root = root.names().fold(prefix, |dir, name| dir.join(&name));
+    let credential = rpc::Credential::Sys { uid: *uid, gid: *gid, groups: groups.clone() };
+    Ok(Tree::new(config, credential, root, limits))
 }
 
 #[async_trait]
@@ -181,6 +189,19 @@ impl Backend for Nfs {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         changes::link(&self.tree, from, to).await.map_err(|failure| failure.at(Op::Link, from))
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        let stat = |mounted: Arc<mounting::Mounted>, dir| async move { mounted.server.fsstat(&dir).await };
+        let told = self.tree.in_directory(&Path::root(), stat).await;
+        let told = told.map_err(|failure| failure.at(Op::Space, &Path::root()))?;
+        Ok(Some(Space {
+            total: told.tbytes,
+            free: told.fbytes,
+            available: told.abytes,
+            files: told.tfiles,
+            free_files: told.afiles,
+        }))
     }
 }
 

@@ -18,6 +18,9 @@ use crate::tunable::Span;
 /// The longest that any one question on the way may take: who publishes a volume waits for the answers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// And the one whether a server without a MOUNT service speaks another version of NFS.
+const NEWER: Duration = Duration::from_secs(2);
+
 /// What moves in one READ or WRITE at most, whatever the server prefers.
 const LARGEST_TRANSFER: u32 = 1 << 20;
 
@@ -26,6 +29,9 @@ const SMALLEST_TRANSFER: u32 = 8 << 10;
 
 /// AUTH_NONE and AUTH_SYS.
 const FLAVORS: [u32; 2] = [0, 1];
+
+/// AUTH_TOOWEAK (RFC 5531, section 9).
+const TOO_WEAK: u32 = 5;
 
 /// Longer lists of flavors are not looked at.
 const MOST_FLAVORS: u32 = 64;
@@ -49,7 +55,11 @@ pub(super) async fn mounted(config: &Config, credential: &Credential, timeout: &
         Some(port) => port,
         None => port_of(config, (mount::PROGRAM, mount::VERSION), "MOUNT", patience).await?,
     };
-    let root = root_of(config, mount_port, credential, patience).await?;
+    let root = match root_of(config, mount_port, credential, patience).await {
+        // A server that speaks only NFSv4 has no MOUNT service.
+        Err(failure) if failure.kind == ErrorKind::Unavailable => Err(newer_only(config).await.unwrap_or(failure)),
+        root => root,
+    }?;
     let port = match config.port {
         Some(port) => port,
         None => port_of(config, (wire::PROGRAM, wire::VERSION), "NFS", patience).await?,
@@ -85,6 +95,21 @@ pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> 
     };
     let late = |_| Err(Trouble::Late(patience, None).into());
     tokio::time::timeout(patience, asking).await.unwrap_or_else(late)
+}
+
+/// How the server says that it speaks NFSv4 alone, where it does.
+async fn newer_only(config: &Config) -> Option<Failure> {
+    let address = at(config, config.port?);
+    let call = Call { procedure: (wire::PROGRAM, wire::VERSION, 0), arguments: Vec::new(), data: Bytes::new() };
+    match Client::new(&address, &Credential::None, 1).call(&call, NEWER).await {
+        Err(trouble @ Trouble::Refused(Refusal::Versions(low, _))) if low > wire::VERSION => {
+            let message = format!(
+                "NFS at {address}: {trouble}: this driver speaks NFSv3, and a server that speaks only NFSv4 cannot be used"
+            );
+            Some(Failure { message, ..Failure::from(trouble) })
+        }
+        _ => None,
+    }
 }
 
 fn at(config: &Config, port: u16) -> Address {
@@ -158,6 +183,13 @@ async fn root_of(config: &Config, port: u16, credential: &Credential, patience: 
 }
 
 fn unserved(address: &Address, trouble: Trouble) -> Failure {
+    if trouble == Trouble::Refused(Refusal::Authentication(TOO_WEAK)) {
+        let message = format!(
+            "the MOUNT service at {address}: {trouble}: the export has other security (such as sec=krb5), which this driver \
+             does not speak"
+        );
+        return Failure::new(ErrorKind::Misconfigured, message);
+    }
     let message = match &trouble {
         Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..)) => format!(
             "{address} serves no MOUNT in version 3 ({trouble}): this driver speaks NFSv3, and a server that speaks only \

@@ -2,6 +2,7 @@
 
 mod between;
 mod changes_elsewhere;
+mod records;
 mod server;
 
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -54,7 +55,8 @@ fn connect(config: &Config, uid: u32, limits: Limits) -> Arc<dyn Backend> {
     backend::connect(&backend::Config::Nfs(config.clone()), &user(uid), &path("volume"), limits).unwrap()
 }
 
-async fn stand() -> Option<(Arc<dyn Backend>, Ganesha)> {
+/// A store on such a server.
+pub(crate) async fn stand() -> Option<(Arc<dyn Backend>, Ganesha)> {
     let server = ganesha().await?;
     Some((connect(&config(&server), UID, limits()), server))
 }

@@ -1,5 +1,6 @@
 //! What every implementation of [`Records`] must do, checked on an empty store.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -14,15 +15,44 @@ fn body(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
+/// The files of users beside the records, which are files themselves only in a store without directories.
+#[async_trait]
+pub(crate) trait Files: Send + Sync {
+    /// Makes a file, and the directories above it.
+    async fn put(&self, at: &Path, body: Bytes);
+    /// Removes one.
+    async fn remove(&self, at: &Path);
+    /// Whether there is one.
+    async fn is_there(&self, at: &Path) -> bool;
+}
+
+/// A store whose records are files like any other.
+pub(crate) struct Same<'a>(pub(crate) &'a dyn Records);
+
+#[async_trait]
+impl Files for Same<'_> {
+    async fn put(&self, at: &Path, body: Bytes) {
+        self.0.create(at, body).await.unwrap();
+    }
+
+    async fn remove(&self, at: &Path) {
+        self.0.remove(at).await.unwrap();
+    }
+
+    async fn is_there(&self, at: &Path) -> bool {
+        self.0.get(at).await.is_ok()
+    }
+}
+
 /// Runs the whole suite on a store in which nothing lies.
-pub(crate) async fn records(store: &dyn Records) {
+pub(crate) async fn records(store: &dyn Records, users: &dyn Files) {
     creates_once(store).await;
     replaces_only_what_was_seen(store).await;
     removes_whatever_is_there(store).await;
     lists_below_and_no_more(store).await;
-    measures_what_lies_below(store).await;
-    tells_what_is_vacant(store).await;
-    removes_a_tree_and_not_its_neighbours(store).await;
+    measures_what_lies_below(store, users).await;
+    tells_what_is_vacant(store, users).await;
+    removes_a_tree_and_not_its_neighbours(store, users).await;
     proves_exclusion_and_leaves_nothing(store).await;
     one_of_many_creators_wins(store).await;
     leaves_nothing(store).await;
@@ -86,11 +116,11 @@ async fn lists_below_and_no_more(store: &dyn Records) {
     }
 }
 
-async fn measures_what_lies_below(store: &dyn Records) {
+async fn measures_what_lies_below(store: &dyn Records, users: &dyn Files) {
     let files = ["measured/a", "measured/b/c", "measured/b/.millrace/own"].map(path);
     let beside = ["measured/.millrace/volume.json", "measured2", "measure"].map(path);
     for at in files.iter().chain(&beside) {
-        store.create(at, body("12345")).await.unwrap();
+        users.put(at, body("12345")).await;
     }
     let (mut bytes, mut from) = (0, None);
     loop {
@@ -104,27 +134,27 @@ async fn measures_what_lies_below(store: &dyn Records) {
     assert_eq!(bytes, 15);
     assert_eq!(store.measure(&path("nothing"), None).await.unwrap(), Measured { bytes: 0, next: None });
     for at in files.iter().chain(&beside) {
-        store.remove(at).await.unwrap();
+        users.remove(at).await;
     }
 }
 
-async fn tells_what_is_vacant(store: &dyn Records) {
+async fn tells_what_is_vacant(store: &dyn Records, users: &dyn Files) {
     assert!(store.is_vacant(&path("vacant/a")).await.unwrap());
-    store.create(&path("vacant/ab"), body("x")).await.unwrap();
-    store.create(&path("vacant/b/c"), body("x")).await.unwrap();
+    users.put(&path("vacant/ab"), body("x")).await;
+    users.put(&path("vacant/b/c"), body("x")).await;
     assert!(store.is_vacant(&path("vacant/a")).await.unwrap(), "'ab' is not below 'a'");
     assert!(!store.is_vacant(&path("vacant/ab")).await.unwrap(), "a file of that name");
     assert!(!store.is_vacant(&path("vacant/b")).await.unwrap(), "something below");
     assert!(!store.is_vacant(&path("vacant")).await.unwrap());
-    store.remove(&path("vacant/ab")).await.unwrap();
-    store.remove(&path("vacant/b/c")).await.unwrap();
+    users.remove(&path("vacant/ab")).await;
+    users.remove(&path("vacant/b/c")).await;
 }
 
-async fn removes_a_tree_and_not_its_neighbours(store: &dyn Records) {
+async fn removes_a_tree_and_not_its_neighbours(store: &dyn Records, users: &dyn Files) {
     let inside = ["tree/b/x", "tree/b/y/z", "tree/b/.millrace/volume.json", "tree/b/b/b"].map(path);
     let outside = ["tree/bc/x", "tree/a", "tree/b-", "b/x"].map(path);
     for at in inside.iter().chain(&outside) {
-        store.create(at, body("x")).await.unwrap();
+        users.put(at, body("x")).await;
     }
     let mut count = 0;
     loop {
@@ -138,8 +168,8 @@ async fn removes_a_tree_and_not_its_neighbours(store: &dyn Records) {
     assert!(count >= inside.len() as u64, "{count}");
     assert!(store.is_vacant(&path("tree/b")).await.unwrap());
     for at in &outside {
-        assert!(store.get(at).await.is_ok(), "{at} is gone");
-        store.remove(at).await.unwrap();
+        assert!(users.is_there(at).await, "{at} is gone");
+        users.remove(at).await;
     }
     let again = store.remove_page(&path("tree/b"), Extent::Current).await.unwrap();
     assert!(again.done && again.count == 0, "{again:?}");

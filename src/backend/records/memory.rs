@@ -122,5 +122,6 @@ impl Records for MemoryRecords {
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    super::contract::records(&MemoryRecords::default()).await;
+    let store = MemoryRecords::default();
+    super::contract::records(&store, &super::contract::Same(&store)).await;
 }

@@ -7,11 +7,14 @@
 pub(crate) mod contract;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(super) mod numbered;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+
+pub use numbered::fetch;
 
 use super::{Error, ErrorKind, Name, Op, Path, RESERVED, Result};
 
@@ -38,6 +41,8 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
     async fn create(&self, at: &Path, body: Bytes) -> Result<Tag>;
 
     /// A record and its tag. `NotFound`.
+    ///
+    /// A mount reads one by [`fetch`] with its own credential.
     async fn get(&self, at: &Path) -> Result<(Bytes, Tag)>;
 
     /// Replaces a record that is still in state `tag`; `Stale` where it is not, or is gone.
@@ -54,13 +59,48 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
     /// Begins where an earlier page said that the next one does, or at the first.
     async fn measure(&self, dir: &Path, from: Option<String>) -> Result<Measured>;
 
-    /// Whether nothing at all lies at `path` or below it: neither a file of that name nor anything under it.
+    /// Whether nothing at all lies at `path` or below it: neither a file of that name nor anything under it, empty
+    /// directories apart.
     async fn is_vacant(&self, path: &Path) -> Result<bool>;
 
     /// Removes up to one page (1,000 entries) of what lies below `dir`, never `dir`'s siblings or parents. Returns
     /// how many went and whether the tree is now empty. Called until empty; safe to call again at any time. Refuses
     /// what [`removable`] refuses.
     async fn remove_page(&self, dir: &Path, extent: Extent) -> Result<Removed>;
+
+    /// Makes a volume's directory and those above it, or takes one that is there and holds nothing, and gives it this
+    /// owner and mode. Returns what tells it from every other that may lie there later; `None` where directories are only
+    /// prefixes, of which nothing is made.
+    async fn make_directory(&self, _at: &Path, _how: &Directory) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// What tells the directory at `at` from others, as [`Records::make_directory`] returned it; `None` where no
+    /// directory lies there, and where they are only prefixes.
+    async fn directory(&self, _at: &Path) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Why users could change what the control plane rests on, as far as the store tells; `None` where they cannot.
+    async fn exposure(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Removes what records that are gone have left, where they leave anything. Returns how many; takes a minute.
+    async fn clear(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+/// Whose a volume's directory is, where the store keeps owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Directory {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
 }
 
 /// How much of a directory a removal takes.

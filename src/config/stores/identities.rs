@@ -56,13 +56,14 @@ pub enum Unlisted {
 }
 
 impl Identities {
-    /// Checks the rows.
+    /// Checks the rows. The uid that the `controller` acts as counts among the superusers.
     ///
     /// # Errors
     /// The row and what is wrong with it.
     pub(super) fn new(
         rows: Vec<Row>,
         superusers: Option<Vec<String>>,
+        controller: Option<u32>,
         server_groups: bool,
     ) -> Result<Identities, String> {
         let superusers = superusers.map_or_else(|| SUPERUSERS.map(str::to_owned).into(), BTreeSet::from_iter);
@@ -86,6 +87,12 @@ impl Identities {
                 }
                 if *uid == 0 {
                     return bad(format!("user {name:?} has uid 0, which is never given to a volume"));
+                }
+                if Some(*uid) == controller {
+                    return bad(format!(
+                        "user {name:?} has uid {uid}, which is the controller's (controllerUser): who has it could forge \
+                         records"
+                    ));
                 }
                 if superusers.contains(name) {
                     return bad(format!("user {name:?} is one of the store's superusers"));
@@ -184,7 +191,7 @@ mod tests {
             row("ml-1", &[("trainer", 2000)]),
             row("*", &[("guest", 3000)]),
         ];
-        Identities::new(rows, None, false).unwrap()
+        Identities::new(rows, None, None, false).unwrap()
     }
 
     #[test]
@@ -219,7 +226,7 @@ mod tests {
     #[test]
     fn who_is_listed_once_or_twice_alone_needs_no_choice() {
         let rows = vec![row("ml-*", &[("trainer", 2000)]), row("ml-1", &[("trainer", 2000)])];
-        let table = Identities::new(rows, None, false).unwrap();
+        let table = Identities::new(rows, None, None, false).unwrap();
         assert_eq!(table.user(Some("ml-1"), None).unwrap().uid, 2000);
         assert!(matches!(table.user(Some("other"), None), Err(Unlisted::Nobody(_))));
         assert!(matches!(table.user(None, None), Err(Unlisted::Nobody(_))));
@@ -239,17 +246,19 @@ mod tests {
             (vec![row("a", &[("", 1)])], "1 to 255"),
             (vec![row("a", &[("x y", 1)])], "white space"),
         ] {
-            let error = Identities::new(rows, None, false).unwrap_err();
+            let error = Identities::new(rows, None, None, false).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
+        let error = Identities::new(vec![row("a", &[("x", 8)])], None, Some(8), false).unwrap_err();
+        assert!(error.contains("controller's"), "{error}");
         let many = || {
             let mut row = row("a", &[("x", 1)]);
             row.users[0].groups = (0..17).collect();
             vec![row]
         };
-        assert!(Identities::new(many(), None, false).unwrap_err().contains("17 groups"));
-        assert!(Identities::new(many(), None, true).is_ok());
-        let own = Identities::new(vec![row("a", &[("hive", 9)])], Some(vec!["boss".into()]), false).unwrap();
+        assert!(Identities::new(many(), None, None, false).unwrap_err().contains("17 groups"));
+        assert!(Identities::new(many(), None, None, true).is_ok());
+        let own = Identities::new(vec![row("a", &[("hive", 9)])], Some(vec!["boss".into()]), Some(8), false).unwrap();
         assert_eq!(own.user(Some("a"), None).unwrap().uid, 9);
         assert!(own.user(Some("a"), Some("boss")).is_err());
     }

@@ -17,6 +17,7 @@ pub use inline::Inline;
 pub use live::LiveStores;
 pub use words::Invalid;
 
+use crate::auth;
 use crate::backend;
 use crate::topology::Residency;
 
@@ -33,8 +34,8 @@ pub struct Store {
     pub backend: backend::Config,
     /// What a mount must bring.
     pub credentials: Credentials,
-    /// The file with the controller's own credential. Without it the store serves static volumes only.
-    pub controller_credential: Option<PathBuf>,
+    /// The controller's own credential. Without it the store serves static volumes only.
+    pub controller_credential: Option<ControllerKey>,
     /// What DeleteVolume does where the StorageClass does not say.
     pub deletion: Deletion,
     /// The bytes that the limits of its volumes may have together; `None` for no bound.
@@ -47,6 +48,15 @@ pub struct Store {
     pub inline: Option<Inline>,
     /// The zone that it lies in, as nodes are told theirs: what goes to another one is counted apart.
     pub zone: Option<String>,
+}
+
+/// What the controller acts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControllerKey {
+    /// What stands in a file that only the controller has.
+    File(PathBuf),
+    /// A user by number, which is a claim and no secret.
+    User(auth::Credential),
 }
 
 /// What a mount of a store must bring.

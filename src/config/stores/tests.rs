@@ -209,7 +209,11 @@ fn each_wrong_word_of_an_nfs_store_is_refused_with_a_reason() {
         ("prefix: teams", "limits: {connections: 9}", "1 to 8"),
         ("prefix: teams", "limits: {connections: 0}", "1 to 8"),
         ("prefix: teams", "limits: {requestsPerSecond: 5}", "requestsPerSecond means nothing"),
-        ("prefix: teams", "controllerCredential: x", "made by hand"),
+        ("prefix: teams", "controllerCredential: x", "controllerUser"),
+        ("prefix: teams", "controllerUser: {uid: 1000, gid: 1}", "alice"),
+        ("prefix: teams", "controllerUser: {uid: 7}", "gid"),
+        ("prefix: teams", "controllerUser: {uid: 4294967295, gid: 1}", "nobody's"),
+        ("prefix: teams", "deletion: all", "keeps no old versions"),
         ("prefix: teams", "credentials: secret", "credentials means nothing"),
         ("uid: 1000", "uid: 0", "uid 0"),
         ("name: alice", "name: hive", "superusers"),
@@ -219,6 +223,11 @@ fn each_wrong_word_of_an_nfs_store_is_refused_with_a_reason() {
         let error = refused(&HOMES.replace(from, to));
         assert!(error.contains(why), "{to}: {error}");
     }
+    let with = HOMES.replace("prefix: teams", "controllerUser: {uid: 7, gid: 8, groups: [9]}");
+    let stores = Stores::parse(&with, Path::new("")).unwrap();
+    let expected = auth::Credential::Sys { uid: 7, gid: 8, groups: vec![9] };
+    assert_eq!(stores.get("homes").unwrap().controller_credential, Some(ControllerKey::User(expected)));
+    assert!(refused(&ONE.replace("prefix: teams/a", "controllerUser: {uid: 1, gid: 1}")).contains("means nothing"));
     let without = HOMES.split("    identities").next().unwrap();
     assert!(refused(without).contains("identities is needed"));
     assert!(refused(&ONE.replace("prefix: teams/a", "export: /x")).contains("export means nothing"));

@@ -7,7 +7,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
-use super::{Credentials, Deletion, Identities, Inline, Store, identities, location};
+use super::{ControllerKey, Credentials, Deletion, Identities, Inline, Store, identities, location};
+use crate::auth;
 use crate::backend::{self, hdfs, nfs, s3};
 use crate::topology::{Domain, Residency, UNKNOWN, check_value};
 
@@ -37,6 +38,7 @@ struct Words {
     proxy: Option<String>,
     credentials: Option<Proof>,
     controller_credential: Option<PathBuf>,
+    controller_user: Option<ControllerUser>,
     #[serde(default = "current")]
     deletion: Deletion,
     capacity: Option<String>,
@@ -60,6 +62,16 @@ struct Words {
     residency: Option<Residency>,
     inline: Option<Inline>,
     zone: Option<String>,
+}
+
+/// Whom the controller claims to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControllerUser {
+    uid: u32,
+    gid: u32,
+    #[serde(default)]
+    groups: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -129,7 +141,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
         super::super::parameters::bytes(&words.limits.memory).map_err(|why| format!("limits.memory: {why}"))?;
     let capacity = words.capacity.as_deref().map(super::super::parameters::bytes).transpose();
     let capacity = capacity.map_err(|why| format!("capacity: {why}"))?;
-    let (backend, credentials) = match words.backend {
+    let (backend, credentials, controller_credential) = match words.backend {
         Kind::S3 => s3_store(&mut words, base)?,
         Kind::Hdfs => hdfs_store(&mut words, base)?,
         Kind::Nfs => nfs_store(&mut words)?,
@@ -138,7 +150,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
         name: words.name,
         backend,
         credentials,
-        controller_credential: words.controller_credential.map(|path| base.join(path)),
+        controller_credential,
         deletion: words.deletion,
         capacity,
         memory,
@@ -156,7 +168,10 @@ fn foreign(backend: &str, words: &[(&str, bool)]) -> Result<(), String> {
     }
 }
 
-fn s3_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credentials), String> {
+/// How to reach a store, what its mounts bring, and what the controller acts with.
+type Reached = (backend::Config, Credentials, Option<ControllerKey>);
+
+fn s3_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
     foreign(
         "s3",
         &[
@@ -171,6 +186,7 @@ fn s3_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credenti
             ("webHdfs", words.web_hdfs.is_some()),
             ("groups", words.groups.is_some()),
             ("options", words.options.is_some()),
+            ("controllerUser", words.controller_user.is_some()),
         ],
     )?;
     let bucket = words.bucket.take().ok_or("bucket is needed")?;
@@ -208,10 +224,11 @@ fn s3_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credenti
         max_connections: connections,
         requests_per_second: words.limits.requests_per_second,
     };
-    Ok((backend::Config::S3(config), credentials))
+    let controller = words.controller_credential.take().map(|path| ControllerKey::File(base.join(path)));
+    Ok((backend::Config::S3(config), credentials, controller))
 }
 
-fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String> {
+fn nfs_store(words: &mut Words) -> Result<Reached, String> {
     foreign(
         "nfs",
         &[
@@ -233,7 +250,13 @@ fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String
             ("options", words.options.is_some()),
         ],
     )?;
-    made_by_hand("nfs", words)?;
+    if words.controller_credential.is_some() {
+        return Err(
+            "controllerCredential: an NFS server believes whatever user it is told, so that there is no secret; give \
+             controllerUser: {uid, gid}"
+                .into(),
+        );
+    }
     let server = words.server.take().ok_or("server is needed: the name or address of the NFS server")?;
     host(&server)?;
     let export = words.export.take().ok_or("export is needed: the exported directory, as the server names it")?;
@@ -249,7 +272,15 @@ fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String
         "identities is needed: NFS believes whatever user it is told, so a table says which namespace may act as whom",
     )?;
     let server_groups = words.server_groups.unwrap_or_default();
-    let identities = Identities::new(rows, words.superusers.take(), server_groups)?;
+    let controller = words.controller_user.take();
+    let own = controller.as_ref().map(|user| user.uid);
+    let identities = Identities::new(rows, words.superusers.take(), own, server_groups)?;
+    let controller = controller.map(controller_user).transpose()?;
+    if words.deletion == Deletion::All {
+        return Err(
+            "deletion: all means nothing to a store of backend nfs, which keeps no old versions: use current".into()
+        );
+    }
     let config = nfs::Config {
         server,
         export,
@@ -259,7 +290,22 @@ fn nfs_store(words: &mut Words) -> Result<(backend::Config, Credentials), String
         connections,
         server_groups,
     };
-    Ok((backend::Config::Nfs(config), Credentials::Listed(identities)))
+    Ok((backend::Config::Nfs(config), Credentials::Listed(identities), controller))
+}
+
+fn controller_user(user: ControllerUser) -> Result<ControllerKey, String> {
+    let ControllerUser { uid, gid, groups } = user;
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err("controllerUser: 4294967295 is nobody's number".into());
+    }
+    if groups.len() > nfs::MOST_GROUPS {
+        return Err(format!(
+            "controllerUser has {} groups, and AUTH_SYS has room for {}",
+            groups.len(),
+            nfs::MOST_GROUPS
+        ));
+    }
+    Ok(ControllerKey::User(auth::Credential::Sys { uid, gid, groups }))
 }
 
 /// What hdfs-native understands and an administrator may want to set.
@@ -270,7 +316,7 @@ const OPTIONS: [&str; 4] = [
     "dfs.client.block.write.replace-datanode-on-failure.best-effort",
 ];
 
-fn hdfs_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Credentials), String> {
+fn hdfs_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
     foreign(
         "hdfs",
         &[
@@ -289,6 +335,7 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Creden
             ("port", words.port.is_some()),
             ("mountPort", words.mount_port.is_some()),
             ("serverGroups", words.server_groups.is_some()),
+            ("controllerUser", words.controller_user.is_some()),
             ("limits.connections", words.limits.connections.is_some()),
             ("limits.requestsPerSecond", words.limits.requests_per_second.is_some()),
         ],
@@ -324,7 +371,7 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Creden
         "identities is needed: HDFS without Kerberos believes whatever user it is told, so a table says which namespace may \
          act as whom",
     )?;
-    let identities = Identities::new(rows, words.superusers.take(), true)?;
+    let identities = Identities::new(rows, words.superusers.take(), None, true)?;
     let mut users = BTreeMap::new();
     for user in identities.users() {
         if !user.groups.is_empty() {
@@ -347,7 +394,7 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<(backend::Config, Creden
         owners: hdfs::Owners { users, groups },
         options,
     };
-    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities)))
+    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities), None))
 }
 
 /// Gives a name a number that no other has.

@@ -10,8 +10,9 @@ use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
+use crate::backend::{self, records::Directory};
 use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
-use crate::config::stores::{Store, Stores};
+use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::config::{VolumeOptions, quoted};
 use crate::topology::choose;
 
@@ -54,7 +55,8 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
         limit,
         parameters: own_parameters(&request.parameters),
         mutable: own_parameters(&request.mutable_parameters),
-        deletion: parameters.deletion.unwrap_or(store.deletion),
+        deletion: deletion(parameters.deletion, store)?,
+        directory: directory(request, &parameters.options, store, claim.as_ref())?,
         location: store.location_hash(),
         claim,
         capacity: store.capacity,
@@ -109,6 +111,44 @@ pub(super) fn id_of(store: &Store, record: &Record) -> Result<VolumeId, Status> 
     let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
     let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
     VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))
+}
+
+/// What DeleteVolume will do.
+fn deletion(asked: Option<Deletion>, store: &Store) -> Result<Deletion, Status> {
+    match (asked, &store.backend) {
+        (Some(Deletion::All), backend::Config::Nfs(_)) => Err(status::invalid(
+            "deletion: all means nothing to a store of backend nfs, which keeps no old versions: use current or keep",
+        )),
+        (asked, _) => Ok(asked.unwrap_or(store.deletion)),
+    }
+}
+
+/// Whose the volume's directory is, where the store keeps owners: the StorageClass's uid, gid and dirMode, else the only
+/// user that the store lists for the claim's namespace.
+fn directory(
+    request: &CreateVolumeRequest,
+    options: &VolumeOptions,
+    store: &Store,
+    claim: Option<&Claim>,
+) -> Result<Option<Directory>, Status> {
+    let (Credentials::Listed(identities), backend::Config::Nfs(_)) = (&store.credentials, &store.backend) else {
+        return Ok(None);
+    };
+    let is_given = |word: &str| request.parameters.contains_key(word);
+    let listed = identities.user(claim.map(|claim| claim.namespace.as_str()), None);
+    let owner = match (is_given("uid"), is_given("gid"), listed) {
+        (true, true, _) => (options.uid, options.gid),
+        (true, false, Ok(user)) if user.uid == options.uid => (user.uid, user.gid),
+        (true, false, _) => return Err(status::invalid("the StorageClass gives a uid and no gid: give both")),
+        (false, true, Ok(user)) => (user.uid, options.gid),
+        (false, false, Ok(user)) => (user.uid, user.gid),
+        (false, _, Err(why)) => {
+            return Err(status::invalid(format!(
+                "whose the volume's directory is to be is not known, since the StorageClass gives no uid and gid: {why}"
+            )));
+        }
+    };
+    Ok(Some(Directory { uid: owner.0, gid: owner.1, mode: options.dir_mode }))
 }
 
 /// Holds `options` to what the store allows.

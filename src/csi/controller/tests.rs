@@ -1,6 +1,7 @@
 mod calls;
 mod events;
 mod garbage;
+mod nfs;
 mod s3;
 
 use tonic::Code;
@@ -73,6 +74,17 @@ fn request(name: &str) -> CreateVolumeRequest {
 
 fn block() -> VolumeCapability {
     VolumeCapability { access_type: Some(AccessType::Block(BlockVolume {})), ..mounted(Mode::SingleNodeWriter, &[]) }
+}
+
+/// A volume's id.
+async fn create(controller: &Controller, request: CreateVolumeRequest) -> Result<String, Status> {
+    let answer = controller.create_volume(Request::new(request)).await?;
+    Ok(answer.into_inner().volume.unwrap().volume_id)
+}
+
+async fn delete(controller: &Controller, id: &str) -> Result<(), Status> {
+    let request = DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
+    controller.delete_volume(Request::new(request)).await.map(drop)
 }
 
 impl Plugin {

@@ -179,6 +179,7 @@ impl Volumes {
         let found = self.find_tagged(path, generation).await?;
         let (record, tag) = found.filter(|(record, _)| record.state == State::Ready).ok_or_else(|| missing(path))?;
         self.check_ours(&record)?;
+        self.check_directory(&record, path).await?;
         Ok((record, tag))
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::owner::{Neighbour, Relation, Standing};
 use super::record::{self, Claim, FORMAT, Record, State, VolumeFile};
 use super::{Error, PATIENCE, Volumes, path_of};
-use crate::backend::Path;
-use crate::backend::records::Tag;
+use crate::backend::records::{Directory, Tag};
+use crate::backend::{ErrorKind, Path};
 use crate::config::stores::Deletion;
 use crate::csi::volume_id::Generation;
 
@@ -41,6 +41,8 @@ pub struct Wanted {
     pub mutable: BTreeMap<String, String>,
     /// What DeleteVolume will do.
     pub deletion: Deletion,
+    /// Whose the directory is, where the store keeps owners.
+    pub directory: Option<Directory>,
     /// A hash of where the store is.
     pub location: String,
     /// The claim, where the provisioner tells.
@@ -67,6 +69,7 @@ impl Wanted {
             parameters: self.parameters.clone(),
             mutable: self.mutable.clone(),
             deletion: self.deletion,
+            directory: None,
             location: self.location.clone(),
             created: record::timestamp(SystemTime::now()),
             ended: None,
@@ -207,12 +210,12 @@ impl Volumes {
                 self.copy(&wanted.path, &record).await?;
                 Ok(record)
             }
-            _ => self.complete(record, tag).await,
+            _ => self.complete(wanted, record, tag).await,
         }
     }
 
     /// From `creating` to `ready`; every step may have been taken already.
-    async fn complete(&self, record: Record, tag: Tag) -> Result<Record, Hurdle> {
+    async fn complete(&self, wanted: &Wanted, record: Record, tag: Tag) -> Result<Record, Hurdle> {
         if self.own(&record).await?.is_none() {
             return Err(self.give_way_to_owner(&record, &tag).await?);
         }
@@ -221,14 +224,18 @@ impl Volumes {
         for neighbour in self.neighbours(&path, Some(&record)).await? {
             withdrawn |= self.meet(&record, &tag, neighbour).await?;
         }
-        if let Err(error) = self.make_directory(&record, &path).await {
-            return Err(match error {
-                // What is in the way may be its file, which it removes when it finds out, or we do.
-                Error::Precondition(why) if withdrawn => Hurdle::Wait(why, Instant::now() + AGAIN),
-                Error::Precondition(_) => self.withdraw(&record, &tag, error).await?,
-                other => other.into(),
-            });
-        }
+        let directory = match self.make_directory(wanted, &record, &path).await {
+            Ok(directory) => directory,
+            Err(error) => {
+                return Err(match error {
+                    // What is in the way may be its file, which it removes when it finds out, or we do.
+                    Error::Precondition(why) if withdrawn => Hurdle::Wait(why, Instant::now() + AGAIN),
+                    Error::Precondition(_) => self.withdraw(&record, &tag, error).await?,
+                    other => other.into(),
+                });
+            }
+        };
+        let record = Record { directory, ..record };
         match self.enter(&record, &tag, State::Ready).await? {
             Some((record, _)) => Ok(record),
             None => {
@@ -245,22 +252,39 @@ impl Volumes {
         }
     }
 
-    /// Makes the directory by its own file, where nothing else lies.
-    async fn make_directory(&self, record: &Record, path: &Path) -> Result<(), Error> {
+    /// Makes the directory, where nothing else lies, and in it its own file. What tells it from others.
+    async fn make_directory(&self, wanted: &Wanted, record: &Record, path: &Path) -> Result<Option<String>, Error> {
         let at = record::volume_file_at(path);
         let mine = VolumeFile::of(record);
         let is_mine =
             |found: Option<(VolumeFile, Tag)>| found.is_some_and(|(file, _)| file.generation == mine.generation);
-        if is_mine(self.load(&at).await?) {
-            return Ok(());
+        if !is_mine(self.load(&at).await?) {
+            let made = match self.check_vacant(path).await {
+                Ok(()) => {
+                    if let Some(directory) = &wanted.directory {
+                        self.own_directory(path, directory).await?;
+                    }
+                    self.put_new(&at, &mine).await?.is_some()
+                }
+                Err(Error::Precondition(_)) => false,
+                Err(error) => return Err(error),
+            };
+            // Where it was not, another controller may have made the same file since.
+            if !made && !is_mine(self.load(&at).await?) {
+                return Err(occupied(path));
+            }
         }
-        let made = match self.check_vacant(path).await {
-            Ok(()) => self.put_new(&at, &mine).await?.is_some(),
-            Err(Error::Precondition(_)) => false,
-            Err(error) => return Err(error),
-        };
-        // Where it was not, another controller may have made the same file since.
-        if made || is_mine(self.load(&at).await?) { Ok(()) } else { Err(occupied(path)) }
+        super::bounded(path, async { Ok(self.records.directory(path).await?) }).await
+    }
+
+    async fn own_directory(&self, path: &Path, directory: &Directory) -> Result<(), Error> {
+        match super::bounded(path, async { Ok(self.records.make_directory(path, directory).await?) }).await {
+            // No retry mends it.
+            Err(Error::Store(error)) if error.kind == ErrorKind::Misconfigured => {
+                Err(Error::Precondition(error.message))
+            }
+            made => made.map(drop),
+        }
     }
 
     /// Before anything is written: refuses what could not be made anyway.

@@ -40,7 +40,10 @@ impl Volumes {
                 // Nobody was given it, and what lies in the directory may be another's.
                 (State::Creating, _) => State::Withdrawing,
                 (State::Ready, Deletion::Keep) => State::Kept,
-                (State::Ready, Deletion::Current | Deletion::All) => State::Deleting,
+                (State::Ready, Deletion::Current | Deletion::All) => {
+                    self.check_directory(&record, path).await?;
+                    State::Deleting
+                }
                 (State::Withdrawing, _) => {
                     self.finish_withdrawal(&record, &tag).await?;
                     continue;
@@ -94,6 +97,7 @@ impl Volumes {
         if !deleting {
             return Ok(None);
         }
+        self.check_directory(record, path).await?;
         Ok(Some(self.records.remove_page(path, extent).await?))
     }
 }

@@ -101,6 +101,13 @@ impl Volumes {
             Err(error) => return vec![Trouble::of(&error)],
         };
         let gone = "the volume's directory";
+        match probed(&path, end, self.check_directory(record, &path)).await {
+            Ok(()) => {}
+            Err(Error::Precondition(why)) => {
+                return vec![Trouble::new(Severity::Inaccessible, "DirectoryReplaced", why)];
+            }
+            Err(error) => return vec![Trouble::of(&error)],
+        }
         match probed(&path, end, self.copy(&path, record)).await {
             Ok(Copied::NoVolume) | Err(Error::Busy(_)) => return Vec::new(),
             Ok(Copied::Same) => {}

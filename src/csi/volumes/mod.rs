@@ -48,7 +48,7 @@ pub use upkeep::Listed;
 use crate::auth::{Credential, keys};
 use crate::backend::records::{Records, Tag};
 use crate::backend::{self, ErrorKind, Op, Path};
-use crate::config::stores::Store;
+use crate::config::stores::{ControllerKey, Store};
 
 /// The longest that a step (a look at the record and the change that rests on it) may take.
 pub const STEP: Duration = Duration::from_secs(15);
@@ -156,6 +156,21 @@ impl Volumes {
         Ok(found.filter(|(record, _)| record.generation == generation && path.as_str() == Some(&record.path)))
     }
 
+    /// Whether the directory of `record` is the one that CreateVolume made, or none is there any more.
+    async fn check_directory(&self, record: &Record, path: &Path) -> Result<(), Error> {
+        let Some(made) = &record.directory else { return Ok(()) };
+        match bounded(path, async { Ok(self.records.directory(path).await?) }).await? {
+            Some(there) if there != *made => {
+                let Record { name, path, .. } = record;
+                Err(Error::Precondition(format!(
+                    "another directory lies at {path:?} than the one that was made for volume {name:?}: it was replaced \
+                     without the driver, which leaves it alone"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Proves once that the store keeps two controllers apart, and says so where it does not.
     async fn prove_exclusion(&self) -> Result<(), Error> {
         let prove = async || {
@@ -248,12 +263,20 @@ impl Volumes {
 /// `Precondition`.
 pub fn controller_credential(store: &Store) -> Result<Credential, Error> {
     let name = &store.name;
-    let Some(file) = &store.controller_credential else {
-        return Err(Error::Precondition(format!(
-            "store {name:?} has no controllerCredential in the stores file, so it serves static volumes only"
-        )));
-    };
-    keys::s3_at(file).map_err(|why| Error::Precondition(format!("the controllerCredential of store {name:?}: {why}")))
+    match &store.controller_credential {
+        None => {
+            let word = match store.backend {
+                backend::Config::S3(_) | backend::Config::Hdfs(_) => "controllerCredential",
+                backend::Config::Nfs(_) => "controllerUser",
+            };
+            Err(Error::Precondition(format!(
+                "store {name:?} has no {word} in the stores file, so it serves static volumes only"
+            )))
+        }
+        Some(ControllerKey::User(credential)) => Ok(credential.clone()),
+        Some(ControllerKey::File(file)) => keys::s3_at(file)
+            .map_err(|why| Error::Precondition(format!("the controllerCredential of store {name:?}: {why}"))),
+    }
 }
 
 /// The record's own path, checked like any other.

@@ -49,6 +49,9 @@ pub struct Record {
     pub mutable: BTreeMap<String, String>,
     /// What DeleteVolume will do; fixed here.
     pub deletion: Deletion,
+    /// What tells its directory from another that may lie there later, where directories are more than prefixes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     /// A hash of where the store was.
     pub location: String,
     /// When CreateVolume began: RFC 3339 in UTC with milliseconds, so that text order is time order.

@@ -170,6 +170,7 @@ fn wanted(name: &str, at: &str) -> Wanted {
         parameters: [("store".to_owned(), "lake".to_owned())].into(),
         mutable: Default::default(),
         deletion: Deletion::Current,
+        directory: None,
         location: "there".into(),
         claim: None,
         capacity: None,

@@ -114,13 +114,13 @@ impl Volumes {
                 marked.push((at, forgotten));
             }
         }
-        if marked.is_empty() {
-            return Ok(0);
+        if !marked.is_empty() {
+            tokio::time::sleep(TOMBSTONE).await;
+            for (at, record) in &marked {
+                super::bounded(at, self.remove_forgotten(at, record)).await?;
+            }
         }
-        tokio::time::sleep(TOMBSTONE).await;
-        for (at, record) in &marked {
-            super::bounded(at, self.remove_forgotten(at, record)).await?;
-        }
+        self.records.clear().await?;
         Ok(marked.len())
     }
 

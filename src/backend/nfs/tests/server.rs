@@ -1,5 +1,7 @@
 //! What the server allows, refuses, forgets, and how it goes away.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use super::*;
@@ -180,4 +182,52 @@ async fn groups_have_their_room_and_a_credential_its_kind() {
     assert_eq!(connect(&config, &many), Err(ErrorKind::Misconfigured));
     assert_eq!(connect(&Config { server_groups: true, ..config.clone() }, &many), Ok(()));
     assert_eq!(connect(&config, &Credential::Anonymous), Err(ErrorKind::Unauthenticated));
+}
+
+/// A server that speaks NFSv4 and no other version.
+async fn newer_only() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while let Ok(mark) = stream.read_u32().await {
+                    let mut call = vec![0; (mark & !(1 << 31)) as usize];
+                    stream.read_exact(&mut call).await.unwrap();
+                    let xid = u32::from_be_bytes(call[..4].try_into().unwrap());
+                    // Accepted, and PROG_MISMATCH: 4 to 4.
+                    for word in [(1 << 31) | 32, xid, 1, 0, 0, 0, 2, 4, 4] {
+                        stream.write_u32(word).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_version_or_security_is_named() {
+    let port = newer_only().await;
+    let why = async |config: Config| {
+        let error = connect(&config, UID, hasty()).stat(&Path::root()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Misconfigured, "{error}");
+        error.message
+    };
+    // With a MOUNT service of another version, and without one.
+    for mount_port in [port, 1] {
+        let message = why(Config::at("127.0.0.1", "/export", port, mount_port)).await;
+        assert!(message.contains("only NFSv4") && message.contains("NFSv3"), "{message}");
+    }
+    let more = |home: &std::path::Path| {
+        std::fs::create_dir_all(home.join("secure/volume")).unwrap();
+        format!(
+            "EXPORT {{ Export_Id = 3; Path = \"{}/secure\"; Pseudo = /secure; SecType = krb5; FSAL {{ Name = VFS; }} }}",
+            home.display()
+        )
+    };
+    let Some(server) = Ganesha::start_with(more).await.unwrap() else { return };
+    let secure = server.root().with_file_name("secure");
+    let message = why(Config { export: secure.to_str().unwrap().into(), ..config(&server) }).await;
+    assert!(message.contains("sec=krb5"), "{message}");
 }

@@ -11,6 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::gateway::Gateway;
 use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
+use crate::backend::records::contract::Same;
 use crate::backend::records::{Extent, Records, Removed, contract};
 use crate::backend::s3::S3Records;
 use crate::sandbox::s3::{Fault, Kind as ServerKind, Options, Rule, Server, User};
@@ -154,7 +155,8 @@ async fn remove_all(records: &S3Records, dir: &str, extent: Extent) -> Result<Ve
 async fn records_keep_the_contract_whatever_a_page_holds() {
     for (quirk, page) in [(Quirk::None, 1), (Quirk::None, 1000), (Quirk::IgnoresStartAfter, 2)] {
         let server = server(quirk, page).await;
-        contract::records(&records_of(&server.url())).await;
+        let records = records_of(&server.url());
+        contract::records(&records, &Same(&records)).await;
     }
 }
 
@@ -216,7 +218,7 @@ async fn a_listing_that_leaves_the_directory_deletes_nothing() {
 async fn versitygw_keeps_records_and_removes_every_version() {
     let Some(gateway) = Gateway::start().await else { return };
     let records = records_at(gateway.config());
-    contract::records(&records).await;
+    contract::records(&records, &Same(&records)).await;
     removes_every_version_and_upload(&records).await;
 }
 
@@ -234,7 +236,7 @@ async fn embedded() -> (Server, S3Records) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_server_keeps_records_and_removes_every_version() {
     let (_server, records) = embedded().await;
-    contract::records(&records).await;
+    contract::records(&records, &Same(&records)).await;
     removes_every_version_and_upload(&records).await;
 }
 
@@ -242,7 +244,7 @@ async fn the_embedded_server_keeps_records_and_removes_every_version() {
 async fn records_keep_the_contract_on_a_busy_server() {
     let (server, records) = embedded().await;
     server.faults().adjust(|conditions| conditions.slow_down = 0.2);
-    contract::records(&records).await;
+    contract::records(&records, &Same(&records)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

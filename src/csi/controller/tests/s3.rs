@@ -53,16 +53,6 @@ fn placed(name: &str, path: &str) -> CreateVolumeRequest {
     CreateVolumeRequest { parameters: map(&[("store", "lake"), ("path", path)]), ..request(name) }
 }
 
-async fn create(controller: &Controller, request: CreateVolumeRequest) -> Result<String, Status> {
-    let answer = controller.create_volume(Request::new(request)).await?;
-    Ok(answer.into_inner().volume.unwrap().volume_id)
-}
-
-async fn delete(controller: &Controller, id: &str) -> Result<(), Status> {
-    let request = DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
-    controller.delete_volume(Request::new(request)).await.map(drop)
-}
-
 const OUTSIDE: [&str; 6] = ["a/b/x", "base/a/bc/x", "base/a/b-", "base/a", "base/b/x", "elsewhere"];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,206 @@
+//! The control plane's records and volumes on a real server, whose root is root, or nobody.
+
+use async_trait::async_trait;
+use futures::future::join_all;
+
+use super::*;
+use crate::backend::records::Extent;
+use crate::backend::records::contract::{self, Files};
+use crate::backend::records::{Directory, Records, Removed, fetch};
+use crate::backend::{Error, Fetched};
+
+const CONTROLLER: u32 = 900;
+
+/// Users' files, through a client of their own: the server remembers what it was asked for.
+struct Users(Arc<dyn Backend>);
+
+#[async_trait]
+impl Files for Users {
+    async fn put(&self, at: &Path, body: Bytes) {
+        let mut above = Vec::new();
+        let mut dir = at.split_last();
+        while let Some((one, _)) = dir.filter(|(one, _)| !one.is_root()) {
+            dir = one.split_last();
+            above.push(one);
+        }
+        for one in above.iter().rev() {
+            match self.0.make_dir(one).await {
+                Err(error) if error.kind != ErrorKind::AlreadyExists => panic!("{error}"),
+                _ => {}
+            }
+        }
+        put(&*self.0, &at.to_string(), body).await;
+    }
+
+    async fn remove(&self, at: &Path) {
+        self.0.remove(at, Kind::File).await.unwrap();
+    }
+
+    async fn is_there(&self, at: &Path) -> bool {
+        self.0.stat(at).await.is_ok()
+    }
+}
+
+fn squash(server: &Ganesha) -> Config {
+    Config { export: server.squash().to_str().unwrap().into(), ..config(server) }
+}
+
+/// The records of an export, and its files, both as user `uid`, to whom its root belongs.
+fn opened(config: &Config, uid: u32) -> (Arc<dyn Records>, Users) {
+    let backend = backend::Config::Nfs(config.clone());
+    let credential = Credential::Sys { uid, gid: uid, groups: vec![] };
+    let files = backend::connect(&backend, &credential, &Path::root(), limits()).unwrap();
+    (backend::records(&backend, &credential).unwrap(), Users(files))
+}
+
+async fn exports() -> Option<(Ganesha, [(Config, u32); 2])> {
+    let server = Ganesha::start().await.unwrap()?;
+    chown(server.squash(), Some(CONTROLLER), Some(CONTROLLER)).unwrap();
+    let exports = [(config(&server), 0), (squash(&server), CONTROLLER)];
+    Some((server, exports))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_keeps_the_contract_of_records() {
+    let Some((_server, exports)) = exports().await else { return };
+    for (config, uid) in exports {
+        let (records, users) = opened(&config, uid);
+        contract::records(&*records, &users).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_has_its_owner_and_is_known_by_its_handle() {
+    let Some((server, _)) = exports().await else { return };
+    let (records, users) = opened(&config(&server), 0);
+    let how = Directory { uid: 1234, gid: 77, mode: 0o750 };
+    let at = path("teams/a/volume");
+    let first = records.make_directory(&at, &how).await.unwrap().unwrap();
+    assert_eq!(records.make_directory(&at, &how).await.unwrap().unwrap(), first);
+    let shown = async |text: &str| users.0.stat(&path(text)).await.unwrap().permissions.unwrap();
+    let made = shown("teams/a/volume").await;
+    assert_eq!((made.uid, made.gid, made.mode), (1234, 77, 0o750));
+    let (above, own) = (shown("teams/a").await, shown(".millrace").await);
+    assert_eq!(((above.uid, above.mode), (own.uid, own.mode)), ((0, 0o755), (0, 0o700)));
+    assert_eq!(records.directory(&at).await.unwrap(), Some(first.clone()));
+    // A new one in its place may get the same fileid, and never the same handle.
+    users.0.remove(&at, Kind::Directory).await.unwrap();
+    assert_eq!(records.directory(&at).await.unwrap(), None);
+    assert_ne!(records.make_directory(&at, &how).await.unwrap().unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_read_with_the_mounts_own_credential() {
+    let Some((server, _)) = exports().await else { return };
+    let (records, _) = opened(&config(&server), 0);
+    std::fs::set_permissions(server.root(), PermissionsExt::from_mode(0o755)).unwrap();
+    let how = Directory { uid: UID, gid: UID, mode: 0o700 };
+    records.make_directory(&path("volume"), &how).await.unwrap();
+    let at = path("volume/.millrace/volume.json");
+    let tag = records.create(&at, "one".into()).await.unwrap();
+    let mount = connect(&config(&server), UID, limits());
+    let own = path(".millrace/volume.json");
+    let read = async |known: Option<&Version>| match fetch(&*mount, &own, 1 << 16, known).await {
+        Ok(Fetched::New { meta, bytes }) => Ok((meta.version().cloned().unwrap(), bytes)),
+        Ok(Fetched::Same) => Err(None),
+        Err(Error { kind, .. }) => Err(Some(kind)),
+    };
+    let (version, bytes) = read(None).await.unwrap();
+    assert_eq!((&bytes[..], read(Some(&version)).await), (&b"one"[..], Err(None)));
+    records.replace(&at, &tag, "two".into()).await.unwrap();
+    assert_eq!(read(Some(&version)).await.unwrap().1, "two");
+    records.remove(&at).await.unwrap();
+    assert_eq!(read(Some(&version)).await, Err(Some(ErrorKind::NotFound)));
+    // The store's own records are nobody else's.
+    records.create(&path(".millrace/volumes/one"), "secret".into()).await.unwrap();
+    let whole = backend::connect(&backend::Config::Nfs(config(&server)), &user(UID), &Path::root(), limits()).unwrap();
+    let outcome = fetch(&*whole, &path(".millrace/volumes/one"), 1 << 16, None).await;
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squashed_root_is_told_by_its_name() {
+    let Some((server, exports)) = exports().await else { return };
+    let how = Directory { uid: UID, gid: UID, mode: 0o755 };
+    let why = async |config: &Config, uid| {
+        let error = opened(config, uid).0.make_directory(&path("volume"), &how).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Misconfigured, "{error}");
+        assert!(error.message.contains("root_squash"), "{error}");
+        error.message
+    };
+    let (squash, own) = &exports[1];
+    assert!(why(squash, 0).await.contains("controllerUser"));
+    assert!(why(squash, *own).await.contains("cannot give"));
+    assert!(!server.squash().join("volume").exists(), "what was made is removed again");
+    // Where nobody may write the root, what root makes is nobody's.
+    std::fs::set_permissions(server.squash(), PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::remove_dir(server.squash().join(".millrace")).unwrap();
+    assert!(why(squash, 0).await.contains("controllerUser"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_users_could_write_is_told() {
+    let Some((mut server, exports)) = exports().await else { return };
+    let (squash, own) = &exports[1];
+    for (bits, word) in [(0o755, None), (0o775, Some("0775")), (0o1777, Some("1777"))] {
+        std::fs::set_permissions(server.squash(), PermissionsExt::from_mode(bits)).unwrap();
+        // It keeps attributes of what was changed behind it.
+        server.restart().await.unwrap();
+        let told = opened(squash, *own).0.exposure().await.unwrap();
+        assert_eq!(told.is_some(), word.is_some());
+        assert!(word.is_none_or(|word| told.is_some_and(|told| told.contains(word))));
+    }
+    // Somebody made the control plane's directory first.
+    let (_, others) = opened(squash, 1001);
+    others.0.make_dir(&path(".millrace")).await.unwrap();
+    let error = opened(squash, *own).0.create(&path(".millrace/volumes/x"), "x".into()).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Misconfigured && error.message.contains("uid 1001"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_follows_no_link_and_takes_what_no_mount_shows() {
+    let Some((server, _)) = exports().await else { return };
+    // Before the server has looked.
+    std::fs::create_dir_all(server.root().join("volume/d")).unwrap();
+    let many = (0..1100).map(|number| server.root().join(format!("volume/d/{number}")));
+    many.for_each(|file| std::fs::write(file, "x").unwrap());
+    let (records, users) = opened(&config(&server), 0);
+    users.put(&path("victim/file"), "x".into()).await;
+    let hidden = format!("volume/{}", backend::Name::hidden());
+    for at in ["volume/d/e/f", "volume/g", &hidden] {
+        users.put(&path(at), "x".into()).await;
+    }
+    for (at, to) in [("volume/link", "../victim"), ("volume/d/link", "/"), ("volume/d/e/up", "..")] {
+        users.0.make_symlink(&path(at), to.as_bytes()).await.unwrap();
+    }
+    let mut pages = Vec::new();
+    while pages.last().is_none_or(|page: &Removed| !page.done) {
+        pages.push(records.remove_page(&path("volume"), Extent::Current).await.unwrap());
+    }
+    assert_eq!(pages.iter().map(|page| page.count).sum::<u64>(), 1100 + 3 + 3 + 3);
+    assert!(pages.len() > 1 && !server.root().join("volume").exists());
+    assert!(users.is_there(&path("victim/file")).await);
+    // Nor does a record's path.
+    users.0.make_symlink(&path("linked"), b"victim").await.unwrap();
+    assert!(records.create(&path("linked/.millrace/volume.json"), "x".into()).await.is_err());
+    assert!(records.remove_page(&path("linked"), Extent::Current).await.unwrap().count == 0);
+    assert!(!records.is_vacant(&path("linked")).await.unwrap());
+    assert!(users.is_there(&path("victim/file")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_never_both_win() {
+    let Some((server, _)) = exports().await else { return };
+    let at = path(".millrace/volumes/one");
+    let clients: Vec<_> = (0..4).map(|_| opened(&config(&server), 0).0).collect();
+    let made = join_all(clients.iter().map(|client| client.create(&at, "0".into()))).await;
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
+    for round in 1..6 {
+        let tag = clients[0].get(&at).await.unwrap().1;
+        let bodies: Vec<_> = (0..4).map(|number| Bytes::from(format!("{round}-{number}"))).collect();
+        let swaps = clients.iter().zip(&bodies).map(|(client, body)| client.replace(&at, &tag, body.clone()));
+        let swaps = join_all(swaps).await;
+        let won: Vec<_> = swaps.iter().zip(&bodies).filter(|(swap, _)| swap.is_ok()).map(|(_, body)| body).collect();
+        assert_eq!(won, [&clients[1].get(&at).await.unwrap().0], "{swaps:?}");
+    }
+}
