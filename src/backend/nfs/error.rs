@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nfs3_types::nfs3::nfsstat3;
 
-use super::rpc::{Refusal, Trouble};
+use super::rpc::{Refusal, TOO_WEAK, Trouble};
 use crate::backend::{Error, ErrorKind, Op, Path};
 
 /// A call that failed, before it is known for which operation and path it was made.
@@ -59,6 +59,8 @@ impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Failure {
         let kind = match &trouble {
             Trouble::Late(..) | Trouble::Refused(Refusal::System) => ErrorKind::Unavailable,
+            // What the export demands, whoever asks.
+            Trouble::Refused(Refusal::Authentication(TOO_WEAK)) => ErrorKind::Misconfigured,
             Trouble::Refused(Refusal::Authentication(_)) => ErrorKind::Unauthenticated,
             Trouble::Refused(Refusal::NoProcedure) => ErrorKind::Unsupported,
             Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..) | Refusal::Rpc) => ErrorKind::Misconfigured,

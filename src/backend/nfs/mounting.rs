@@ -30,9 +30,6 @@ const SMALLEST_TRANSFER: u32 = 8 << 10;
 /// AUTH_NONE and AUTH_SYS.
 const FLAVORS: [u32; 2] = [0, 1];
 
-/// AUTH_TOOWEAK (RFC 5531, section 9).
-const TOO_WEAK: u32 = 5;
-
 /// Longer lists of flavors are not looked at.
 const MOST_FLAVORS: u32 = 64;
 
@@ -183,13 +180,6 @@ async fn root_of(config: &Config, port: u16, credential: &Credential, patience: 
 }
 
 fn unserved(address: &Address, trouble: Trouble) -> Failure {
-    if trouble == Trouble::Refused(Refusal::Authentication(TOO_WEAK)) {
-        let message = format!(
-            "the MOUNT service at {address}: {trouble}: the export has other security (such as sec=krb5), which this driver \
-             does not speak"
-        );
-        return Failure::new(ErrorKind::Misconfigured, message);
-    }
     let message = match &trouble {
         Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..)) => format!(
             "{address} serves no MOUNT in version 3 ({trouble}): this driver speaks NFSv3, and a server that speaks only \

@@ -51,10 +51,15 @@ pub(in crate::backend::nfs) enum Refusal {
     Rpc,
 }
 
+/// AUTH_TOOWEAK (RFC 5531, section 9).
+pub(in crate::backend::nfs) const TOO_WEAK: u32 = 5;
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Authentication(5) => f.write_str("the server wants stronger authentication than AUTH_SYS"),
+            Refusal::Authentication(TOO_WEAK) => f.write_str(
+                "the server wants stronger authentication than AUTH_SYS (such as sec=krb5), which this driver does not speak",
+            ),
             Refusal::Authentication(stat) => write!(f, "the server does not accept the credential (auth_stat {stat})"),
             Refusal::NoProgram => f.write_str("the server does not serve this program"),
             Refusal::Versions(low, high) => {

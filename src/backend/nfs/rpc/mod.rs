@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::lane::Lane;
-pub(super) use self::message::{Credential, Refusal};
+pub(super) use self::message::{Credential, Refusal, TOO_WEAK};
 
 /// One remote procedure call.
 #[derive(Debug, Clone)]
