@@ -133,7 +133,8 @@ fn a_directory_of_hdfs_is_read_and_written_as_its_user() {
     assert_eq!(errno(fs::hard_link(at("hello"), at("link"))), Errno::EPERM);
     fs::remove_dir(at("other")).unwrap();
 
-    // Another user sees what HDFS lets him see.
+    // Another user of alice's group sees what HDFS lets him see.
+    fs::set_permissions(at("hello"), PermissionsExt::from_mode(0o600)).unwrap();
     rig.publish(&workers, lake.request("b", "bob", SOON)).unwrap();
     assert_eq!(errno(fs::read(lake.at("b", "hello"))), Errno::EACCES);
     assert!(fs::read(lake.at("b", "large")).unwrap() == noise(5_000_001));
