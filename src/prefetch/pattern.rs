@@ -19,8 +19,8 @@ const PROVEN: u64 = 3;
 const TOGETHER: u64 = 3;
 /// A copy that goes backwards through a mapping makes so many requests at most between two steps of its own.
 const STEP: u64 = 12;
-/// So many reads of others after its last, a reader's run counts as one of those that tell how far readers go. As many of
-/// them are remembered as `RUNS`.
+/// So many reads of others after its last, and twice as many as it ever let pass before it went on, a reader's run counts
+/// as one of those that tell how far readers go. As many of them are remembered as `RUNS`.
 const PAUSE: u64 = 8;
 const RUNS: usize = 8;
 /// Until something is known of that: what the kernel reads at once around a page fault, where its read-ahead is as wide as
@@ -51,6 +51,8 @@ struct Known {
     own: u64,
     /// The read, counted, that was its first.
     first: u64,
+    /// The most reads after which it went on.
+    rhythm: u64,
     /// What was noted of it in `runs` when it paused.
     noted: Option<u64>,
 }
@@ -73,6 +75,7 @@ impl Cursors {
                 known.cursor.at_once |= known.own == 1 && self.reads <= 1 + TOGETHER;
                 known.cursor.goes_on(read);
                 known.cursor.learn(usual);
+                known.rhythm = known.rhythm.max(self.reads - known.last);
                 known.last = self.reads;
                 known.own += 1;
                 self.join(at);
@@ -84,7 +87,7 @@ impl Cursors {
                 }
                 let cursor = Cursor::new(read, Some(self.usual()));
                 self.make_room();
-                self.known.push(Known { cursor, last: self.reads, own: 1, first: self.reads, noted: None });
+                self.known.push(Known { cursor, last: self.reads, own: 1, first: self.reads, rhythm: 0, noted: None });
                 self.join(self.known.len() - 1);
             }
         }
@@ -276,7 +279,7 @@ impl Cursors {
     fn learn(&mut self) {
         for known in &mut self.known {
             let gained = known.cursor.gained();
-            if self.reads - known.last == PAUSE && gained >= LITTLE && known.cursor.begin > 0 {
+            if self.reads - known.last == PAUSE.max(2 * known.rhythm) && gained >= LITTLE && known.cursor.begin > 0 {
                 if self.runs.len() == RUNS {
                     self.runs.pop_front();
                 }

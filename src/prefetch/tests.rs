@@ -279,6 +279,24 @@ async fn many_readers_share_a_small_budget_without_waste() {
     }
 }
 
+/// Nobody takes the turns of the others for his end: the windows open.
+#[tokio::test]
+async fn long_interleaved_streams_cost_few_requests() {
+    const STREAM: u64 = 64 * MIB;
+    let rig = rig(vec![0; 8 * STREAM as usize], 256 * MIB);
+    for turn in (0..STREAM).step_by(4 << 20) {
+        for stream in 0..8 {
+            for at in 0..4 {
+                let at = stream * STREAM + turn + at * MIB;
+                rig.check(at..at + MIB).await;
+            }
+        }
+    }
+    let calls = rig.store.calls(Op::Read);
+    assert!(calls <= 260, "{calls}");
+    assert_eq!(rig.store.bytes_asked(), 8 * STREAM);
+}
+
 /// In the test's own time, which only the store spends: 15 ms to the first byte, 100 MB/s a connection.
 #[tokio::test(start_paused = true)]
 async fn files_that_are_read_whole_one_after_the_other_lose_little_at_their_beginnings() {
