@@ -315,10 +315,10 @@ fn every_metric_of_the_disk_cache_moves_in_a_real_mount() {
     // What is read again and again displaces what was read once or twice.
     (0..6).for_each(|_| (3..8).for_each(read));
     scrapes.push(plugin.scrape());
-    // And where somebody else takes the disk there is no room at all.
-    let free = rustix::fs::statvfs(rig.cache()).unwrap();
-    fs::write(rig.cache().join("foreign.bin"), vec![0; (free.f_bavail * free.f_bsize) as usize]).unwrap();
+    // And where somebody else takes the disk, also what is given up meanwhile, there is no room at all.
+    let mut foreign = fs::File::create(rig.cache().join("foreign.bin")).unwrap();
     eventually("the disk is full", || {
+        while foreign.write_all(&[0; 4096]).is_ok() {}
         (0..8).for_each(read);
         scrapes.push(plugin.scrape());
         sum(scrapes.last().unwrap(), "millrace_cache_failures_total").is_some_and(|count| count > 0.0)

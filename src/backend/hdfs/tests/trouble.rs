@@ -72,8 +72,8 @@ async fn datanodes_that_stop_are_read_and_written_around() {
     let words = [("replication", "2"), ("datanodes", "3")];
     let Some(cluster) = Hadoop::start(&words).await.unwrap() else { return };
     let dir = cluster.fresh("alice").await.unwrap();
-    // A volume's default: the name node takes some 14 s to know, and the file's lease is recovered after that.
-    let patient = Limits { timeout: Duration::from_secs(60).into(), ..limits() };
+    // The name node takes some 14 s to know, and the file's lease is recovered after that: on a busy machine in minutes.
+    let patient = Limits { timeout: Duration::from_secs(240).into(), ..limits() };
     let store = connect(&config(&cluster), "alice", &dir, patient);
     let data = noise(6 * MIB);
     let file = put(&*store, "file", data.clone()).await;
