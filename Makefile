@@ -36,7 +36,7 @@ faults: tools own
 bench: own
 	cargo bench --bench embedded
 	cargo bench --bench mount
-	cargo bench --bench read -- $(if $(FULL),--full) $(if $(PEERS),--peers) $(if $(ONLY),--only $(ONLY))
+	cargo bench --bench read -- $(if $(FULL),--full) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(PEERS),--peers) $(if $(ONLY),--only $(ONLY))
 	cargo bench --bench publish
 
 # Real programs on a mount, compared with local disk. Half an hour.

@@ -5,7 +5,7 @@
 //! adjacent pairs with the raw client, so that what else the machine does meets both, and a pair counts only if the
 //! raw client reached 0.9 of what the wire gives. Lines of JSON go to `target/bench/results.jsonl`.
 //!
-//! `make bench FULL=1 PEERS=1 ONLY=R1,R3` passes the words below on.
+//! `make bench FULL=1 PAIRS=1 PEERS=1 ONLY=R1,R3` passes the words below on.
 
 mod announced;
 mod dataset;
@@ -48,6 +48,9 @@ struct Words {
     /// 5 pairs of up to 20 s each instead of 3 of 10 s.
     #[arg(long)]
     full: bool,
+    /// So many pairs instead.
+    #[arg(long)]
+    pairs: Option<u32>,
     /// Other clients that are installed, too.
     #[arg(long)]
     peers: bool,
@@ -66,6 +69,7 @@ async fn main() -> Result<()> {
     }
     let words = Words::parse();
     let (pairs, cut) = if words.full { (5, Duration::from_secs(20)) } else { (3, Duration::from_secs(10)) };
+    let pairs = words.pairs.unwrap_or(pairs);
     let named = |name: &str| words.only.is_empty() || words.only.iter().any(|one| one == name);
     let wanted = |one: &Workload| named(one.name);
     let mut subjects = vec!["millrace"];
