@@ -25,6 +25,9 @@ use crate::budget::Lease;
 /// Bytes of one file that are kept at most.
 const MOST_KEPT: u64 = 32 << 20;
 
+/// A writer may always be silent for so long.
+const LEAST_SILENCE: Duration = Duration::from_secs(3);
+
 /// Between two looks at a recovery.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -150,6 +153,12 @@ impl Open {
         self.tree.limits.timeout.get()
     }
 
+    /// How long the library's writer may be silent: where a DataNode dies at the wrong moment it waits for ever, and what
+    /// mends that needs most of the time.
+    fn silence(&self) -> Duration {
+        (self.patience() / 4).max(LEAST_SILENCE).min(self.patience())
+    }
+
     /// Fails where something failed before.
     fn check(&self) -> Outcome<()> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,7 +214,7 @@ impl Open {
         state.length += size;
         self.tree.web.sent(data.len());
         let wrote = match &mut state.writer {
-            Some(writer) => bounded(self.patience(), writer.write_bytes(data)).await.map(drop),
+            Some(writer) => bounded(self.silence(), writer.write_bytes(data)).await.map(drop),
             None => Err(Failure::corrupt("a file that is not open")),
         };
         match wrote {
@@ -262,7 +271,7 @@ impl Open {
         let state = &mut *guard;
         self.check()?;
         while let Some(mut writer) = state.writer.take() {
-            match bounded(self.patience(), writer.close()).await {
+            match bounded(self.silence(), writer.close()).await {
                 Ok(()) => {}
                 Err(failure) => {
                     drop(writer);
@@ -288,7 +297,7 @@ impl Open {
 
     async fn hsync(&self, state: &mut State) -> Outcome<()> {
         let synced = match &mut state.writer {
-            Some(writer) => bounded(self.patience(), writer.hsync()).await,
+            Some(writer) => bounded(self.silence(), writer.hsync()).await,
             None => return Ok(()),
         };
         match synced {
@@ -361,7 +370,7 @@ impl Open {
         }
         let writer = library.act("write", |client| async move { client.append(at).await }).await;
         let mut writer = writer.map_err(gone).map_err(held)?;
-        let left = || deadline.saturating_duration_since(Instant::now());
+        let left = || deadline.saturating_duration_since(Instant::now()).min(self.silence());
         let mut reached = there;
         for kept in &state.kept {
             let skipped = usize::try_from(reached - kept.offset).unwrap_or(usize::MAX);
