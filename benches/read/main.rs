@@ -50,7 +50,7 @@ struct Words {
     full: bool,
     /// So many pairs instead.
     #[arg(long)]
-    pairs: Option<u32>,
+    pairs: Option<usize>,
     /// Other clients that are installed, too.
     #[arg(long)]
     peers: bool,
