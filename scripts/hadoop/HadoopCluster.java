@@ -13,6 +13,12 @@
 //   protection   of data and of calls, under Kerberos                              (authentication)
 //   conf         key=value;key=value: more of Hadoop's own words
 //
+// Or a pair of NameNodes and their DataNodes, each in a process of its own with these words, too; edits lie beside the dirs:
+//   role         node: one of the two, as a standby; data: the DataNodes          (all of it in one process)
+//   pair         RPC:HTTP,RPC:HTTP: the ports of both
+//   i            which of the two it is; its dir may be there from before          (0)
+//   first        the dir of the other, where both are to be made                   ()
+//
 // DataNode number i listens at 127.0.0.(i+1), and comes to the NameNode from there.
 
 import com.sun.net.httpserver.HttpExchange;
@@ -46,6 +52,8 @@ import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.fs.SafeModeAction;
 import org.apache.hadoop.fs.permission.FsPermission;
+import org.apache.hadoop.ha.HAServiceProtocol.RequestSource;
+import org.apache.hadoop.ha.HAServiceProtocol.StateChangeRequestInfo;
 import org.apache.hadoop.hdfs.DistributedFileSystem;
 import org.apache.hadoop.hdfs.protocol.HdfsConstants;
 import org.apache.hadoop.hdfs.server.datanode.DataNode;
@@ -155,7 +163,8 @@ public class HadoopCluster {
     boolean kerberos = Boolean.parseBoolean(word("kerberos", "false"));
     int count = Integer.parseInt(word("datanodes", "3"));
     String users = word("users", "alice=users;bob=users;carol=staff");
-    if (!dir.mkdirs()) throw new IOException(dir + " is there already");
+    String role = word("role", "");
+    if (!dir.mkdirs() && !role.equals("node")) throw new IOException(dir + " is there already");
     DefaultMetricsSystem.setMiniClusterMode(true);
     conf = new Configuration();
     String host = kerberos ? "localhost" : "127.0.0.1";
@@ -185,14 +194,23 @@ public class HadoopCluster {
     for (String pair : word("conf", "").split(";")) {
       if (pair.contains("=")) conf.set(pair.substring(0, pair.indexOf('=')), pair.substring(pair.indexOf('=') + 1));
     }
+    if (!role.isEmpty()) inPair(dir, role);
     String more = kerberos ? startKdc(dir, users) : "";
     // Before the NameNode asks: the table of groups is read once.
     UserGroupInformation.setConfiguration(conf);
     Groups.getUserToGroupsMappingServiceWithLoadedConfiguration(conf);
-    NameNode.format(new Configuration(conf));
-    nameNode = new NameNode(new Configuration(conf));
-    startDataNodes(dir, count);
-    makeHomes(users);
+    if (role.isEmpty()) NameNode.format(new Configuration(conf));
+    if (!word("first", "").isEmpty()) {
+      NameNode.format(new Configuration(conf));
+      copy(new File(dir, "nn"), new File(word("first", null), "nn"));
+    }
+    if (!role.equals("data")) nameNode = new NameNode(new Configuration(conf));
+    if (!role.equals("node")) {
+      startDataNodes(dir, count);
+      makeHomes(users);
+    }
+    if (!role.isEmpty()) address = conf.get("fs.defaultFS");
+    int http = nameNode == null ? 0 : nameNode.getHttpAddress().getPort();
 
     HttpServer control = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 0);
     control.createContext("/", HadoopCluster::control);
@@ -200,15 +218,46 @@ public class HadoopCluster {
     control.start();
     System.out.println(
         String.format(
-            "READY {\"pid\":%d,\"namenode\":\"%s\",\"webhdfs\":\"http://%s:%d\",\"control\":\"http://127.0.0.1:%d\"%s}",
-            ProcessHandle.current().pid(), address, host, nameNode.getHttpAddress().getPort(),
-            control.getAddress().getPort(), more));
+            "READY {\"pid\":%d,\"namenode\":\"%s\",\"webhdfs\":\"http://%s:%d\",\"control\":\"http://127.0.0.1:%d\",\"superuser\":\"%s\"%s}",
+            ProcessHandle.current().pid(), address, host, http,
+            control.getAddress().getPort(), UserGroupInformation.getLoginUser().getShortUserName(), more));
     System.out.flush();
     while (System.in.read() >= 0) {}
     try (Stream<java.nio.file.Path> all = Files.walk(dir.toPath())) {
       all.sorted(Comparator.reverseOrder()).forEach(file -> file.toFile().delete());
     }
     Runtime.getRuntime().halt(0);
+  }
+
+  /** One of a pair of NameNodes, or what knows both. */
+  static void inPair(File dir, String role) {
+    conf.set("fs.defaultFS", "hdfs://pair");
+    conf.set("dfs.nameservices", "pair");
+    conf.set("dfs.ha.namenodes.pair", "n0,n1");
+    conf.set("dfs.namenode.shared.edits.dir", "file://" + dir.getParent() + "/edits");
+    conf.set("dfs.ha.tail-edits.period", "1");
+    conf.set(
+        "dfs.client.failover.proxy.provider.pair",
+        "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider");
+    String[] nodes = list("pair", "");
+    for (int i = 0; i < nodes.length; i++) {
+      String[] ports = nodes[i].split(":");
+      conf.set("dfs.namenode.rpc-address.pair.n" + i, "127.0.0.1:" + ports[0]);
+      conf.set("dfs.namenode.http-address.pair.n" + i, "127.0.0.1:" + ports[1]);
+    }
+    conf.unset("dfs.namenode.rpc-address");
+    conf.unset("dfs.namenode.http-address");
+    if (role.equals("node")) conf.set("dfs.ha.namenode.id", "n" + word("i", "0"));
+  }
+
+  static void copy(File from, File to) throws IOException {
+    try (Stream<java.nio.file.Path> all = Files.walk(from.toPath())) {
+      for (java.nio.file.Path file : (Iterable<java.nio.file.Path>) all::iterator) {
+        java.nio.file.Path target = to.toPath().resolve(from.toPath().relativize(file));
+        if (Files.isDirectory(file)) Files.createDirectories(target);
+        else Files.copy(file, target);
+      }
+    }
   }
 
   /** Starts a KDC with a keytab for every user, and has the cluster ask for tickets. */
@@ -279,10 +328,17 @@ public class HadoopCluster {
 
   static void waitLive(int count) throws Exception {
     for (int i = 0; i < 1200; i++) {
+      if (nameNode == null) {
+        boolean started = true;
+        for (DataNode dataNode : dataNodes) started &= dataNode.isDatanodeFullyStarted();
+        if (started) return;
+        Thread.sleep(50);
+        continue;
+      }
       if (nameNode.getNamesystem().getNumLiveDataNodes() >= count && !nameNode.isInSafeMode()) return;
       Thread.sleep(50);
     }
-    throw new IOException("live: " + nameNode.getNamesystem().getNumLiveDataNodes() + " of " + count);
+    throw new IOException("not all of " + count + " DataNodes came");
   }
 
   static void makeHomes(String users) throws IOException {
@@ -314,7 +370,7 @@ public class HadoopCluster {
   /**
    * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
    * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /get?path=
-   * /hsync?path=&user= /close?path=
+   * /hsync?path=&user= /close?path= /symlink?path=&target=&user= /active (whatever the other one of a pair is)
    */
   static void control(HttpExchange exchange) throws IOException {
     Map<String, String> query = new HashMap<>();
@@ -350,6 +406,10 @@ public class HadoopCluster {
         startDataNode(i);
         waitLive(dataNodes.length);
         return new byte[0];
+      case "/active":
+        nameNode.getRpcServer().transitionToActive(
+            new StateChangeRequestInfo(RequestSource.REQUEST_BY_USER_FORCED));
+        return new byte[0];
       case "/live":
         return ("" + nameNode.getNamesystem().getNumLiveDataNodes()).getBytes(StandardCharsets.UTF_8);
       case "/hsync":
@@ -377,6 +437,11 @@ public class HadoopCluster {
           }
         case "/mkdir":
           fs.mkdirs(new Path(path));
+          return new byte[0];
+        case "/symlink":
+          // They are switched off in all of this process unless a test wants one.
+          FileSystem.enableSymlinks();
+          ((DistributedFileSystem) fs).createSymlink(new Path(query.get("target")), new Path(path), false);
           return new byte[0];
         case "/safemode":
           boolean on = Boolean.parseBoolean(query.get("on"));

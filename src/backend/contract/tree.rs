@@ -74,7 +74,12 @@ pub(crate) async fn a_large_directory_is_listed_whole(store: Store) {
         .for_each_concurrent(16, |number| {
             let store = store.clone();
             async move {
-                put(&store, &format!("many/{number:05}"), "x").await;
+                let name = format!("many/{number:05}");
+                // Nothing is listed of their bytes, which take long where they lie elsewhere than their names.
+                match store.traits().append {
+                    true => drop(store.make_file(&path(&name), 0o644).await.unwrap()),
+                    false => drop(put(&store, &name, "x").await),
+                }
             }
         })
         .await;

@@ -3,27 +3,20 @@
 //!
 //! A cluster takes seconds of processor time to start, so that a test shares one unless it stops, freezes or configures it.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+mod jvm;
+pub mod pair;
+
+use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::Deserialize;
-use tokio::sync::OnceCell;
+use nix::sys::signal::Signal;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
+use self::jvm::Jvm;
 use super::requirement::{HADOOP, Requirement, met, program};
-
-/// How long its process may take to end by itself.
-const END: Duration = Duration::from_secs(10);
 
 /// In memory, where the machine has it: what is synced then waits for no disk.
 const MEMORY: &str = "/dev/shm";
@@ -31,26 +24,15 @@ const MEMORY: &str = "/dev/shm";
 /// A running cluster, which ends with this value, and with this process.
 #[derive(Debug)]
 pub struct Hadoop {
-    child: Child,
-    /// It ends when this is closed.
-    stdin: Option<ChildStdin>,
+    jvm: Jvm,
     dir: PathBuf,
-    ready: Ready,
     given: AtomicUsize,
-}
-
-/// What it says when it serves.
-#[derive(Debug, Deserialize)]
-struct Ready {
-    pid: i32,
-    namenode: String,
-    webhdfs: String,
-    control: String,
 }
 
 impl Hadoop {
     /// The cluster that the tests of this process share: three DataNodes, blocks of 1 MiB, one replica of each, and the
-    /// users alice and bob of the group users and carol of staff. `None` as [`start`](Self::start).
+    /// users alice and bob of the group users and carol of staff. Its name node lets a file be closed before it has heard
+    /// of the last block's arrival, which others wait for. `None` as [`start`](Self::start).
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -59,7 +41,25 @@ impl Hadoop {
     /// As [`start`](Self::start).
     pub async fn shared() -> io::Result<Option<&'static Hadoop>> {
         static SHARED: OnceCell<Option<Hadoop>> = OnceCell::const_new();
-        Ok(SHARED.get_or_try_init(|| Hadoop::start(&[])).await?.as_ref())
+        let words = [("conf", "dfs.namenode.file.close.num-committed-allowed=1")];
+        Ok(SHARED.get_or_try_init(|| Hadoop::start(&words)).await?.as_ref())
+    }
+
+    /// Another one of this process, of one DataNode, which tests freeze or put into safe mode, one after the other. `None`
+    /// as [`start`](Self::start).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn by_turns() -> io::Result<Option<Turn>> {
+        static SHARED: OnceCell<Option<Mutex<Hadoop>>> = OnceCell::const_new();
+        let start = async || Ok::<_, io::Error>(Hadoop::start(&[("datanodes", "1")]).await?.map(Mutex::new));
+        match SHARED.get_or_try_init(start).await? {
+            Some(cluster) => Ok(Some(Turn(cluster.lock().await))),
+            None => Ok(None),
+        }
     }
 
     /// Starts one with other words than usual, those of `scripts/hadoop/HadoopCluster.java`; `None`, with a word, where
@@ -71,23 +71,35 @@ impl Hadoop {
     /// # Panics
     /// Under `MILLRACE_REQUIRE_ALL=1`, where it is missing.
     pub async fn start(words: &[(&str, &str)]) -> io::Result<Option<Hadoop>> {
-        let Requirement::Program { variable, name } = HADOOP else { return Ok(None) };
-        let Some(binary) = program(variable, name).filter(|_| met(&[HADOOP])) else {
-            met(&[HADOOP]);
-            return Ok(None);
-        };
+        let Some(binary) = binary() else { return Ok(None) };
         let words: Vec<String> = words.iter().map(|(word, value)| format!("-Dmr.{word}={value}")).collect();
-        tokio::task::spawn_blocking(move || spawn(&binary, &words)).await.map_err(io::Error::other)?.map(Some)
+        let start = move || Hadoop::spawn(&binary, somewhere(), &words);
+        tokio::task::spawn_blocking(start).await.map_err(io::Error::other)?.map(Some)
+    }
+
+    fn spawn(binary: &Path, dir: PathBuf, words: &[String]) -> io::Result<Hadoop> {
+        match Jvm::start(binary, &dir, words) {
+            Ok(jvm) => Ok(Hadoop { jvm, dir, given: AtomicUsize::new(0) }),
+            Err(error) => {
+                clear(&dir);
+                Err(error)
+            }
+        }
     }
 
     /// `host:port` of the NameNode's RPC.
     pub fn namenode(&self) -> &str {
-        &self.ready.namenode
+        &self.jvm.ready.namenode
     }
 
     /// `http://host:port` of WebHDFS.
     pub fn webhdfs(&self) -> &str {
-        &self.ready.webhdfs
+        &self.jvm.ready.webhdfs
+    }
+
+    /// The user who may do everything.
+    pub fn superuser(&self) -> &str {
+        &self.jvm.ready.superuser
     }
 
     /// A new empty directory of `user`'s that nobody else uses, without a leading slash.
@@ -137,20 +149,7 @@ impl Hadoop {
     /// # Errors
     /// What the cluster failed with.
     pub async fn control(&self, what: &str, words: &[(&str, &str)], body: Bytes) -> io::Result<Bytes> {
-        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(words).finish();
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}/{what}?{query}", self.ready.control))
-            .body(Full::new(body))
-            .map_err(io::Error::other)?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let answer = client.request(request).await.map_err(io::Error::other)?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-        match status.is_success() {
-            true => Ok(body),
-            false => Err(io::Error::other(format!("{what}: {}", String::from_utf8_lossy(&body)))),
-        }
+        self.jvm.control(what, words, body).await
     }
 
     /// Stops all of it: connections stay, and nothing is answered.
@@ -158,7 +157,7 @@ impl Hadoop {
     /// # Errors
     /// Where it does not run.
     pub fn freeze(&self) -> io::Result<()> {
-        Ok(kill(Pid::from_raw(self.ready.pid), Signal::SIGSTOP)?)
+        self.jvm.signal(Signal::SIGSTOP)
     }
 
     /// It goes on.
@@ -166,66 +165,52 @@ impl Hadoop {
     /// # Errors
     /// Where it does not run.
     pub fn thaw(&self) -> io::Result<()> {
-        Ok(kill(Pid::from_raw(self.ready.pid), Signal::SIGCONT)?)
+        self.jvm.signal(Signal::SIGCONT)
+    }
+}
+
+/// A cluster for one test, which leaves it running.
+#[derive(Debug)]
+pub struct Turn(MutexGuard<'static, Hadoop>);
+
+impl Deref for Turn {
+    type Target = Hadoop;
+
+    fn deref(&self) -> &Hadoop {
+        &self.0
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Only where a test failed does it not run.
+        let _ = self.0.thaw();
     }
 }
 
 impl Drop for Hadoop {
     fn drop(&mut self) {
-        self.stdin = None;
-        // A frozen one does not see that.
-        let _ = self.thaw();
-        let begun = Instant::now();
-        while begun.elapsed() < END && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.jvm.end();
         clear(&self.dir);
     }
 }
 
-fn spawn(binary: &Path, words: &[String]) -> io::Result<Hadoop> {
+/// What starts a cluster, where this machine has it.
+fn binary() -> Option<PathBuf> {
+    let Requirement::Program { variable, name } = HADOOP else { return None };
+    met(&[HADOOP]).then(|| program(variable, name))?
+}
+
+/// A directory that is not there.
+fn somewhere() -> PathBuf {
     let place = if Path::new(MEMORY).is_dir() { PathBuf::from(MEMORY) } else { std::env::temp_dir() };
-    let dir = place.join(format!("millrace-hadoop-{:016x}", rand::random::<u64>()));
-    let mut said = tempfile::tempfile()?;
-    let mut command = Command::new(binary);
-    command.arg(format!("-Dmr.dir={}", dir.display())).args(words);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(said.try_clone()?);
-    let mut child = command.spawn()?;
-    let stdin = child.stdin.take();
-    match child.stdout.take().map(ready) {
-        Some(Ok(Some(ready))) => Ok(Hadoop { child, stdin, dir, ready, given: AtomicUsize::new(0) }),
-        outcome => {
-            drop(stdin);
-            let _ = child.kill();
-            let _ = child.wait();
-            clear(&dir);
-            Err(io::Error::other(format!("Hadoop does not serve ({outcome:?}); it said: {}", all(&mut said)?)))
-        }
-    }
+    place.join(format!("millrace-hadoop-{:016x}", rand::random::<u64>()))
 }
 
 /// What it did not remove itself, where it had to be killed.
 #[expect(clippy::disallowed_methods, reason = "a directory of Hadoop's own, in which nothing is ever mounted")]
 fn clear(dir: &Path) {
     let _ = std::fs::remove_dir_all(dir);
-}
-
-fn ready(stdout: ChildStdout) -> io::Result<Option<Ready>> {
-    for line in BufReader::new(stdout).lines() {
-        if let Some(words) = line?.strip_prefix("READY ") {
-            return serde_json::from_str(words).map(Some).map_err(io::Error::other);
-        }
-    }
-    Ok(None)
-}
-
-fn all(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
