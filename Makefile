@@ -24,7 +24,7 @@ own:
 		echo "$(CURDIR)" >"$(CARGO_TARGET_DIR)/checkout"; \
 	fi
 
-# csi-sanity as root against the real controller and node, on the embedded S3 server and on nfs-ganesha.
+# csi-sanity as root against the real controller and node, on the embedded S3 server, on nfs-ganesha and on Hadoop.
 sanity: own
 	MILLRACE_REQUIRE_ALL=1 cargo test --test sanity -- --nocapture
 

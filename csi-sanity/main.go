@@ -33,7 +33,7 @@ func main() {
 	least := flag.Int("least", 55, "fail if fewer specs than this run")
 	flag.Parse()
 	if config.ControllerAddress == "" || config.Address == "" || skippedOn(*backend) == nil {
-		fmt.Fprintln(os.Stderr, "csi-sanity: -controller, -node and -backend (s3 or nfs) are needed")
+		fmt.Fprintln(os.Stderr, "csi-sanity: -controller, -node and -backend (s3, hdfs or nfs) are needed")
 		os.Exit(2)
 	}
 

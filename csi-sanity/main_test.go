@@ -7,7 +7,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 )
 
-var backends = []string{"s3", "nfs"}
+var backends = []string{"s3", "hdfs", "nfs"}
 
 // suite is a report with every listed spec skipped, and one that ran.
 func suite(list []group) types.SpecReports {

@@ -26,6 +26,10 @@ func skippedOn(backend string) []group {
 		return append(slices.Clone(everywhere),
 			group{"S3 has no snapshots of a prefix.", snapshots},
 			group{"S3 has no snapshots of several prefixes at one moment.", groupSnapshots})
+	case "hdfs":
+		return append(slices.Clone(everywhere),
+			group{"Snapshots of a directory of HDFS are not made by this driver yet: CREATE_DELETE_SNAPSHOT is not declared.", snapshots},
+			group{"HDFS has no snapshots of several directories at one moment.", groupSnapshots})
 	case "nfs":
 		return append(slices.Clone(everywhere),
 			group{"NFSv3 has no snapshots: what a server may have of its own cannot be asked for.", snapshots},

@@ -4,7 +4,7 @@
 # Usage: scripts/sanity.sh STORES STORE SECRETS [BACKEND]
 #   STORES   the stores file; STORE, one of its stores, needs a controller credential or user
 #   SECRETS  YAML: `NodePublishVolumeSecret:` and below it what the suite mounts with
-#   BACKEND  of the store: s3 or nfs; s3 where it is not given
+#   BACKEND  of the store: s3, hdfs or nfs; s3 where it is not given
 # Environment: MILLRACE (the binary), MILLRACE_CSI_SANITY (the suite's binary; built with go where it is not set).
 set -eu
 

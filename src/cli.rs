@@ -65,6 +65,8 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Lists, releases and adopts the records of volumes.
     Records(Records),
+    /// Shows on which machines and in which racks the bytes of a path lie, where its store tells.
+    Locate(Locate),
     /// Lists what the node plugin on this machine has mounted, for whom, and how it does.
     Status(Status),
     /// Changes what a plugin on this machine logs, and its workers, until it is started again.
@@ -235,6 +237,8 @@ pub enum TryStore {
     S3,
     /// nfs-ganesha.
     Nfs,
+    /// Hadoop's name node and DataNodes.
+    Hdfs,
 }
 
 /// `millrace check-config`.
@@ -246,6 +250,23 @@ pub struct CheckConfig {
     /// Also asks each store that has a controllerCredential whether it keeps two controllers apart.
     #[arg(long)]
     pub connect: bool,
+}
+
+/// `millrace locate`.
+#[derive(Debug, Args)]
+pub struct Locate {
+    /// The stores file.
+    #[arg(long, value_name = "FILE", default_value = STORES)]
+    pub stores: PathBuf,
+    /// A store of backend hdfs with a controllerUser, as which it is asked.
+    #[arg(value_name = "STORE")]
+    pub store: String,
+    /// A file or a directory, from the store's root; all of the store where it is not given.
+    #[arg(value_name = "PATH", default_value = "")]
+    pub path: String,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `millrace records`.

@@ -97,7 +97,8 @@ fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> a
     let groups: Vec<String> = config.owners.groups.iter().map(|(name, gid)| format!("{name} ({gid})")).collect();
     row(out, "groups", if groups.is_empty() { "none by number".into() } else { groups.join(", ") }.as_str())?;
     describe_identities(out, store)?;
-    row(out, "controller credential", "none: volumes are directories made by hand")?;
+    row(out, "controller user", &credential(store))?;
+    row(out, "deletion", deletion(store))?;
     Ok(())
 }
 
@@ -183,9 +184,8 @@ fn credential(store: &Store) -> String {
 fn user(credential: &Credential) -> String {
     match credential {
         Credential::Sys { uid, gid, .. } => format!("uid {uid} and gid {gid}, as which no volume is used"),
-        Credential::Anonymous | Credential::S3 { .. } | Credential::Hadoop { .. } => {
-            "of another kind of store".to_owned()
-        }
+        Credential::Hadoop { user } => format!("{user}, as which no volume is used"),
+        Credential::Anonymous | Credential::S3 { .. } => "of another kind of store".to_owned(),
     }
 }
 

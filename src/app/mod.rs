@@ -1,9 +1,11 @@
 //! The composition root: builds the parts from words and joins them, one short function a role.
 
 mod check_config;
+mod columns;
 mod control;
 mod controller;
 mod events;
+mod locate;
 mod monitor;
 mod node;
 mod place;
@@ -45,6 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ServeS3 { file } => block_on(serve_s3::run(&file)),
         Command::CheckConfig(words) => block_on(check_config::run(&words)),
         Command::Records(words) => block_on(records::run(&words)),
+        Command::Locate(words) => block_on(locate::run(&words)),
         Command::Status(words) => block_on(status::run(&words)),
         Command::LogLevel(words) => block_on(status::log_level(&words)),
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use serde_json::json;
 
+use super::columns::columns;
 use crate::cli::{Records, RecordsCommand};
 use crate::config::stores::Stores;
 use crate::csi::volumes::{Listed, Record, Volumes};
@@ -87,12 +88,7 @@ const HEAD: [&str; 7] = ["STORE", "NAME", "STATE", "PATH", "CLAIM", "CLUSTER", "
 fn write_table(out: &mut dyn Write, rows: &[(&str, Listed)]) -> anyhow::Result<()> {
     let readable = rows.iter().filter_map(|(store, listed)| Some(cells(store, listed.record.as_ref().ok()?)));
     let table: Vec<[String; 7]> = std::iter::once(HEAD.map(str::to_owned)).chain(readable).collect();
-    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
-    for row in &table {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
+    write!(out, "{}", columns(&table))?;
     for (store, listed) in rows {
         if let Err(error) = &listed.record {
             writeln!(out, "store {store}: {error}")?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
+use super::columns::columns;
 use super::control::{Answer, Ask, ask};
 use crate::cli::{LogLevel, Status};
 use crate::mount::Shown;
@@ -69,15 +70,7 @@ fn table(mounts: &[Shown]) -> String {
         ]
     };
     let rows: Vec<_> = std::iter::once(COLUMNS.map(str::to_owned)).chain(mounts.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..COLUMNS.len()).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    columns(&rows)
 }
 
 fn size(bytes: u64) -> String {

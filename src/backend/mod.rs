@@ -312,10 +312,32 @@ pub struct Space {
     pub free: u64,
     /// Bytes that whoever asks may still write.
     pub available: u64,
-    /// Files in all.
+    /// Files in all; 0 where the store does not say.
     pub files: u64,
-    /// Files that can still be made.
+    /// Files that can still be made; 0 where the store does not say.
     pub free_files: u64,
+}
+
+/// Files, and on which machines their bytes lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Located {
+    /// How many files.
+    pub files: u64,
+    /// Their bytes, each counted once.
+    pub bytes: u64,
+    /// Who has most of them first.
+    pub hosts: Vec<Host>,
+}
+
+/// A machine with bytes of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// As the store calls it.
+    pub name: String,
+    /// Its rack, as the store calls that.
+    pub rack: String,
+    /// Bytes that it has a copy of.
+    pub bytes: u64,
 }
 
 /// An entry of a directory.
@@ -424,16 +446,15 @@ pub fn connect(
 /// Asks nothing of the store.
 ///
 /// # Errors
-/// As [`connect`]; `Unsupported` for a store of backend hdfs, whose volumes are made by hand.
+/// As [`connect`].
 pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn records::Records>> {
     match config {
         Config::S3(config) => Ok(Arc::new(s3::S3Records::connect(config, credential)?)),
         Config::Nfs(config) => {
             Ok(Arc::new(records::numbered::Numbered::new(Arc::new(nfs::Root::connect(config, credential)?))))
         }
-        Config::Hdfs(_) => {
-            let why = "volumes of a store of backend hdfs are directories made by hand";
-            Err(Error::new(ErrorKind::Unsupported, Op::Connect, &Path::root(), why))
+        Config::Hdfs(config) => {
+            Ok(Arc::new(records::numbered::Numbered::new(Arc::new(hdfs::Root::connect(config, credential)?))))
         }
     }
 }
@@ -448,6 +469,21 @@ pub async fn reach(config: &Config, deadline: std::time::Duration) -> Result<()>
         Config::S3(config) => s3::reach(config, deadline).await,
         Config::Hdfs(config) => hdfs::reach(config, deadline).await,
         Config::Nfs(config) => nfs::reach(config, deadline).await,
+    }
+}
+
+/// Where the bytes lie of a file, or of all files below a directory, `path` from the store's root: a hint for who chooses
+/// where to run. Walks the whole directory.
+///
+/// # Errors
+/// As [`connect`]; `NotFound`; `Unsupported` for a store that does not tell.
+pub async fn locate(config: &Config, credential: &auth::Credential, path: &Path) -> Result<Located> {
+    match config {
+        Config::Hdfs(config) => hdfs::locate(config, credential, path).await,
+        Config::S3(_) | Config::Nfs(_) => {
+            let why = "only a store of backend hdfs tells on which machines bytes lie";
+            Err(Error::new(ErrorKind::Unsupported, Op::Stat, path, why))
+        }
     }
 }
 

@@ -176,7 +176,8 @@ fn shown_space(space: Option<Space>, usage: &Usage) -> Shown {
     let block = u64::from(BLOCK);
     let used = usage.bytes.div_ceil(block);
     let inodes = (u64::from(u32::MAX), u64::from(u32::MAX).saturating_sub(usage.inodes));
-    let (files, free_files) = space.map_or(inodes, |space| (space.files, space.free_files));
+    let (files, free_files) =
+        space.filter(|space| space.files > 0).map_or(inodes, |space| (space.files, space.free_files));
     match (usage.limit, space) {
         (None, Some(Space { total, free, available, .. })) => {
             Shown { blocks: total / block, free: free / block, available: available / block, files, free_files }
@@ -209,5 +210,6 @@ mod tests {
         assert_eq!(shown(Some(space), Some(many)), [90, 90 - used, 40, 9, 5]);
         assert_eq!(shown(None, Some(few))[..3], [20, 20 - used, 20 - used]);
         assert_eq!(shown(None, None)[3..], [all, left]);
+        assert_eq!(shown(Some(Space { files: 0, free_files: 0, ..space }), None), [100, 50, 40, all, left]);
     }
 }

@@ -1,10 +1,12 @@
 //! `millrace try`: the whole path on one machine, as Kubernetes would walk it.
 //!
-//! It starts a store (the embedded S3 server, an NFS server where that is asked for) and both plugins as processes, plays provisioner
+//! It starts a store (the embedded S3 server, an NFS server or an HDFS where that is asked for) and both plugins as processes, plays provisioner
 //! and kubelet over their sockets, puts a data set into the volume by another client, reads it through the mount,
 //! and clears everything away: after success, a failure and Ctrl-C alike.
 
 mod dataset;
+mod files;
+mod hdfs;
 mod kubelet;
 mod namespace;
 mod nfs;
@@ -135,7 +137,7 @@ impl Scene<'_> {
         kubelet.delete(&volume.volume_id).await?;
         println!("DeleteVolume           done");
         let report = outcome?;
-        if let Some(left) = store.left_over() {
+        if let Some(left) = store.left_over().await? {
             bail!("DeleteVolume left something behind: {left}");
         }
         println!("\n{report}");

@@ -9,17 +9,22 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 
 use super::dataset::Dataset;
+use super::files;
+use super::hdfs::Hdfs;
 use super::nfs::Nfs;
 use super::s3::S3;
 use super::stage::Stage;
+use crate::backend::Backend;
 use crate::cli;
 use crate::csi::v1::Volume;
+use crate::csi::volume_id::VolumeId;
 
 /// A store, and what it is reached with.
 #[derive(Debug)]
 pub(super) enum Store {
     S3(Box<S3>),
     Nfs(Nfs),
+    Hdfs(Hdfs),
 }
 
 impl Store {
@@ -28,6 +33,7 @@ impl Store {
         Ok(match words.store {
             cli::TryStore::S3 => Store::S3(Box::new(S3::open(words, stage).await?)),
             cli::TryStore::Nfs => Store::Nfs(Nfs::open(stage).await?),
+            cli::TryStore::Hdfs => Store::Hdfs(Hdfs::open(stage).await?),
         })
     }
 
@@ -36,6 +42,7 @@ impl Store {
         match self {
             Store::S3(store) => &store.file,
             Store::Nfs(store) => &store.file,
+            Store::Hdfs(store) => &store.file,
         }
     }
 
@@ -44,6 +51,7 @@ impl Store {
         match self {
             Store::S3(_) => "an S3 client",
             Store::Nfs(_) => "an NFS client",
+            Store::Hdfs(_) => "an HDFS client",
         }
     }
 
@@ -52,6 +60,7 @@ impl Store {
         match self {
             Store::S3(_) => "raw parallel GET",
             Store::Nfs(_) => "raw parallel READ",
+            Store::Hdfs(_) => "raw parallel read",
         }
     }
 
@@ -59,7 +68,7 @@ impl Store {
     pub(super) fn secret(&self) -> HashMap<String, String> {
         match self {
             Store::S3(store) => store.secret(),
-            Store::Nfs(_) => HashMap::new(),
+            Store::Nfs(_) | Store::Hdfs(_) => HashMap::new(),
         }
     }
 
@@ -67,32 +76,41 @@ impl Store {
     pub(super) fn place_of(&self, volume: &Volume) -> Result<String> {
         match self {
             Store::S3(store) => store.key_of(volume),
-            Store::Nfs(_) => super::nfs::path_of(volume),
+            Store::Nfs(_) | Store::Hdfs(_) => Ok(VolumeId::parse(&volume.volume_id)?.path().to_string()),
         }
     }
 
     /// Puts the data set below `dir`, by the other client.
     pub(super) async fn put(&self, dir: &str, set: &Arc<Dataset>, bar: &ProgressBar) -> Result<()> {
-        match self {
-            Store::S3(store) => store.put(dir, set, bar).await,
-            Store::Nfs(store) => store.put(dir, set, bar).await,
+        match self.other(dir)? {
+            Other::S3(store) => store.put(dir, set, bar).await,
+            Other::Backend(client) => files::put(&client, set, bar).await,
         }
     }
 
     /// A file's bytes, by the other client.
     pub(super) async fn get(&self, dir: &str, name: &str) -> Result<Vec<u8>> {
-        match self {
-            Store::S3(store) => store.get(&format!("{dir}/{name}")).await,
-            Store::Nfs(store) => store.get(dir, name).await,
+        match self.other(dir)? {
+            Other::S3(store) => store.get(&format!("{dir}/{name}")).await,
+            Other::Backend(client) => files::get(&*client, name).await,
         }
     }
 
     /// How long the other client takes to read the same files, every byte checked.
     pub(super) async fn read_raw(&self, dir: &str, set: &Arc<Dataset>) -> Result<Duration> {
-        match self {
-            Store::S3(store) => store.read_raw(dir, set).await,
-            Store::Nfs(store) => store.read_raw(dir, set).await,
+        match self.other(dir)? {
+            Other::S3(store) => store.read_raw(dir, set).await,
+            Other::Backend(client) => files::read_raw(&client, set).await,
         }
+    }
+
+    /// The other client, of the directory `dir`.
+    fn other(&self, dir: &str) -> Result<Other<'_>> {
+        Ok(match self {
+            Store::S3(store) => Other::S3(store),
+            Store::Nfs(store) => Other::Backend(store.client(dir)?),
+            Store::Hdfs(store) => Other::Backend(store.client(dir)?),
+        })
     }
 
     /// Counts from here.
@@ -106,15 +124,22 @@ impl Store {
     pub(super) fn gets(&self) -> Option<u64> {
         match self {
             Store::S3(store) => store.gets(),
-            Store::Nfs(_) => None,
+            Store::Nfs(_) | Store::Hdfs(_) => None,
         }
     }
 
     /// What is neither a record nor anything else that may stay, where the store can be looked into.
-    pub(super) fn left_over(&self) -> Option<String> {
-        match self {
+    pub(super) async fn left_over(&self) -> Result<Option<String>> {
+        Ok(match self {
             Store::S3(store) => store.left_over(),
-            Store::Nfs(store) => store.left_over(),
-        }
+            Store::Nfs(store) => files::left_over(&*store.root()?).await,
+            Store::Hdfs(store) => files::left_over(&*store.root()?).await,
+        })
     }
+}
+
+/// Who else uses the store.
+enum Other<'a> {
+    S3(&'a S3),
+    Backend(Arc<dyn Backend>),
 }

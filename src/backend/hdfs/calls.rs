@@ -81,6 +81,19 @@ impl Library {
         }
     }
 
+    /// Asks once, and waits for so long.
+    pub(super) async fn once<T, F>(
+        &self,
+        kind: &'static str,
+        patience: Duration,
+        call: impl Fn(Client) -> F,
+    ) -> Outcome<T>
+    where
+        F: Future<Output = hdfs_native::Result<T>>,
+    {
+        self.call(kind, patience, call).await
+    }
+
     async fn call<T, F>(&self, kind: &'static str, patience: Duration, call: impl Fn(Client) -> F) -> Outcome<T>
     where
         F: Future<Output = hdfs_native::Result<T>>,

@@ -15,6 +15,9 @@ pub(super) type Outcome<T> = std::result::Result<T, Failure>;
 /// What is said of a file that another client is writing.
 pub(super) const HELD: &str = "another client holds the file's lease: it is writing it, or died without closing it";
 
+/// What is said of a name node that answers and takes no changes.
+pub(super) const SAFE_MODE: &str = "the name node is in safe mode: it takes no changes";
+
 /// A call that failed, before it is known for which operation and path it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -93,6 +96,9 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
         "FileAlreadyExistsException" => (ErrorKind::AlreadyExists, "something lies there already"),
         "ParentNotDirectoryException" => (ErrorKind::NotADirectory, "what lies above it is no directory"),
         "PathIsNotDirectoryException" => (ErrorKind::NotADirectory, "it is no directory"),
+        "UnresolvedPathException" | "UnresolvedLinkException" => {
+            (ErrorKind::NotADirectory, "a symbolic link lies there or above it, and this driver follows none")
+        }
         "PathIsNotEmptyDirectoryException" => (ErrorKind::NotEmpty, "the directory is not empty"),
         // To a path below a file it says that the file cannot be passed.
         "AccessControlException" if text.contains("is not a directory") => {
@@ -109,7 +115,7 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
         ),
         "NSQuotaExceededException" => (ErrorKind::OverQuota, "the directory's quota of names in HDFS is used up"),
         "NotReplicatedYetException" => (ErrorKind::Unavailable, "a block of the file has not arrived yet"),
-        "SafeModeException" => (ErrorKind::Unavailable, "the name node is in safe mode: it takes no changes"),
+        "SafeModeException" => (ErrorKind::Unavailable, SAFE_MODE),
         "StandbyException" => (ErrorKind::Unavailable, "the name node is a standby, and no active one answered"),
         "RetriableException" => (ErrorKind::Unavailable, "the name node is starting or in safe mode"),
         "AlreadyBeingCreatedException" | "RecoveryInProgressException" => (ErrorKind::Busy, HELD),
@@ -183,8 +189,11 @@ fn io(error: &std::io::Error) -> Failure {
                    does not use";
         return Failure::new(ErrorKind::Unavailable, why);
     }
+    use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let unreached = Failure::new(ErrorKind::Unavailable, "the name node or a DataNode cannot be reached");
-    Failure { detail: error.kind().to_string(), ..unreached }
+    // The library asks another name node only where the one before surely did nothing: so this is true of all of them.
+    let passing = matches!(error.kind(), ConnectionRefused | AddrNotAvailable | HostUnreachable | NetworkUnreachable);
+    Failure { detail: error.kind().to_string(), passing, ..unreached }
 }
 
 #[cfg(test)]
@@ -240,5 +249,16 @@ mod tests {
     fn a_connection_that_ends_at_once_hints_at_kerberos() {
         let error = std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "RPC listener disconnected");
         assert!(Failure::from(HdfsError::IOError(error)).message.contains("Kerberos"));
+    }
+
+    #[test]
+    fn what_nobody_took_may_be_sent_again() {
+        for (kind, passing) in [
+            (std::io::ErrorKind::ConnectionRefused, true),
+            (std::io::ErrorKind::ConnectionReset, false),
+            (std::io::ErrorKind::ConnectionAborted, false),
+        ] {
+            assert_eq!(Failure::from(HdfsError::IOError(kind.into())).passing, passing, "{kind}");
+        }
     }
 }

@@ -11,7 +11,16 @@ use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
 
 /// `Backend::list`.
 pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
-    let listing = Listing { tree, dir: dir.clone(), next: Some(String::new()), ready: VecDeque::new() };
+    entries(tree, dir, false)
+}
+
+/// All that lies there, the driver's own files included, of which none is removed.
+pub(super) fn list_all(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
+    entries(tree, dir, true)
+}
+
+fn entries(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<Entry>> {
+    let listing = Listing { tree, dir: dir.clone(), all, next: Some(String::new()), ready: VecDeque::new() };
     stream::unfold(listing, async |mut listing| {
         let entry = listing.entry().await?;
         Some((entry, listing))
@@ -22,6 +31,8 @@ pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Ent
 struct Listing {
     tree: Arc<Tree>,
     dir: Path,
+    /// The driver's own files, too.
+    all: bool,
     /// Behind which name the next page begins; `None` after the last.
     next: Option<String>,
     ready: VecDeque<Entry>,
@@ -56,7 +67,7 @@ impl Listing {
                 // A file is listed as itself, without a name.
                 return Err(Failure::new(ErrorKind::NotADirectory, "it is no directory"));
             };
-            if name.is_hidden() {
+            if name.is_hidden() && !self.all {
                 left_behind.extend(upload::is_left_behind(&name).then_some(name));
                 continue;
             }

@@ -9,8 +9,11 @@ mod error;
 mod growing;
 mod in_place;
 mod list;
+mod locations;
 mod owners;
 mod read;
+mod records;
+mod space;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -32,15 +35,17 @@ use self::calls::Library;
 use self::error::{Failure, Outcome};
 use self::growing::Growing;
 use self::read::Readers;
+use self::space::Room;
 use self::webhdfs::{Status, WebHdfs};
 use self::writers::Writers;
 use crate::auth;
 use crate::backend::{
-    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Located, Meta, Op, Path,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
 };
 
 pub use owners::{NOBODY, Owners};
+pub(super) use records::Root;
 
 /// How to reach a cluster, or a directory of it: the administrator's words, no identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,13 +97,21 @@ struct Tree {
     readers: Readers,
     writers: Writers,
     growing: Growing,
+    room: Room,
 }
 
 impl Hdfs {
     /// See [`crate::backend::connect`].
     pub(super) fn connect(config: &Config, credential: &auth::Current, root: &Path, limits: Limits) -> Result<Hdfs> {
+        Ok(Hdfs { tree: Arc::new(Tree::new(config, &credential.get().credential, root, limits)?) })
+    }
+}
+
+impl Tree {
+    /// The directory `root` of a store, used as `credential`. Asks nothing of it.
+    fn new(config: &Config, credential: &auth::Credential, root: &Path, limits: Limits) -> Result<Tree> {
         let wrong = |kind, why: String| Error::new(kind, Op::Connect, root, why);
-        let auth::Credential::Hadoop { user } = &credential.get().credential else {
+        let auth::Credential::Hadoop { user } = credential else {
             let why = "a store of backend hdfs is used as a user by name, and the credential is of another kind";
             return Err(wrong(ErrorKind::Unauthenticated, why.into()));
         };
@@ -112,13 +125,11 @@ impl Hdfs {
         let web =
             WebHdfs::new(config, user, limits.timeout.clone()).map_err(|why| wrong(ErrorKind::Misconfigured, why))?;
         let library = Library::new(config, user, limits.timeout.clone());
-        let (readers, writers, growing) = Default::default();
+        let (readers, writers, growing, room) = Default::default();
         let owners = config.owners.clone();
-        Ok(Hdfs { tree: Arc::new(Tree { library, web, owners, root, limits, readers, writers, growing }) })
+        Ok(Tree { library, web, owners, root, limits, readers, writers, growing, room })
     }
-}
 
-impl Tree {
     /// The absolute path of `path`. `InvalidName` for names that HDFS does not have.
     fn at(&self, path: &Path) -> Outcome<String> {
         match absolute(&self.root, path)? {
@@ -226,9 +237,20 @@ impl Backend for Hdfs {
     async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
         changes::set_attributes(&self.tree, path, set).await.map_err(|failure| failure.at(Op::SetAttributes, path))
     }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        space::space(&self.tree).await.map_err(|failure| failure.at(Op::Space, &Path::root()))
+    }
 }
 
 /// See [`crate::backend::reach`].
 pub(super) async fn reach(config: &Config, deadline: Duration) -> Result<()> {
     webhdfs::answers(config, deadline).await.map_err(|failure| failure.at(Op::Connect, &Path::root()))
+}
+
+/// See [`crate::backend::locate`].
+pub(super) async fn locate(config: &Config, credential: &auth::Credential, path: &Path) -> Result<Located> {
+    let limits = Limits { budget: crate::budget::Budget::new(0), timeout: Duration::from_secs(30).into() };
+    let tree = Arc::new(Tree::new(config, credential, &Path::root(), limits)?);
+    locations::locate(&tree, path).await.map_err(|failure| failure.at(Op::Stat, path))
 }

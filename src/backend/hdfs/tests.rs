@@ -1,6 +1,7 @@
 //! The HDFS backend against Hadoop's own daemons.
 
 mod others;
+mod records;
 mod striped;
 mod trouble;
 

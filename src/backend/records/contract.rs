@@ -1,11 +1,14 @@
 //! What every implementation of [`Records`] must do, checked on an empty store.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::future::join_all;
 
-use super::{Extent, Measured, Records, Tag};
-use crate::backend::{ErrorKind, Path};
+use super::{Extent, Measured, Records, Tag, fetch};
+use crate::backend::{Attributes, Backend, Base, CreateOptions, Error, ErrorKind, Fetched, Kind, Path, Version};
 
 fn path(text: &str) -> Path {
     Path::parse(text).unwrap()
@@ -41,6 +44,38 @@ impl Files for Same<'_> {
 
     async fn is_there(&self, at: &Path) -> bool {
         self.0.get(at).await.is_ok()
+    }
+}
+
+/// Users' files through a client of their own, where directories are real.
+pub(crate) struct Users(pub(crate) Arc<dyn Backend>);
+
+#[async_trait]
+impl Files for Users {
+    async fn put(&self, at: &Path, body: Bytes) {
+        let mut above = Vec::new();
+        let mut dir = at.split_last();
+        while let Some((one, _)) = dir.filter(|(one, _)| !one.is_root()) {
+            dir = one.split_last();
+            above.push(one);
+        }
+        for one in above.iter().rev() {
+            match self.0.make_dir(one).await {
+                Err(error) if error.kind != ErrorKind::AlreadyExists => panic!("{error}"),
+                _ => {}
+            }
+        }
+        let mut upload = self.0.create(at, CreateOptions { base: Base::Any }).await.unwrap();
+        upload.write(body).await.unwrap();
+        upload.publish(&Attributes::default()).await.unwrap();
+    }
+
+    async fn remove(&self, at: &Path) {
+        self.0.remove(at, Kind::File).await.unwrap();
+    }
+
+    async fn is_there(&self, at: &Path) -> bool {
+        self.0.stat(at).await.is_ok()
     }
 }
 
@@ -188,11 +223,11 @@ async fn proves_exclusion_and_leaves_nothing(store: &dyn Records) {
 async fn one_of_many_creators_wins(store: &dyn Records) {
     let at = path(".millrace/contract/race");
     let attempts = (0..8).map(|_| store.create(&at, body("mine")));
-    let results = futures::future::join_all(attempts).await;
+    let results = join_all(attempts).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
     let tag = store.get(&at).await.unwrap().1;
     let attempts = (0..8).map(|n| store.replace(&at, &tag, Bytes::from(format!("{n}"))));
-    let results = futures::future::join_all(attempts).await;
+    let results = join_all(attempts).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
     store.remove(&at).await.unwrap();
 }
@@ -200,4 +235,41 @@ async fn one_of_many_creators_wins(store: &dyn Records) {
 async fn leaves_nothing(store: &dyn Records) {
     let left: Vec<_> = store.list(&Path::root(), None).try_collect().await.unwrap();
     assert_eq!(left, []);
+}
+
+/// Several clients of one store: one wins each change, and all see whose.
+pub(crate) async fn two_clients_never_both_win(clients: &[Arc<dyn Records>]) {
+    let at = path(".millrace/volumes/one");
+    let made = join_all(clients.iter().map(|client| client.create(&at, "0".into()))).await;
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
+    for round in 1..6 {
+        let tag = clients[0].get(&at).await.unwrap().1;
+        let bodies: Vec<_> = (0..clients.len()).map(|number| Bytes::from(format!("{round}-{number}"))).collect();
+        let swaps = clients.iter().zip(&bodies).map(|(client, body)| client.replace(&at, &tag, body.clone()));
+        let swaps = join_all(swaps).await;
+        let won: Vec<_> = swaps.iter().zip(&bodies).filter(|(swap, _)| swap.is_ok()).map(|(_, body)| body).collect();
+        assert_eq!(won, [&clients[1].get(&at).await.unwrap().0], "{swaps:?}");
+    }
+}
+
+/// What stands in the directory `volume` is read by its `mount`, and what stands in the store's own by no user who has
+/// the `whole` store.
+pub(crate) async fn mounts_read_their_own(records: &dyn Records, mount: &dyn Backend, whole: &dyn Backend) {
+    let at = path("volume/.millrace/volume.json");
+    let tag = records.create(&at, "one".into()).await.unwrap();
+    let own = path(".millrace/volume.json");
+    let read = async |known: Option<&Version>| match fetch(mount, &own, 1 << 16, known).await {
+        Ok(Fetched::New { meta, bytes }) => Ok((meta.version().cloned().unwrap(), bytes)),
+        Ok(Fetched::Same) => Err(None),
+        Err(Error { kind, .. }) => Err(Some(kind)),
+    };
+    let (version, bytes) = read(None).await.unwrap();
+    assert_eq!((&bytes[..], read(Some(&version)).await), (&b"one"[..], Err(None)));
+    records.replace(&at, &tag, "two".into()).await.unwrap();
+    assert_eq!(read(Some(&version)).await.unwrap().1, "two");
+    records.remove(&at).await.unwrap();
+    assert_eq!(read(Some(&version)).await, Err(Some(ErrorKind::NotFound)));
+    records.create(&path(".millrace/volumes/one"), "secret".into()).await.unwrap();
+    let outcome = fetch(whole, &path(".millrace/volumes/one"), 1 << 16, None).await;
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::Denied);
 }

@@ -86,6 +86,11 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Why the store takes no changes just now, though it answers; `None` where it takes them, or does not say.
+    async fn halted(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Removes what records that are gone have left, where they leave anything. Returns how many; takes a minute.
     async fn clear(&self) -> Result<u64> {
         Ok(0)

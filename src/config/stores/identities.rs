@@ -44,6 +44,13 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// Whom a store's controller acts as, which no volume may.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Controller<'a> {
+    Uid(u32),
+    Name(&'a str),
+}
+
 /// Why nobody, or not the one who was asked for, may be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unlisted {
@@ -56,17 +63,20 @@ pub enum Unlisted {
 }
 
 impl Identities {
-    /// Checks the rows. The uid that the `controller` acts as counts among the superusers.
+    /// Checks the rows. Whom the `controller` acts as counts among the superusers.
     ///
     /// # Errors
     /// The row and what is wrong with it.
     pub(super) fn new(
         rows: Vec<Row>,
         superusers: Option<Vec<String>>,
-        controller: Option<u32>,
+        controller: Option<Controller>,
         server_groups: bool,
     ) -> Result<Identities, String> {
-        let superusers = superusers.map_or_else(|| SUPERUSERS.map(str::to_owned).into(), BTreeSet::from_iter);
+        let mut superusers = superusers.map_or_else(|| SUPERUSERS.map(str::to_owned).into(), BTreeSet::from_iter);
+        if let Some(Controller::Name(name)) = controller {
+            superusers.insert(name.to_owned());
+        }
         if rows.is_empty() {
             return Err("identities has no row: name the users that each namespace may act as".into());
         }
@@ -82,17 +92,25 @@ impl Identities {
                 if users.iter().filter(|other| other.name == *name).count() > 1 {
                     return bad(format!("user {name:?} stands there twice"));
                 }
-                if name.is_empty() || name.len() > 255 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
-                    return bad(format!("user {name:?}: a name is 1 to 255 bytes without white space"));
+                if let Err(why) = user_name(name) {
+                    return bad(why);
                 }
                 if *uid == 0 {
                     return bad(format!("user {name:?} has uid 0, which is never given to a volume"));
                 }
-                if Some(*uid) == controller {
-                    return bad(format!(
-                        "user {name:?} has uid {uid}, which is the controller's (controllerUser): who has it could forge \
-                         records"
-                    ));
+                match controller {
+                    Some(Controller::Uid(own)) if own == *uid => {
+                        return bad(format!(
+                            "user {name:?} has uid {uid}, which is the controller's (controllerUser): who has it could \
+                             forge records"
+                        ));
+                    }
+                    Some(Controller::Name(own)) if own == name => {
+                        return bad(format!(
+                            "user {name:?} is the controller's (controllerUser): who acts as it could forge records"
+                        ));
+                    }
+                    _ => {}
                 }
                 if superusers.contains(name) {
                     return bad(format!("user {name:?} is one of the store's superusers"));
@@ -160,6 +178,14 @@ impl Identities {
             ))),
         }
     }
+}
+
+/// What a server knows a user by.
+pub(super) fn user_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(format!("user {name:?}: a name is 1 to 255 bytes without white space"));
+    }
+    Ok(())
 }
 
 impl std::fmt::Display for Identities {
@@ -249,8 +275,11 @@ mod tests {
             let error = Identities::new(rows, None, None, false).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
-        let error = Identities::new(vec![row("a", &[("x", 8)])], None, Some(8), false).unwrap_err();
+        let error = Identities::new(vec![row("a", &[("x", 8)])], None, Some(Controller::Uid(8)), false).unwrap_err();
         assert!(error.contains("controller's"), "{error}");
+        let named = |name| Identities::new(vec![row("a", &[("x", 8)])], None, Some(Controller::Name(name)), true);
+        assert!(named("x").unwrap_err().contains("controller's"));
+        assert!(matches!(named("boss").unwrap().user(Some("a"), Some("boss")), Err(Unlisted::Nobody(_))));
         let many = || {
             let mut row = row("a", &[("x", 1)]);
             row.users[0].groups = (0..17).collect();
@@ -258,7 +287,9 @@ mod tests {
         };
         assert!(Identities::new(many(), None, None, false).unwrap_err().contains("17 groups"));
         assert!(Identities::new(many(), None, None, true).is_ok());
-        let own = Identities::new(vec![row("a", &[("hive", 9)])], Some(vec!["boss".into()]), Some(8), false).unwrap();
+        let own =
+            Identities::new(vec![row("a", &[("hive", 9)])], Some(vec!["boss".into()]), Some(Controller::Uid(8)), false)
+                .unwrap();
         assert_eq!(own.user(Some("a"), None).unwrap().uid, 9);
         assert!(own.user(Some("a"), Some("boss")).is_err());
     }

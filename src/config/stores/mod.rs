@@ -55,7 +55,7 @@ pub struct Store {
 pub enum ControllerKey {
     /// What stands in a file that only the controller has.
     File(PathBuf),
-    /// A user by number, which is a claim and no secret.
+    /// A user, by number or by name, which is a claim and no secret.
     User(auth::Credential),
 }
 

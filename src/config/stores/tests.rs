@@ -289,7 +289,12 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
         ("prefix: data", "prefix: 'a:b'", "colon"),
         ("prefix: data", "bucket: data", "bucket means nothing"),
         ("prefix: data", "limits: {connections: 4}", "limits.connections means nothing"),
-        ("prefix: data", "controllerCredential: x", "made by hand"),
+        ("prefix: data", "controllerCredential: x", "controllerUser"),
+        ("prefix: data", "controllerUser: {uid: 7, gid: 7}", "has a name"),
+        ("prefix: data", "controllerUser: {name: 'a b'}", "white space"),
+        ("prefix: data", "controllerUser: {name: alice}", "controller's"),
+        ("prefix: data", "controllerUser: {name: boss, uid: 1000}", "a number one name"),
+        ("prefix: data", "deletion: all", "no old versions"),
         ("prefix: data", "options: {fs.defaultFS: x}", "options"),
         ("uid: 1001", "uid: 0", "uid 0"),
         ("uid: 1001", "uid: 1000", "a number one name"),
@@ -317,6 +322,13 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
     let both = format!("{LAKE}{}", inside.replace("\nstores:\n", ""));
     assert!(refused(&both).contains("overlap"), "{both}");
     assert!(Stores::parse(&both.replace("data/a", "other"), Path::new("")).is_ok());
+    let with = LAKE.replace("prefix: data", "controllerUser: {name: boss, uid: 7}");
+    let stores = Stores::parse(&with, Path::new("")).unwrap();
+    let lake = stores.get("lake").unwrap();
+    let boss = auth::Credential::Hadoop { user: "boss".into() };
+    assert_eq!(lake.controller_credential, Some(ControllerKey::User(boss)));
+    let Credentials::Listed(identities) = &lake.credentials else { panic!("{lake:?}") };
+    assert!(matches!(identities.user(Some("team-a"), Some("boss")), Err(Unlisted::Nobody(_))));
     let option = LAKE.replace("prefix: data", "options: {dfs.client.use.datanode.hostname: 'true'}");
     assert!(Stores::parse(&option, Path::new("")).is_ok());
 }

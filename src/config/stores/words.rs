@@ -7,6 +7,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
+use super::identities::Controller;
 use super::{ControllerKey, Credentials, Deletion, Identities, Inline, Store, identities, location};
 use crate::auth;
 use crate::backend::{self, hdfs, nfs, s3};
@@ -68,10 +69,10 @@ struct Words {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ControllerUser {
-    uid: u32,
-    gid: u32,
-    #[serde(default)]
-    groups: Vec<u32>,
+    name: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    groups: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -272,15 +273,10 @@ fn nfs_store(words: &mut Words) -> Result<Reached, String> {
         "identities is needed: NFS believes whatever user it is told, so a table says which namespace may act as whom",
     )?;
     let server_groups = words.server_groups.unwrap_or_default();
-    let controller = words.controller_user.take();
-    let own = controller.as_ref().map(|user| user.uid);
+    let controller = words.controller_user.take().map(controller_by_number).transpose()?;
+    let own = controller.as_ref().map(|(uid, _)| Controller::Uid(*uid));
     let identities = Identities::new(rows, words.superusers.take(), own, server_groups)?;
-    let controller = controller.map(controller_user).transpose()?;
-    if words.deletion == Deletion::All {
-        return Err(
-            "deletion: all means nothing to a store of backend nfs, which keeps no old versions: use current".into()
-        );
-    }
+    no_old_versions("nfs", words.deletion)?;
     let config = nfs::Config {
         server,
         export,
@@ -290,11 +286,23 @@ fn nfs_store(words: &mut Words) -> Result<Reached, String> {
         connections,
         server_groups,
     };
-    Ok((backend::Config::Nfs(config), Credentials::Listed(identities), controller))
+    Ok((backend::Config::Nfs(config), Credentials::Listed(identities), controller.map(|(_, key)| key)))
 }
 
-fn controller_user(user: ControllerUser) -> Result<ControllerKey, String> {
-    let ControllerUser { uid, gid, groups } = user;
+fn no_old_versions(backend: &str, deletion: Deletion) -> Result<(), String> {
+    match deletion {
+        Deletion::All => Err(format!(
+            "deletion: all means nothing to a store of backend {backend}, which keeps no old versions: use current"
+        )),
+        Deletion::Current | Deletion::Keep => Ok(()),
+    }
+}
+
+fn controller_by_number(user: ControllerUser) -> Result<(u32, ControllerKey), String> {
+    let ControllerUser { name: None, uid: Some(uid), gid: Some(gid), groups } = user else {
+        return Err("controllerUser of a store of backend nfs has uid and gid, and no name".into());
+    };
+    let groups = groups.unwrap_or_default();
     if uid == u32::MAX || gid == u32::MAX {
         return Err("controllerUser: 4294967295 is nobody's number".into());
     }
@@ -305,7 +313,20 @@ fn controller_user(user: ControllerUser) -> Result<ControllerKey, String> {
             nfs::MOST_GROUPS
         ));
     }
-    Ok(ControllerKey::User(auth::Credential::Sys { uid, gid, groups }))
+    Ok((uid, ControllerKey::User(auth::Credential::Sys { uid, gid, groups })))
+}
+
+/// Name, and the number that volumes of its own are shown by.
+fn controller_by_name(user: ControllerUser) -> Result<(String, Option<u32>), String> {
+    let ControllerUser { name: Some(name), uid, gid: None, groups: None } = user else {
+        return Err(
+            "controllerUser of a store of backend hdfs has a name, and a uid where volumes are to belong to it: HDFS finds \
+             its groups by itself"
+                .into(),
+        );
+    };
+    identities::user_name(&name).map_err(|why| format!("controllerUser: {why}"))?;
+    Ok((name, uid))
 }
 
 /// What hdfs-native understands and an administrator may want to set.
@@ -335,12 +356,18 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
             ("port", words.port.is_some()),
             ("mountPort", words.mount_port.is_some()),
             ("serverGroups", words.server_groups.is_some()),
-            ("controllerUser", words.controller_user.is_some()),
             ("limits.connections", words.limits.connections.is_some()),
             ("limits.requestsPerSecond", words.limits.requests_per_second.is_some()),
         ],
     )?;
-    made_by_hand("hdfs", words)?;
+    if words.controller_credential.is_some() {
+        return Err(
+            "controllerCredential: HDFS without Kerberos believes whatever user it is told, so that there is no secret; give \
+             controllerUser: {name}"
+                .into(),
+        );
+    }
+    no_old_versions("hdfs", words.deletion)?;
     if words.prefix.contains(':') {
         return Err(format!("prefix {:?}: HDFS takes no name with a colon", words.prefix));
     }
@@ -371,7 +398,9 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
         "identities is needed: HDFS without Kerberos believes whatever user it is told, so a table says which namespace may \
          act as whom",
     )?;
-    let identities = Identities::new(rows, words.superusers.take(), None, true)?;
+    let controller = words.controller_user.take().map(controller_by_name).transpose()?;
+    let own = controller.as_ref().map(|(name, _)| Controller::Name(name));
+    let identities = Identities::new(rows, words.superusers.take(), own, true)?;
     let mut users = BTreeMap::new();
     for user in identities.users() {
         if !user.groups.is_empty() {
@@ -381,6 +410,9 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
             ));
         }
         number("identities: user", &mut users, &user.name, user.uid)?;
+    }
+    if let Some((name, Some(uid))) = &controller {
+        number("controllerUser", &mut users, name, *uid)?;
     }
     let mut groups = BTreeMap::new();
     for (name, gid) in words.groups.take().unwrap_or_default() {
@@ -394,7 +426,8 @@ fn hdfs_store(words: &mut Words, base: &Path) -> Result<Reached, String> {
         owners: hdfs::Owners { users, groups },
         options,
     };
-    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities), None))
+    let controller = controller.map(|(user, _)| ControllerKey::User(auth::Credential::Hadoop { user }));
+    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities), controller))
 }
 
 /// Gives a name a number that no other has.
@@ -421,17 +454,6 @@ fn name_node(address: &str) -> Result<String, String> {
     match port.parse::<u16>() {
         Ok(1..) => Ok(address.to_ascii_lowercase()),
         _ => Err(shape()),
-    }
-}
-
-/// Where no volume is made by the controller, it needs no credential.
-fn made_by_hand(backend: &str, words: &Words) -> Result<(), String> {
-    match words.controller_credential {
-        Some(_) => Err(format!(
-            "controllerCredential: volumes of a store of backend {backend} are directories made by hand, so that the \
-             controller has nothing to do there: leave it out"
-        )),
-        None => Ok(()),
     }
 }
 

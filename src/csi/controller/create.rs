@@ -10,7 +10,7 @@ use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
-use crate::backend::{self, records::Directory};
+use crate::backend::{self, hdfs, records::Directory};
 use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
 use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::config::{VolumeOptions, quoted};
@@ -116,9 +116,10 @@ pub(super) fn id_of(store: &Store, record: &Record) -> Result<VolumeId, Status> 
 /// What DeleteVolume will do.
 fn deletion(asked: Option<Deletion>, store: &Store) -> Result<Deletion, Status> {
     match (asked, &store.backend) {
-        (Some(Deletion::All), backend::Config::Nfs(_)) => Err(status::invalid(
-            "deletion: all means nothing to a store of backend nfs, which keeps no old versions: use current or keep",
-        )),
+        (Some(Deletion::All), backend::Config::Nfs(_) | backend::Config::Hdfs(_)) => Err(status::invalid(format!(
+            "deletion: all means nothing to store {:?}, whose backend keeps no old versions: use current or keep",
+            store.name
+        ))),
         (asked, _) => Ok(asked.unwrap_or(store.deletion)),
     }
 }
@@ -131,9 +132,7 @@ fn directory(
     store: &Store,
     claim: Option<&Claim>,
 ) -> Result<Option<Directory>, Status> {
-    let (Credentials::Listed(identities), backend::Config::Nfs(_)) = (&store.credentials, &store.backend) else {
-        return Ok(None);
-    };
+    let Credentials::Listed(identities) = &store.credentials else { return Ok(None) };
     let is_given = |word: &str| request.parameters.contains_key(word);
     let listed = identities.user(claim.map(|claim| claim.namespace.as_str()), None);
     let owner = match (is_given("uid"), is_given("gid"), listed) {
@@ -148,7 +147,29 @@ fn directory(
             )));
         }
     };
+    if let backend::Config::Hdfs(config) = &store.backend {
+        named(config, store, owner, is_given("gid"))?;
+    }
     Ok(Some(Directory { uid: owner.0, gid: owner.1, mode: options.dir_mode }))
+}
+
+/// HDFS keeps names: the table has to have them. Where the StorageClass gives no group, one without a name stays that of
+/// the directory above.
+fn named(config: &hdfs::Config, store: &Store, (uid, gid): (u32, u32), is_group_given: bool) -> Result<(), Status> {
+    let has = |names: &BTreeMap<String, u32>, number: u32| names.values().any(|known| *known == number);
+    let missing = |what: &str, number: u32, word: &str| {
+        Err(status::invalid(format!(
+            "HDFS keeps names of owners, and store {:?} has no {what} of number {number} (its word {word} in the stores file)",
+            store.name
+        )))
+    };
+    if !has(&config.owners.users, uid) {
+        return missing("user", uid, "identities");
+    }
+    if is_group_given && !has(&config.owners.groups, gid) {
+        return missing("group", gid, "groups");
+    }
+    Ok(())
 }
 
 /// Holds `options` to what the store allows.

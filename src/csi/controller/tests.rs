@@ -1,6 +1,7 @@
 mod calls;
 mod events;
 mod garbage;
+mod hdfs;
 mod nfs;
 mod s3;
 
@@ -85,6 +86,32 @@ async fn create(controller: &Controller, request: CreateVolumeRequest) -> Result
 async fn delete(controller: &Controller, id: &str) -> Result<(), Status> {
     let request = DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
     controller.delete_volume(Request::new(request)).await.map(drop)
+}
+
+/// A volume of a store whose directories have owners.
+fn wanted(name: &str, store: &str, words: &[(&str, &str)]) -> CreateVolumeRequest {
+    let mut parameters = map(&[("store", store)]);
+    parameters.extend(map(words));
+    CreateVolumeRequest { parameters, ..request(name) }
+}
+
+/// One of the store `lake`, for a claim in `namespace`.
+fn of_claim(name: &str, namespace: &str, words: &[(&str, &str)]) -> CreateVolumeRequest {
+    let claim = [("csi.storage.k8s.io/pvc/namespace", namespace), ("csi.storage.k8s.io/pvc/name", "claim")];
+    wanted(name, "lake", &[&claim, words].concat())
+}
+
+/// Its size after it was to have 2 GiB.
+async fn expand(controller: &Controller, id: &str) -> Result<i64, Status> {
+    let capacity_range = Some(CapacityRange { required_bytes: 2 << 30, limit_bytes: 0 });
+    let request = ControllerExpandVolumeRequest { volume_id: id.into(), capacity_range, ..Default::default() };
+    Ok(controller.controller_expand_volume(Request::new(request)).await?.into_inner().capacity_bytes)
+}
+
+/// The ids of all volumes.
+async fn listed(controller: &Controller) -> Vec<String> {
+    let answer = controller.list_volumes(Request::new(ListVolumesRequest::default())).await.unwrap().into_inner();
+    answer.entries.into_iter().map(|entry| entry.volume.unwrap().volume_id).collect()
 }
 
 impl Plugin {

@@ -226,7 +226,13 @@ impl node_server::Node for Node {
                     available: number(available),
                     unit: unit.into(),
                 };
-                vec![of(total, free, available, Unit::Bytes), of(files, free_files, free_files, Unit::Inodes)]
+                let inodes = match files {
+                    0 => {
+                        VolumeUsage { used: number(usage.used_inodes), unit: Unit::Inodes.into(), ..Default::default() }
+                    }
+                    files => of(files, free_files, free_files, Unit::Inodes),
+                };
+                vec![of(total, free, available, Unit::Bytes), inodes]
             }
             (limit, _) => {
                 vec![of(usage.used_bytes, limit, Unit::Bytes), of(usage.used_inodes, None, Unit::Inodes)]

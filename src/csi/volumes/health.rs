@@ -135,17 +135,22 @@ impl Volumes {
             }
             Err(error) => return vec![Trouble::of(&error)],
         }
+        let mut troubles = Vec::new();
+        match probed(&path, end, async { Ok(self.records.halted().await?) }).await {
+            Ok(None) => {}
+            Ok(Some(why)) => troubles.push(Trouble::new(Severity::Degraded, "StoreTakesNoChanges", why)),
+            Err(error) => return vec![Trouble::of(&error)],
+        }
         if record.size == 0 {
-            return Vec::new();
+            return troubles;
         }
-        match self.count(record, &path).await {
-            found if found.bytes > record.size => {
-                let (at_least, size) = (if found.whole { "" } else { "at least " }, record.size);
-                let why = format!("its files have {at_least}{} bytes, and its limit is {size}", found.bytes);
-                vec![Trouble::new(Severity::Degraded, "OverLimit", why)]
-            }
-            _ => Vec::new(),
+        let found = self.count(record, &path).await;
+        if found.bytes > record.size {
+            let (at_least, size) = (if found.whole { "" } else { "at least " }, record.size);
+            let why = format!("its files have {at_least}{} bytes, and its limit is {size}", found.bytes);
+            troubles.push(Trouble::new(Severity::Degraded, "OverLimit", why));
         }
+        troubles
     }
 
     /// What the volume holds: the last count, or a new one where that is old. What was counted when the time was over

@@ -266,8 +266,8 @@ pub fn controller_credential(store: &Store) -> Result<Credential, Error> {
     match &store.controller_credential {
         None => {
             let word = match store.backend {
-                backend::Config::S3(_) | backend::Config::Hdfs(_) => "controllerCredential",
-                backend::Config::Nfs(_) => "controllerUser",
+                backend::Config::S3(_) => "controllerCredential",
+                backend::Config::Hdfs(_) | backend::Config::Nfs(_) => "controllerUser",
             };
             Err(Error::Precondition(format!(
                 "store {name:?} has no {word} in the stores file, so it serves static volumes only"

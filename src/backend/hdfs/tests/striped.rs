@@ -4,12 +4,17 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn erasure_coded_files_are_written_whole_and_not_synced() {
-    let Some(cluster) = Hadoop::start(&[("datanodes", "5")]).await.unwrap() else { return };
+    let Some(cluster) = Hadoop::start(&[("datanodes", "5"), ("replication", "2")]).await.unwrap() else { return };
     let dir = cluster.fresh("alice").await.unwrap();
     let policy = [("path", format!("/{dir}")), ("name", "RS-3-2-1024k".to_owned())];
     let policy: Vec<(&str, &str)> = policy.iter().map(|(word, value)| (*word, value.as_str())).collect();
     cluster.control("policy", &policy, Bytes::new()).await.unwrap();
     let store = connect(&config(&cluster), "alice", &dir, limits());
+    // Of five DataNodes, three fifths hold striped files, and a half holds files of two replicas.
+    let plain = connect(&config(&cluster), "alice", &cluster.fresh("alice").await.unwrap(), limits());
+    let [striped, plain] = [&store, &plain].map(|store| store.space());
+    let (striped, plain) = (striped.await.unwrap().unwrap(), plain.await.unwrap().unwrap());
+    assert!((5 * striped.total).abs_diff(6 * plain.total) < plain.total / 100, "{striped:?} {plain:?}");
     let data = noise(7 * MIB + 123);
     let writing = begin(&*store, "ours").await;
     for (at, piece) in data.chunks(MIB).enumerate() {

@@ -42,12 +42,13 @@ async fn what_cannot_be_reached_says_why() {
     let Some(cluster) = Hadoop::shared().await.unwrap() else { return };
     let good = config(cluster);
     let web = Config { webhdfs: vec!["http://127.0.0.1:1".into()], ..good.clone() };
-    let (kind, message) = why(connect(&web, "alice", "user/alice", hasty()).stat(&Path::root())).await;
-    assert!(kind == ErrorKind::Unavailable && message.contains("WebHDFS cannot be reached"), "{message}");
     let rpc = Config { namenodes: vec!["127.0.0.1:1".into()], ..good.clone() };
     let dir = cluster.fresh("alice").await.unwrap();
-    let store = connect(&rpc, "alice", &dir, hasty());
-    assert_eq!(error_of(store.make_dir(&path("dir"))).await, ErrorKind::Unavailable);
+    let [no_web, no_rpc] = [&web, &rpc].map(|config| connect(config, "alice", &dir, hasty()));
+    let (root, made) = (Path::root(), path("dir"));
+    let ((kind, message), made) = tokio::join!(why(no_web.stat(&root)), error_of(no_rpc.make_dir(&made)));
+    assert!(kind == ErrorKind::Unavailable && message.contains("WebHDFS cannot be reached"), "{message}");
+    assert_eq!(made, ErrorKind::Unavailable);
     // The first of two that does not answer is passed over.
     let both = Config {
         namenodes: vec!["127.0.0.1:1".into(), cluster.namenode().into()],
@@ -69,10 +70,13 @@ async fn what_cannot_be_reached_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn datanodes_that_stop_are_read_and_written_around() {
-    let words = [("replication", "2"), ("datanodes", "3")];
+    // A DataNode that is silent for 3 s is given no more blocks, so that the test is over sooner.
+    let soon = "dfs.namenode.stale.datanode.interval=3000;dfs.namenode.avoid.write.stale.datanode=true;\
+                dfs.namenode.avoid.read.stale.datanode=true;dfs.namenode.heartbeat.recheck-interval=500";
+    let words = [("replication", "2"), ("datanodes", "3"), ("conf", soon)];
     let Some(cluster) = Hadoop::start(&words).await.unwrap() else { return };
     let dir = cluster.fresh("alice").await.unwrap();
-    // The name node takes some 14 s to know, and the file's lease is recovered after that: on a busy machine in minutes.
+    // The name node takes some 11 s to know, and the file's lease is recovered after that: on a busy machine in minutes.
     let patient = Limits { timeout: Duration::from_secs(240).into(), ..limits() };
     let store = connect(&config(&cluster), "alice", &dir, patient);
     let data = noise(6 * MIB);
@@ -115,7 +119,7 @@ async fn datanodes_that_stop_are_read_and_written_around() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_cluster_is_given_up_in_time_and_gone_on_with() {
-    let Some(cluster) = Hadoop::start(&[("datanodes", "1")]).await.unwrap() else { return };
+    let Some(cluster) = Hadoop::by_turns().await.unwrap() else { return };
     let dir = cluster.fresh("alice").await.unwrap();
     let store = connect(&config(&cluster), "alice", &dir, hasty());
     let data = noise(2 * MIB);
@@ -125,11 +129,15 @@ async fn a_frozen_cluster_is_given_up_in_time_and_gone_on_with() {
     cluster.freeze().unwrap();
     let begun = Instant::now();
     let fresh = connect(&config(&cluster), "alice", &dir, hasty());
-    assert_eq!(error_of(content(&*fresh, &file)).await, ErrorKind::Unavailable);
-    assert_eq!(error_of(store.stat(&path("file"))).await, ErrorKind::Unavailable);
-    assert_eq!(error_of(store.make_dir(&path("dir"))).await, ErrorKind::Unavailable);
-    assert_eq!(error_of(writing.sync()).await, ErrorKind::Unavailable);
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let (stat, made) = (path("file"), path("dir"));
+    let errors = tokio::join!(
+        error_of(content(&*fresh, &file)),
+        error_of(store.stat(&stat)),
+        error_of(store.make_dir(&made)),
+        error_of(writing.sync())
+    );
+    assert_eq!(<[ErrorKind; 4]>::from(errors), [ErrorKind::Unavailable; 4]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     cluster.thaw().unwrap();
     let patient = connect(&config(&cluster), "alice", &dir, limits());
     assert!(content(&*patient, &file).await.unwrap() == data);
@@ -140,7 +148,11 @@ async fn a_frozen_cluster_is_given_up_in_time_and_gone_on_with() {
     let (kind, message) = why(store.make_dir(&path("dir"))).await;
     assert!(kind == ErrorKind::Unavailable && message.contains("safe mode"), "{message}");
     assert!(content(&*store, &version(&*store, "file").await).await.unwrap() == data);
+    let address = backend::Config::Hdfs(config(&cluster));
+    let told = backend::reach(&address, Duration::from_secs(5)).await.unwrap_err();
+    assert!(told.kind == ErrorKind::Throttled && told.message.contains("safe mode"), "{told}");
     cluster.control("safemode", &[("on", "false")], Bytes::new()).await.unwrap();
+    backend::reach(&address, Duration::from_secs(5)).await.unwrap();
     patient.make_dir(&path("dir")).await.unwrap();
 }
 
@@ -155,4 +167,26 @@ async fn a_cluster_that_demands_kerberos_is_told_as_such() {
     // Nobody's word is believed.
     let forged = connect(&config(&cluster), "hdfs", "", hasty());
     assert!(forged.stat(&Path::root()).await.is_err() && forged.make_dir(&path("dir")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn df_shows_what_the_cluster_has_room_for() {
+    let Some(cluster) = Hadoop::by_turns().await.unwrap() else { return };
+    let [known, fresh] = [(), ()].map(|()| connect(&config(&cluster), "alice", "user/alice", hasty()));
+    let told = known.space().await.unwrap().unwrap();
+    assert!(told.total > 0 && told.available <= told.total && told.files == 0, "{told:?}");
+    cluster.freeze().unwrap();
+    assert_eq!(known.space().await.unwrap(), Some(told));
+    // One asks, and nobody waits behind it.
+    let begun = Instant::now();
+    let quick = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let outcome = why(fresh.space()).await;
+        (outcome, begun.elapsed())
+    };
+    let (slow, ((kind, _), took)) = tokio::join!(error_of(fresh.space()), quick);
+    assert_eq!((slow, kind), (ErrorKind::Unavailable, ErrorKind::Unavailable));
+    assert!(took < Duration::from_secs(2) && begun.elapsed() > took, "{took:?}");
+    cluster.thaw().unwrap();
+    assert!(fresh.space().await.unwrap().is_some());
 }

@@ -23,6 +23,30 @@ pub(in crate::backend::hdfs) struct Status {
     pub(in crate::backend::hdfs) ec_policy: Option<String>,
 }
 
+/// What the DataNodes have room for, in bytes of replicas.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(in crate::backend::hdfs) struct Capacity {
+    pub(in crate::backend::hdfs) capacity: u64,
+    pub(in crate::backend::hdfs) remaining: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct FileSystem {
+    pub(super) fs_status: Capacity,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Defaults {
+    pub(super) fs_server_defaults: Replication,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Replication {
+    pub(super) replication: u64,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct OneStatus {
@@ -64,6 +88,30 @@ pub(super) struct Located {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Blocks {
     pub(super) is_under_construction: bool,
+    #[serde(default)]
+    pub(super) located_blocks: Vec<Block>,
+}
+
+/// A block, and the DataNodes that have it.
+#[derive(Debug, Deserialize)]
+pub(in crate::backend::hdfs) struct Block {
+    pub(in crate::backend::hdfs) block: Extended,
+    #[serde(default)]
+    pub(in crate::backend::hdfs) locations: Vec<DataNode>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend::hdfs) struct Extended {
+    pub(in crate::backend::hdfs) num_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend::hdfs) struct DataNode {
+    pub(in crate::backend::hdfs) host_name: String,
+    #[serde(default)]
+    pub(in crate::backend::hdfs) network_location: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -20,15 +20,15 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::answers::{Located, OnePage, OneStatus, Thrown, Truth};
+use self::answers::{Block, Defaults, FileSystem, Located, OnePage, OneStatus, Thrown, Truth};
 use super::Config;
-use super::error::{Failure, Outcome};
+use super::error::{Failure, Outcome, SAFE_MODE};
 use crate::backend::ErrorKind;
 use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, UNREACHED, answered};
 use crate::tunable::Span;
 
-pub(super) use answers::Status;
+pub(super) use answers::{Capacity, Status};
 
 /// Everything but what a path is made of (RFC 3986, section 2.3).
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -96,6 +96,25 @@ impl WebHdfs {
         Ok(located.located_blocks.is_under_construction)
     }
 
+    /// The blocks of a file's first `length` bytes, and where they lie.
+    pub(super) async fn blocks(&self, path: &str, length: u64) -> Outcome<Vec<Block>> {
+        let more = format!("&offset=0&length={length}");
+        let located: Located = self.ask("stat", Method::GET, path, "GET_BLOCK_LOCATIONS", &more).await?;
+        Ok(located.located_blocks.located_blocks)
+    }
+
+    /// What the cluster has room for, counted in replicas.
+    pub(super) async fn capacity(&self, path: &str) -> Outcome<Capacity> {
+        let answer: FileSystem = self.ask("stat", Method::GET, path, "GETSTATUS", "").await?;
+        Ok(answer.fs_status)
+    }
+
+    /// Replicas of a file whose writer does not say how many.
+    pub(super) async fn replication(&self, path: &str) -> Outcome<u64> {
+        let answer: Defaults = self.ask("stat", Method::GET, path, "GETSERVERDEFAULTS", "").await?;
+        Ok(answer.fs_server_defaults.replication)
+    }
+
     /// Cuts a file. False where its end is still being recovered.
     pub(super) async fn truncate(&self, path: &str, length: u64) -> Outcome<bool> {
         let more = format!("&newlength={length}");
@@ -159,10 +178,7 @@ impl WebHdfs {
         let patience = self.patience(deadline);
         let begun = Instant::now();
         let asking = async {
-            let answer = self.send(method, url).await?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
-            let body = body.map_err(|_| unreached("the connection broke in the middle of an answer"))?.to_bytes();
+            let (status, body) = self.whole(method, url).await?;
             self.meter.fetched(body.len());
             Ok((status, body))
         };
@@ -178,6 +194,15 @@ impl WebHdfs {
             (status, body) if status.is_success() => Ok(body),
             (status, body) => Err(refused(status, &body)),
         }
+    }
+
+    /// One server's whole answer.
+    async fn whole(&self, method: &Method, url: String) -> Outcome<(StatusCode, Bytes)> {
+        let answer = self.send(method, url).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+        let body = body.map_err(|_| unreached("the connection broke in the middle of an answer"))?;
+        Ok((status, body.to_bytes()))
     }
 
     async fn send(&self, method: &Method, url: String) -> Outcome<http::Response<Incoming>> {
@@ -226,19 +251,42 @@ fn answer_word(status: StatusCode) -> &'static str {
     }
 }
 
-/// Asks without a user whether WebHDFS is there: any answer is one.
+/// Asks without a user whether WebHDFS is there, and serves: any answer is one but that nobody is active, or that nothing
+/// may be changed.
 pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> {
     let web = WebHdfs::new(config, "", patience.into()).map_err(|why| Failure::new(ErrorKind::Misconfigured, why))?;
     let asking = async {
         let mut last = unreached("the store names no address of WebHDFS");
         for address in web.addresses.iter() {
-            match web.send(&Method::GET, format!("{address}/webhdfs/v1/?op=GETHOMEDIRECTORY")).await {
-                Ok(answer) if answer.status().is_server_error() => last = refused(answer.status(), b""),
-                Ok(_) => return Ok(()),
-                Err(failure) => last = failure,
+            match web.serves(address).await {
+                Err(failure) if failure.passing => last = failure,
+                served => return served,
             }
         }
         Err(last)
     };
     timeout(patience, asking).await.unwrap_or_else(|_| Err(Failure::late(patience)))
+}
+
+impl WebHdfs {
+    async fn serves(&self, address: &str) -> Outcome<()> {
+        let (status, body) = self.whole(&Method::GET, format!("{address}/webhdfs/v1/?op=GETFILESTATUS")).await?;
+        if !status.is_success() {
+            let failure = refused(status, &body);
+            if failure.passing {
+                // It answered, and can do nothing.
+                return Err(Failure { kind: ErrorKind::Throttled, ..failure });
+            }
+        }
+        // Who may not look at that is not told.
+        let state = self
+            .whole(&Method::GET, format!("{address}/jmx?get=Hadoop:service=NameNode,name=FSNamesystemState::FSState"))
+            .await;
+        match state {
+            Ok((status, body)) if status.is_success() && String::from_utf8_lossy(&body).contains("\"safeMode\"") => {
+                Err(Failure::new(ErrorKind::Throttled, SAFE_MODE))
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -1,45 +1,11 @@
 //! The control plane's records and volumes on a real server, whose root is root, or nobody.
 
-use async_trait::async_trait;
-use futures::future::join_all;
-
 use super::*;
 use crate::backend::records::Extent;
-use crate::backend::records::contract::{self, Files};
-use crate::backend::records::{Directory, Records, Removed, fetch};
-use crate::backend::{Error, Fetched};
+use crate::backend::records::contract::{self, Files, Users};
+use crate::backend::records::{Directory, Records, Removed};
 
 const CONTROLLER: u32 = 900;
-
-/// Users' files, through a client of their own: the server remembers what it was asked for.
-struct Users(Arc<dyn Backend>);
-
-#[async_trait]
-impl Files for Users {
-    async fn put(&self, at: &Path, body: Bytes) {
-        let mut above = Vec::new();
-        let mut dir = at.split_last();
-        while let Some((one, _)) = dir.filter(|(one, _)| !one.is_root()) {
-            dir = one.split_last();
-            above.push(one);
-        }
-        for one in above.iter().rev() {
-            match self.0.make_dir(one).await {
-                Err(error) if error.kind != ErrorKind::AlreadyExists => panic!("{error}"),
-                _ => {}
-            }
-        }
-        put(&*self.0, &at.to_string(), body).await;
-    }
-
-    async fn remove(&self, at: &Path) {
-        self.0.remove(at, Kind::File).await.unwrap();
-    }
-
-    async fn is_there(&self, at: &Path) -> bool {
-        self.0.stat(at).await.is_ok()
-    }
-}
 
 fn squash(server: &Ganesha) -> Config {
     Config { export: server.squash().to_str().unwrap().into(), ..config(server) }
@@ -96,26 +62,9 @@ async fn a_record_is_read_with_the_mounts_own_credential() {
     std::fs::set_permissions(server.root(), PermissionsExt::from_mode(0o755)).unwrap();
     let how = Directory { uid: UID, gid: UID, mode: 0o700 };
     records.make_directory(&path("volume"), &how).await.unwrap();
-    let at = path("volume/.millrace/volume.json");
-    let tag = records.create(&at, "one".into()).await.unwrap();
     let mount = connect(&config(&server), UID, limits());
-    let own = path(".millrace/volume.json");
-    let read = async |known: Option<&Version>| match fetch(&*mount, &own, 1 << 16, known).await {
-        Ok(Fetched::New { meta, bytes }) => Ok((meta.version().cloned().unwrap(), bytes)),
-        Ok(Fetched::Same) => Err(None),
-        Err(Error { kind, .. }) => Err(Some(kind)),
-    };
-    let (version, bytes) = read(None).await.unwrap();
-    assert_eq!((&bytes[..], read(Some(&version)).await), (&b"one"[..], Err(None)));
-    records.replace(&at, &tag, "two".into()).await.unwrap();
-    assert_eq!(read(Some(&version)).await.unwrap().1, "two");
-    records.remove(&at).await.unwrap();
-    assert_eq!(read(Some(&version)).await, Err(Some(ErrorKind::NotFound)));
-    // The store's own records are nobody else's.
-    records.create(&path(".millrace/volumes/one"), "secret".into()).await.unwrap();
     let whole = backend::connect(&backend::Config::Nfs(config(&server)), &user(UID), &Path::root(), limits()).unwrap();
-    let outcome = fetch(&*whole, &path(".millrace/volumes/one"), 1 << 16, None).await;
-    assert_eq!(outcome.unwrap_err().kind, ErrorKind::Denied);
+    contract::mounts_read_their_own(&*records, &*mount, &*whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,16 +140,6 @@ async fn a_removal_follows_no_link_and_takes_what_no_mount_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_never_both_win() {
     let Some((server, _)) = exports().await else { return };
-    let at = path(".millrace/volumes/one");
     let clients: Vec<_> = (0..4).map(|_| opened(&config(&server), 0).0).collect();
-    let made = join_all(clients.iter().map(|client| client.create(&at, "0".into()))).await;
-    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
-    for round in 1..6 {
-        let tag = clients[0].get(&at).await.unwrap().1;
-        let bodies: Vec<_> = (0..4).map(|number| Bytes::from(format!("{round}-{number}"))).collect();
-        let swaps = clients.iter().zip(&bodies).map(|(client, body)| client.replace(&at, &tag, body.clone()));
-        let swaps = join_all(swaps).await;
-        let won: Vec<_> = swaps.iter().zip(&bodies).filter(|(swap, _)| swap.is_ok()).map(|(_, body)| body).collect();
-        assert_eq!(won, [&clients[1].get(&at).await.unwrap().0], "{swaps:?}");
-    }
+    contract::two_clients_never_both_win(&clients).await;
 }

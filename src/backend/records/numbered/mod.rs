@@ -72,6 +72,11 @@ pub(in crate::backend) trait Directories: Debug + Send + Sync + 'static {
 
     /// See [`Records::exposure`].
     async fn exposure(&self) -> Result<Option<String>>;
+
+    /// See [`Records::halted`].
+    async fn halted(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
 /// Something in a directory.
@@ -306,6 +311,10 @@ impl<D: Directories> Records for Numbered<D> {
 
     async fn exposure(&self) -> Result<Option<String>> {
         self.store.exposure().await
+    }
+
+    async fn halted(&self) -> Result<Option<String>> {
+        self.store.halted().await
     }
 
     async fn clear(&self) -> Result<u64> {

@@ -26,6 +26,8 @@ struct Things {
     now: Duration,
     /// What happens to the next calls of `place`.
     faults: Vec<Fault>,
+    /// It is listed, and who asks for it is told that nothing lies there.
+    ghost: Option<Path>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +150,9 @@ impl Directories for Tree {
     async fn remove(&self, at: &Path, _kind: Kind) -> Result<()> {
         step().await;
         let mut things = self.things();
+        if things.ghost.as_ref() == Some(at) {
+            return Err(fail(ErrorKind::NotFound, at, "nothing lies there"));
+        }
         if things.at.keys().any(|path| path != at && path.starts_with(at)) {
             return Err(fail(ErrorKind::NotEmpty, at, "it holds something"));
         }
@@ -241,6 +246,21 @@ async fn what_is_being_cleared_away_is_made_anew_later() {
     assert_eq!((cleared.unwrap(), early, late.is_ok()), (1, ErrorKind::Unavailable, true));
     assert_eq!(records.clear().await.unwrap(), 0);
     assert_eq!(records.get(&at()).await.unwrap().0, "new");
+}
+
+#[tokio::test]
+async fn what_is_listed_and_cannot_be_removed_ends_the_removal() {
+    let (tree, records) = records();
+    let path = |text| Path::parse(text).unwrap();
+    for at in ["volume/a", "volume/b/c"] {
+        crate::backend::records::contract::Files::put(&*tree, &path(at), "x".into()).await;
+    }
+    tree.things().ghost = Some(path("volume/a"));
+    assert!(!records.remove_page(&path("volume"), Extent::Current).await.unwrap().done);
+    let error = records.remove_page(&path("volume"), Extent::Current).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    tree.things().ghost = None;
+    assert!(records.remove_page(&path("volume"), Extent::Current).await.unwrap().done);
 }
 
 /// What a writer does, and what it learnt.

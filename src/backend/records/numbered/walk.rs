@@ -22,6 +22,9 @@ const AT_ONCE: usize = 16;
 /// Directories that may lie where nothing lies.
 const MOST_EMPTY: usize = 1000;
 
+/// How often in a row others may have removed all that was listed.
+const MOST_IDLE: usize = 16;
+
 /// Counts that are gone on with later.
 const MOST_WALKS: usize = 16;
 
@@ -216,7 +219,7 @@ pub(super) async fn is_vacant(store: &dyn Directories, path: &Path) -> Result<bo
 
 /// See [`super::Records::remove_page`]. Goes down to what is deepest first, and takes each directory when it is empty.
 pub(super) async fn remove_page(store: &dyn Directories, dir: &Path) -> Result<Removed> {
-    let (mut above, mut count, mut refused) = (vec![dir.clone()], 0u64, 0);
+    let (mut above, mut count, mut refused, mut idle) = (vec![dir.clone()], 0u64, 0, 0);
     while let Some(at) = above.last().cloned() {
         let listed: Result<Vec<Item>> = store.entries(&at).take(PAGE).try_collect().await;
         let items = match listed {
@@ -242,6 +245,7 @@ pub(super) async fn remove_page(store: &dyn Directories, dir: &Path) -> Result<R
             continue;
         }
         let (dirs, files): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|item| item.kind == Kind::Directory);
+        let before = count;
         for some in files.chunks(AT_ONCE) {
             let removals = some.iter().map(async |item| store.remove(&at.join(&item.name), item.kind).await);
             for outcome in join_all(removals).await {
@@ -254,6 +258,11 @@ pub(super) async fn remove_page(store: &dyn Directories, dir: &Path) -> Result<R
         }
         if count >= PAGE as u64 {
             return Ok(Removed { count, done: false });
+        }
+        // Somebody else may remove them just now, but not for ever.
+        idle = if files.is_empty() || count > before { 0 } else { idle + 1 };
+        if idle > MOST_IDLE {
+            return removed_so_far(count, fail(ErrorKind::Unavailable, &at, "what is listed there is not there"));
         }
         above.extend(dirs.into_iter().map(|item| at.join(&item.name)));
     }

@@ -54,28 +54,6 @@ impl Cluster {
     }
 }
 
-fn wanted(name: &str, store: &str, words: &[(&str, &str)]) -> CreateVolumeRequest {
-    let mut parameters = map(&[("store", store)]);
-    parameters.extend(map(words));
-    CreateVolumeRequest { parameters, ..request(name) }
-}
-
-fn of_claim(name: &str, namespace: &str, words: &[(&str, &str)]) -> CreateVolumeRequest {
-    let claim = [("csi.storage.k8s.io/pvc/namespace", namespace), ("csi.storage.k8s.io/pvc/name", "claim")];
-    wanted(name, "lake", &[&claim, words].concat())
-}
-
-async fn expand(controller: &Controller, id: &str) -> Result<i64, Status> {
-    let capacity_range = Some(CapacityRange { required_bytes: 2 << 30, limit_bytes: 0 });
-    let request = ControllerExpandVolumeRequest { volume_id: id.into(), capacity_range, ..Default::default() };
-    Ok(controller.controller_expand_volume(Request::new(request)).await?.into_inner().capacity_bytes)
-}
-
-async fn listed(controller: &Controller) -> Vec<String> {
-    let answer = controller.list_volumes(Request::new(ListVolumesRequest::default())).await.unwrap().into_inner();
-    answer.entries.into_iter().map(|entry| entry.volume.unwrap().volume_id).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_made_owned_expanded_listed_and_deleted() {
     let Some(cluster) = Cluster::start().await else { return };
