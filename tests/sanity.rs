@@ -1,5 +1,5 @@
 //! csi-sanity, the CSI project's own suite, against the real controller and node plugin with real mounts: on the embedded
-//! S3 server, and on nfs-ganesha. `make sanity` runs it; `scripts/sanity.sh` runs the suite on other stores.
+//! S3 server, on nfs-ganesha, and on Hadoop's own daemons. `make sanity` runs it; `scripts/sanity.sh` runs the suite on other stores.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use millrace::sandbox::ganesha::Ganesha;
-use millrace::sandbox::requirement::{self, GANESHA, Requirement};
+use millrace::sandbox::hadoop::Hadoop;
+use millrace::sandbox::requirement::{self, GANESHA, HADOOP, Requirement};
 use millrace::sandbox::s3::{Options, Server, User};
 
 const SUITE: Requirement = Requirement::Program { variable: "MILLRACE_CSI_SANITY", name: "csi-sanity" };
@@ -65,4 +66,22 @@ async fn csi_sanity_on_nfs_ganesha() {
         server.mount_port()
     );
     passes("nfs", stores, "NodePublishVolumeSecret: {user: user}", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn csi_sanity_on_hadoop() {
+    if !requirement::met(&[NEEDS.as_slice(), &[HADOOP]].concat()) {
+        return;
+    }
+    let Some(cluster) = Hadoop::start(&[]).await.unwrap() else { return };
+    let prefix = cluster.fresh(cluster.superuser()).await.unwrap();
+    let stores = format!(
+        "stores: [{{name: sanity, backend: hdfs, nameNodes: ['{}'], webHdfs: ['{}'], prefix: {prefix}, \
+         controllerUser: {{name: {}}}, \
+         identities: [{{namespace: '*', users: [{{name: alice, uid: 1000, gid: 1000}}]}}]}}]",
+        cluster.namenode(),
+        cluster.webhdfs(),
+        cluster.superuser()
+    );
+    passes("hdfs", stores, "NodePublishVolumeSecret: {user: alice}", &[]).await;
 }

@@ -112,6 +112,25 @@ fn it_walks_on_an_nfs_server_too() {
 }
 
 #[test]
+fn it_walks_on_an_hdfs_too() {
+    if !can_mount() || !requirement::met(&[requirement::HADOOP]) {
+        return;
+    }
+    let ground = Ground::new();
+    let script = "test -s a && test $(stat -c %u a) = 1000 && cat deep/b | wc -c";
+    let (success, text) = ran(&mut ground.command(&["--store", "hdfs", "--", "sh", "-c", script]));
+    assert!(success, "{text}");
+    for word in ["Hadoop", "an HDFS client put", "every byte is right", "DeleteVolume", "70000", "ratio to raw"] {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+    ground.is_clean();
+    let (success, text) =
+        ran(ground.command(&["--store", "hdfs"]).env("PATH", "/nonexistent").env_remove("MILLRACE_HADOOP"));
+    assert!(!success && text.contains("default-jdk-headless") && text.contains("install.sh"), "{text}");
+    ground.is_clean();
+}
+
+#[test]
 fn a_failure_is_told_and_leaves_nothing() {
     if !can_mount() {
         return;

@@ -375,7 +375,7 @@ public class HadoopCluster {
   static void control(HttpExchange exchange) throws IOException {
     Map<String, String> query = new HashMap<>();
     String raw = exchange.getRequestURI().getRawQuery();
-    if (raw != null) {
+    if (raw != null && !raw.isEmpty()) {
       for (String pair : raw.split("&")) {
         int at = pair.indexOf('=');
         query.put(pair.substring(0, at), URLDecoder.decode(pair.substring(at + 1), StandardCharsets.UTF_8));

@@ -147,3 +147,26 @@ async fn one_of_many_makes_a_directory() {
     let listed: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
     assert_eq!(listed.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_bytes_lie_is_told_by_host_and_rack() {
+    let Some((_, cluster, dir)) = beside().await else { return };
+    for (name, length) in [("one", 3 * MIB + 5), ("below/two", 7), ("below/deep/three", MIB), ("below/empty", 0)] {
+        cluster.put(&format!("{dir}/{name}"), "alice", noise(length)).await.unwrap();
+    }
+    let address = backend::Config::Hdfs(Config { prefix: dir.trim_start_matches('/').into(), ..config(cluster) });
+    let alice = Credential::Hadoop { user: "alice".into() };
+    let located = backend::locate(&address, &alice, &Path::root()).await.unwrap();
+    assert_eq!((located.files, located.bytes), (4, 4 * MIB as u64 + 12));
+    // One replica of each block.
+    assert_eq!(located.hosts.iter().map(|host| host.bytes).sum::<u64>(), located.bytes);
+    for host in &located.hosts {
+        let rack = if host.name == "127.0.0.3" { "/rack2" } else { "/rack1" };
+        assert!(host.name.starts_with("127.0.0.") && host.rack == rack, "{host:?}");
+    }
+    let one = backend::locate(&address, &alice, &path("below/two")).await.unwrap();
+    assert_eq!((one.files, one.bytes, one.hosts.len(), one.hosts[0].bytes), (1, 7, 1, 7));
+    assert_eq!(error_of(backend::locate(&address, &alice, &path("no"))).await, ErrorKind::NotFound);
+    let carol = Credential::Hadoop { user: "carol".into() };
+    assert_eq!(error_of(backend::locate(&address, &carol, &Path::root())).await, ErrorKind::Denied);
+}

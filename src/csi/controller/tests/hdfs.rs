@@ -8,7 +8,7 @@ use futures::StreamExt;
 
 use super::*;
 use crate::auth::Credential;
-use crate::backend::{self, Backend, Kind, Limits, Path, Permissions, RenameOptions};
+use crate::backend::{self, Backend, Kind, Limits, Path, Permissions, RenameOptions, SetAttributes};
 use crate::budget::Budget;
 use crate::csi::v1::VolumeHealthErrorType;
 use crate::sandbox::hadoop::Hadoop;
@@ -208,7 +208,9 @@ async fn each_trouble_of_hdfs_has_its_reason() {
     let [(status, reason, _)] = &frozen[..] else { panic!("{frozen:?}") };
     assert_eq!((*status, reason.as_str()), (VolumeHealthErrorType::Inaccessible, "StoreUnreachable"));
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
-    // Somebody else is the controller now, who may not look at the records.
+    // Somebody else is the controller now, who may not look into the store.
+    let closed = SetAttributes { mode: Some(0o700), ..SetAttributes::default() };
+    cluster.files().set_attributes(&Path::root(), &closed).await.unwrap();
     cluster.write("controllerUser: {name: carol}");
     let refused = told().await;
     let [(status, reason, _)] = &refused[..] else { panic!("{refused:?}") };
