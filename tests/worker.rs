@@ -21,6 +21,8 @@ mod limits;
 mod memory;
 #[path = "worker/nfs.rs"]
 mod nfs;
+#[path = "worker/pair.rs"]
+mod pair;
 #[path = "worker/passthrough.rs"]
 mod passthrough;
 #[path = "worker/random.rs"]

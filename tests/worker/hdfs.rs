@@ -11,8 +11,8 @@ use millrace::sandbox::hadoop::Hadoop;
 use super::silent::{ANSWERED, GONE, killed, quietly, waits};
 use super::*;
 
-const UID: u32 = 1000;
-const GID: u32 = 2000;
+pub(super) const UID: u32 = 1000;
+pub(super) const GID: u32 = 2000;
 
 /// A cluster with a directory of alice's, and a rig to mount it with.
 struct Lake<'a> {
@@ -67,7 +67,7 @@ impl<'a> Lake<'a> {
     }
 }
 
-fn noise(length: usize) -> Vec<u8> {
+pub(super) fn noise(length: usize) -> Vec<u8> {
     (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 

@@ -157,7 +157,8 @@ impl WebHdfs {
                 Err(failure) => failure,
             };
             tried += 1;
-            let _ = self.active.compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let next = (number + 1) % self.addresses.len();
+            let _ = self.active.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
             if tried % self.addresses.len() == 0 {
                 if Instant::now() + PAUSE >= deadline {
                     return Err(failure);
