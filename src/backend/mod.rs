@@ -25,7 +25,7 @@ mod swappable;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -494,4 +494,11 @@ pub struct Limits {
     pub budget: crate::budget::Budget,
     /// Deadline of a request, and of progress in one that moves bytes.
     pub timeout: crate::tunable::Span,
+}
+
+impl Limits {
+    /// A budget of `memory` bytes of its own.
+    pub fn alone(memory: u64, timeout: Duration) -> Limits {
+        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into() }
+    }
 }

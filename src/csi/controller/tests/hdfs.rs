@@ -9,7 +9,6 @@ use futures::StreamExt;
 use super::*;
 use crate::auth::Credential;
 use crate::backend::{self, Backend, Kind, Limits, Path, Permissions, RenameOptions, SetAttributes};
-use crate::budget::Budget;
 use crate::csi::v1::VolumeHealthErrorType;
 use crate::sandbox::hadoop::Hadoop;
 
@@ -64,7 +63,7 @@ impl<H: Deref<Target = Hadoop>> Cluster<H> {
         let stores = LiveStores::load(&self.dir.path().join("stores.yaml")).unwrap();
         let config = stores.current().get("lake").unwrap().backend.clone();
         let credential = Credential::Hadoop { user: self.hadoop.superuser().into() };
-        let limits = Limits { budget: Budget::new(16 << 20), timeout: Duration::from_secs(30).into() };
+        let limits = Limits::alone(16 << 20, Duration::from_secs(30));
         backend::connect(&config, &credential, &Path::root(), limits).unwrap()
     }
 
