@@ -112,7 +112,7 @@ impl ReadAhead {
         {
             let mut shelf = self.files.lock();
             for target in files {
-                if !shelf.has(&target) && shelf.waiting.len() < MOST_WAITING {
+                if !shelf.has(&target) && !self.prepares(target.path()) && shelf.waiting.len() < MOST_WAITING {
                     shelf.waiting.push_back((source, target));
                 }
             }

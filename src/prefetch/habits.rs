@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::series;
 use crate::backend::Path;
 
 /// Kinds that are remembered.
@@ -14,6 +15,8 @@ const MOST: usize = 256;
 const DOUBT: i8 = 2;
 /// More of the same tells no more.
 const CERTAIN: i8 = 4;
+/// Files read whole that are remembered of a kind, the last ones: several readers may each go through a series.
+const RECENT: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +31,7 @@ struct Habit {
     score: i8,
     /// How far ahead of the last one it was right to be, in bytes.
     reach: u64,
+    recent: Vec<Path>,
     /// When a file of it was read last, counted in files.
     last: u64,
 }
@@ -43,6 +47,24 @@ impl Habits {
         let habit = self.habit(path);
         habit.score = (habit.score + 1).min(CERTAIN);
         habit.reach = reach;
+        if habit.recent.len() == RECENT {
+            habit.recent.remove(0);
+        }
+        habit.recent.push(path.clone());
+    }
+
+    /// What is read behind the file at `path`, and how far ahead of it to be, where that and the two files before it count,
+    /// and those were read whole one after the other: of an order that nobody knows two follow each other by chance, and
+    /// three hardly.
+    pub(super) fn next(&self, path: &Path) -> Option<(Path, u64)> {
+        let habit = self.known.get(&kind(path)).filter(|habit| habit.score > 0)?;
+        let recent = &habit.recent;
+        let before = |path: &Path, among: &[Path]| {
+            among.iter().enumerate().rev().find_map(|(at, before)| Some((at, series::after(before, path)?)))
+        };
+        let (at, next) = before(path, recent)?;
+        before(&recent[at], &recent[..at])?;
+        (!recent.contains(&next)).then_some((next, habit.reach))
     }
 
     /// The file at `path` was read, and left before its end.
@@ -123,6 +145,29 @@ mod tests {
             }
             assert_eq!(habits.reach(&file).is_some(), believed);
         }
+    }
+
+    #[test]
+    fn the_next_of_a_series_is_known_behind_three_that_count() {
+        // What was read whole, what is read, and what comes next.
+        for (whole, file, next) in [
+            (&["f-1", "f-2"][..], "f-3", Some("f-4")),
+            (&["f-1", "g-1", "f-2", "g-2"], "f-3", Some("f-4")),
+            (&["f-2"], "f-3", None),
+            (&["f-2", "f-1"], "f-3", None),
+            (&["f-4", "f-1", "f-2"], "f-3", None),
+            (&["f-1", "f-2"], "f-4", None),
+        ] {
+            let mut habits = Habits::default();
+            whole.iter().for_each(|file| habits.read_whole(&path(file), 9));
+            assert_eq!(habits.next(&path(file)), next.map(|next| (path(next), 9)), "{whole:?} {file}");
+        }
+        let mut habits = Habits::default();
+        for file in ["f-1", "f-2"] {
+            habits.read_whole(&path(file), 9);
+        }
+        habits.left_early(&path("f-9"));
+        assert_eq!(habits.next(&path("f-3")), None);
     }
 
     #[test]

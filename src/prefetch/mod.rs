@@ -2,9 +2,9 @@
 //!
 //! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. The pure parts
 //! are `pattern`, which tells from what was read how many sequential readers a file has, `window`, which says how far
-//! ahead of each to be, `habits`, which tells from the last files of a kind whether the next is read whole, and `order`,
+//! ahead of each to be, `habits`, which tells from the last files of a kind whether the next is read whole, `series`, which tells its name, and `order`,
 //! which tells in what order those of a directory are read. `part` is one ranged read of the store and the bytes that
-//! came of it so far, `files` are the files fetched before anybody reads them, and `link` is what was measured of the
+//! came of it so far, `files` are the files fetched before anybody reads them, `prepared` the large ones of those, and `link` is what was measured of the
 //! store: a small file, by that measure, is fetched whole by the first read of it.
 //!
 //! All of it is paid for from the worker's budget, of which a reserve is kept for reads that somebody waits for: what
@@ -19,7 +19,9 @@ mod link;
 mod order;
 mod part;
 mod pattern;
+mod prepared;
 mod reader;
+mod series;
 mod window;
 
 use std::collections::HashMap;
@@ -40,6 +42,7 @@ use crate::budget::{Budget, Lease, Spare};
 use files::Files;
 use habits::Habits;
 use link::Link;
+use prepared::Prepared;
 
 /// A reader that has not read for so long may lose what was fetched ahead of it.
 const QUIET: Duration = Duration::from_secs(2);
@@ -79,6 +82,8 @@ pub struct ReadAhead {
     config: Mutex<Config>,
     link: Arc<Link>,
     files: Files,
+    /// Locked before a reader's state, never after.
+    prepared: Prepared,
     /// Locked last.
     habits: Mutex<Habits>,
     /// Locked after a reader's state, never before.
@@ -112,6 +117,7 @@ impl ReadAhead {
             config: Mutex::new(config),
             link: Arc::default(),
             files: Files::default(),
+            prepared: Prepared::default(),
             habits: Mutex::default(),
             readers: Mutex::new(readers),
             short: AtomicBool::new(false),
@@ -132,6 +138,7 @@ impl ReadAhead {
     pub fn forget(&self) {
         self.era.fetch_add(1, Ordering::AcqRel);
         self.files.clear();
+        self.prepared.clear();
         let known: Vec<_> = self.readers().known.values().filter_map(Weak::upgrade).collect();
         known.iter().for_each(|reader| reader.forget());
     }
@@ -143,19 +150,26 @@ impl ReadAhead {
     /// A reader of exactly this version, and how far the file had been fetched ahead of it. Asks nothing of the store
     /// yet. Dropping it cancels what it has in flight.
     pub fn open(self: &Arc<Self>, version: Version) -> (Arc<FileReader>, Ahead) {
+        if let Some(reader) = self.take_prepared(&version) {
+            return (reader, Ahead::There);
+        }
+        // Before what was fetched is taken: else it could pass for one of the next era.
+        let era = self.era();
+        let (beginning, found) = self.take_file(&version);
+        let reader = self.reader(version, era);
+        if let Some(part) = beginning {
+            reader.adopt(part);
+        }
+        (reader, found)
+    }
+
+    fn reader(self: &Arc<Self>, version: Version, era: u64) -> Arc<FileReader> {
         let id = {
             let mut readers = self.readers();
             readers.last_id += 1;
             readers.last_id
         };
-        // Before what was fetched is taken: else it could pass for one of the next era.
-        let era = self.era();
-        let (beginning, found) = self.take_file(&version);
-        let reader = Arc::new_cyclic(|itself| FileReader::new(self.clone(), version, id, itself.clone(), era));
-        if let Some(part) = beginning {
-            reader.adopt(part);
-        }
-        (reader, found)
+        Arc::new_cyclic(|itself| FileReader::new(self.clone(), version, id, itself.clone(), era))
     }
 
     fn config(&self) -> Config {

@@ -106,6 +106,19 @@ impl Cursors {
         }
     }
 
+    /// Nothing was read yet, and somebody is expected who will read the file from its beginning to its end, and may be run
+    /// ahead of by `reach` bytes.
+    pub(super) fn expect(&mut self, reach: u64) {
+        let mut cursor = Cursor::new(&(0..0), None);
+        cursor.believe(reach);
+        self.known.push(Known { cursor, last: self.reads, own: 0, first: self.reads, rhythm: 0, noted: None });
+    }
+
+    /// All that somebody who reads the file from its beginning has not read yet of its `size` bytes is on its way.
+    pub(super) fn all_is_coming(&self, size: u64) -> bool {
+        self.known.iter().any(|known| known.cursor.reads_the_file() && known.cursor.frontier >= size)
+    }
+
     /// How many reads there were.
     pub(super) fn reads(&self) -> u64 {
         self.reads

@@ -40,6 +40,8 @@ struct State {
     begun: bool,
     /// It was read in order to its end.
     whole: bool,
+    /// What is read next was thought of.
+    followed: bool,
 }
 
 /// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
@@ -59,8 +61,8 @@ impl FileReader {
         era: u64,
     ) -> FileReader {
         let (cursors, parts) = (Cursors::default(), BTreeMap::new());
-        let (last_read, known, begun, whole) = (Instant::now(), false, false, false);
-        let state = Mutex::new(State { cursors, parts, last_read, known, era, begun, whole });
+        let (last_read, known, begun, whole, followed) = (Instant::now(), false, false, false, false);
+        let state = Mutex::new(State { cursors, parts, last_read, known, era, begun, whole, followed });
         FileReader { ahead, version, id, itself, state }
     }
 
@@ -70,6 +72,21 @@ impl FileReader {
         state.parts.insert(part.range.start, part);
         state.begun = true;
         self.make_known(&mut state);
+    }
+
+    /// Fetches ahead of somebody who is expected to read all of the file, by `reach` bytes.
+    pub(super) fn expect(&self, reach: u64) {
+        let config = self.ahead.fair();
+        let mut state = self.lock();
+        state.cursors.expect(reach);
+        self.make_known(&mut state);
+        self.run_ahead(&mut state, &(0..0), &config);
+    }
+
+    /// Goes on fetching ahead of who is expected.
+    pub(super) fn go_on(&self) {
+        let config = self.ahead.fair();
+        self.run_ahead(&mut self.lock(), &(0..0), &config);
     }
 
     /// The version that is read.
@@ -94,6 +111,7 @@ impl FileReader {
         let mut last_try = false;
         while at < range.end {
             let wanted = self.claim(at..range.end, &config).await;
+            self.think_of_the_next();
             for (claim, own) in &wanted.claims {
                 match claim.take().await {
                     Ok(more) => {
@@ -141,6 +159,25 @@ impl FileReader {
             if !self.is_small() {
                 self.ahead.habits().read_whole(&self.version.path, reach);
             }
+        }
+    }
+
+    /// Where the rest of this file is on its way, the next one's turn comes.
+    fn think_of_the_next(&self) {
+        if self.is_small() {
+            return;
+        }
+        let is_first = {
+            let mut state = self.lock();
+            if !state.followed && !state.cursors.all_is_coming(self.version.size) {
+                return;
+            }
+            !std::mem::replace(&mut state.followed, true)
+        };
+        if is_first {
+            self.ahead.prepare_after(&self.version.path);
+        } else {
+            self.ahead.go_on_preparing();
         }
     }
 

@@ -1,4 +1,5 @@
 mod mapping;
+mod series;
 mod traces;
 
 use std::ops::Range;

@@ -204,6 +204,7 @@ impl Vfs {
     pub async fn shut_down(&self) {
         *self.invalidations.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.sync_all_in_place().await;
+        self.read_ahead.forget();
         let written = self.inodes().all_written();
         for ino in written {
             let Ok(gate) = self.gate(ino) else { continue };

@@ -1,0 +1,96 @@
+//! Large files one after the other: the next one is on its way before it is opened, and an order that nobody knows costs
+//! nothing.
+
+use super::*;
+use crate::backend::{Backend, Version};
+
+const SIZE: u64 = 24 * MIB;
+
+struct Shards {
+    memory: Memory,
+    store: Faulty,
+    ahead: Arc<ReadAhead>,
+}
+
+fn shards(count: usize) -> Shards {
+    let memory = Memory::new();
+    for number in 0..count {
+        memory.put(&shard(number), pattern(SIZE));
+    }
+    let store = Faulty::new(Arc::new(memory.clone()));
+    store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), 100_000_000));
+    let ahead = ReadAhead::new(Arc::new(store.clone()), Budget::new(256 * MIB), Config::for_budget(256 * MIB));
+    Shards { memory, store, ahead }
+}
+
+fn shard(number: usize) -> Path {
+    Path::parse(&format!("set/shard-{number:03}.tar")).unwrap()
+}
+
+impl Shards {
+    async fn version(&self, number: usize) -> Version {
+        self.memory.stat(&shard(number)).await.unwrap().version().unwrap().clone()
+    }
+
+    /// Reads one whole; how long its first read took.
+    async fn read(&self, number: usize) -> Duration {
+        let (reader, _) = self.ahead.open(self.version(number).await);
+        let begun = Instant::now();
+        check(&reader, &pattern(SIZE), 0..64 * KIB).await;
+        let first = begun.elapsed();
+        for at in (64 * KIB..SIZE).step_by(64 << 10) {
+            check(&reader, &pattern(SIZE), at..at + 64 * KIB).await;
+            // As long as a program takes.
+            tokio::time::sleep(Duration::from_micros(50)).await;
+        }
+        first
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_of_a_series_is_there_when_it_is_opened_and_nothing_is_fetched_twice() {
+    let shards = shards(8);
+    let mut firsts = Vec::new();
+    for number in 0..8 {
+        firsts.push(shards.read(number).await);
+    }
+    assert!(firsts[..3].iter().all(|first| *first >= Duration::from_millis(15)), "{firsts:?}");
+    assert!(firsts[3..].iter().all(|first| *first < Duration::from_millis(1)), "{firsts:?}");
+    assert_eq!(shards.store.bytes_asked(), 8 * SIZE);
+    let budget = &shards.ahead.budget;
+    assert_eq!(budget.free(), budget.total() - shards.ahead.reserve.total());
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_in_an_order_that_nobody_knows_are_not_run_ahead_of() {
+    let shards = shards(10);
+    for number in [3, 7, 8, 1, 5, 0, 9, 2, 6, 4] {
+        shards.read(number).await;
+    }
+    assert_eq!(shards.store.bytes_asked(), 10 * SIZE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changed_since_is_read_as_it_is() {
+    let shards = shards(5);
+    for number in 0..3 {
+        shards.read(number).await;
+    }
+    let other = pattern(SIZE + MIB).slice(MIB as usize..);
+    let version = shards.memory.put(&shard(3), other.clone());
+    let (reader, _) = shards.ahead.open(version);
+    check(&reader, &other, 0..SIZE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_identity_was_run_ahead_of_is_not_given_to_the_next() {
+    let shards = shards(4);
+    for number in 0..3 {
+        shards.read(number).await;
+    }
+    let asked = shards.store.bytes_asked();
+    assert!(asked > 3 * SIZE);
+    shards.ahead.forget();
+    shards.read(3).await;
+    assert_eq!(shards.store.bytes_asked(), asked + SIZE);
+}
