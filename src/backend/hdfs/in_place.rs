@@ -28,6 +28,11 @@ const MOST_KEPT: u64 = 32 << 20;
 /// A writer may always be silent for so long.
 const LEAST_SILENCE: Duration = Duration::from_secs(3);
 
+/// Before a recovery: the name node has that DataNode lead it which it heard of last, and where that is one that has just
+/// died, asks the next one only after thirty heartbeats (`BlockManager`'s `RECOVERY_TIMEOUT_MULTIPLIER`, Hadoop 3.5), 90 s
+/// where they come every 3 s as usual. After one more of them it has heard of the living since.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+
 /// Between two looks at a recovery.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -334,6 +339,7 @@ impl Open {
 
     async fn write_again(&self, state: &mut State, mut failure: Failure) -> Outcome<()> {
         let deadline = Instant::now() + self.patience();
+        sleep(HEARTBEAT.min(self.patience() / 8)).await;
         while Instant::now() < deadline {
             match self.attempt(state, deadline).await {
                 Ok(()) => return Ok(()),
