@@ -238,6 +238,8 @@ impl Cursors {
         let at = if at == self.known.len() { other } else { at };
         let known = &mut self.known[at];
         known.cursor.joins(&cursor, elder < first);
+        // The file's first requests came out of order.
+        known.cursor.at_once |= cursor.at_once || self.reads <= 1 + TOGETHER;
         (known.last, known.first) = (self.reads, elder.min(first));
     }
 
@@ -418,7 +420,8 @@ mod tests {
             let reads = in_order(0, MIB, 64);
             let mut cursors = after(reads.chunks(4).flat_map(|four| order.map(|turn| four[turn].clone())));
             assert_eq!(cursors.sequential(), 1, "{order:?}");
-            assert_eq!(cursors.at(64 * MIB).unwrap().begin, 0, "{order:?}");
+            let cursor = cursors.at(64 * MIB).unwrap();
+            assert_eq!((cursor.begin, cursor.reads_the_file()), (0, true), "{order:?}");
         }
     }
 

@@ -42,6 +42,8 @@ struct State {
     whole: bool,
     /// What is read next was thought of.
     followed: bool,
+    /// Something was given up since then, and its memory is free.
+    freed: bool,
 }
 
 /// What a read waits for, in order and without a gap. Dropped, it leaves no part behind that nobody wants.
@@ -61,8 +63,9 @@ impl FileReader {
         era: u64,
     ) -> FileReader {
         let (cursors, parts) = (Cursors::default(), BTreeMap::new());
-        let (last_read, known, begun, whole, followed) = (Instant::now(), false, false, false, false);
-        let state = Mutex::new(State { cursors, parts, last_read, known, era, begun, whole, followed });
+        let (known, begun, whole, followed, freed) = (false, false, false, false, false);
+        let state = State { cursors, parts, last_read: Instant::now(), known, era, begun, whole, followed, freed };
+        let state = Mutex::new(state);
         FileReader { ahead, version, id, itself, state }
     }
 
@@ -105,13 +108,13 @@ impl FileReader {
             return Ok(Data::default());
         }
         let config = self.ahead.fair();
-        self.observe(&range);
+        self.observe(&range, &config);
         let mut pieces = Vec::new();
         let mut at = range.start;
         let mut last_try = false;
         while at < range.end {
             let wanted = self.claim(at..range.end, &config).await;
-            self.think_of_the_next();
+            self.think_of_the_next(&config);
             for (claim, own) in &wanted.claims {
                 match claim.take().await {
                     Ok(more) => {
@@ -133,11 +136,11 @@ impl FileReader {
         Ok(Data(pieces))
     }
 
-    fn observe(&self, range: &Range<u64>) {
+    fn observe(&self, range: &Range<u64>, config: &Config) {
         let mut state = self.lock();
         state.last_read = Instant::now();
         state.cursors.observe(range);
-        self.follow_habits(&mut state);
+        self.follow_habits(&mut state, config);
         state.sweep(range);
         if state.cursors.sequential() > 0 {
             self.make_known(&mut state);
@@ -145,9 +148,9 @@ impl FileReader {
     }
 
     /// Believes of the first read what others showed, and shows others what became of this file.
-    fn follow_habits(&self, state: &mut State) {
+    fn follow_habits(&self, state: &mut State, config: &Config) {
         if state.cursors.reads() == 1
-            && !self.is_small()
+            && !self.is_small(config)
             && let Some(reach) = self.ahead.habits().reach(&self.version.path)
         {
             state.cursors.believe(reach);
@@ -156,34 +159,34 @@ impl FileReader {
             && let Some(reach) = state.cursors.reached(self.version.size)
         {
             state.whole = true;
-            if !self.is_small() {
+            if !self.is_small(config) {
                 self.ahead.habits().read_whole(&self.version.path, reach);
             }
         }
     }
 
     /// Where the rest of this file is on its way, the next one's turn comes.
-    fn think_of_the_next(&self) {
-        if self.is_small() {
+    fn think_of_the_next(&self, config: &Config) {
+        if self.is_small(config) {
             return;
         }
-        let is_first = {
+        let (is_first, freed) = {
             let mut state = self.lock();
             if !state.followed && !state.cursors.all_is_coming(self.version.size) {
                 return;
             }
-            !std::mem::replace(&mut state.followed, true)
+            (!std::mem::replace(&mut state.followed, true), std::mem::take(&mut state.freed))
         };
         if is_first {
             self.ahead.prepare_after(&self.version.path);
-        } else {
+        } else if freed {
             self.ahead.go_on_preparing();
         }
     }
 
     /// It is fetched whole by the first read.
-    fn is_small(&self) -> bool {
-        self.version.size <= self.ahead.beginning(&self.ahead.config())
+    fn is_small(&self, config: &Config) -> bool {
+        self.version.size <= self.ahead.beginning(config)
     }
 
     /// Lets others know that there may be something to give up here.
@@ -353,7 +356,7 @@ impl Drop for FileReader {
     fn drop(&mut self) {
         self.ahead.readers().known.remove(&self.id);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if !state.whole && state.cursors.reads() > 0 && !self.is_small() {
+        if !state.whole && state.cursors.reads() > 0 && !self.is_small(&self.ahead.config()) {
             self.ahead.habits().left_early(&self.version.path);
         }
     }
@@ -424,10 +427,12 @@ impl State {
 
     /// Drops the parts that no read waits for and no reader comes to, but for those that `read` is about to claim.
     fn sweep(&mut self, read: &Range<u64>) {
-        let State { cursors, parts, .. } = self;
+        let State { cursors, parts, freed, .. } = self;
+        let before = parts.len();
         parts.retain(|_, part| {
             let claimed = part.is_claimed() || part.range.start < read.end && read.start < part.range.end;
             claimed || ((part.is_for_anybody() || cursors.want(&part.range)) && !part.is_spent())
         });
+        *freed |= parts.len() < before;
     }
 }
