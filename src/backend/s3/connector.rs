@@ -29,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Config;
 use super::meter;
+use super::packing::{self, Packing};
 use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, answered};
 use crate::tunable::Span;
@@ -109,6 +110,7 @@ impl Connector {
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(config.max_connections as usize)
+            .http1_max_buf_size(packing::BUFFER)
             .build(Dial::new(config.ca_bundle.as_deref(), config.proxy.as_deref(), patience.connect())?);
         Ok(Connector {
             http,
@@ -137,7 +139,14 @@ impl Connector {
         };
         let status = meter::status(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
         answered(kind, status, begun.elapsed());
-        let receiving = |body| Receiving { body, slot: Some(slot), silence, timer: None, meter: self.meter };
+        let receiving = |body| Receiving {
+            body,
+            packing: Packing::default(),
+            slot: Some(slot),
+            silence,
+            timer: None,
+            meter: self.meter,
+        };
         let answer = answer?.map(|body| SdkBody::from_body_1_x(receiving(body)));
         HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
     }
@@ -232,6 +241,7 @@ impl Body for Sending {
 /// An answer's body: ends with an error when nothing comes for too long, and holds its slot until it ends.
 struct Receiving {
     body: Incoming,
+    packing: Packing,
     slot: Option<OwnedSemaphorePermit>,
     silence: Duration,
     /// Runs only while a reader waits.
@@ -244,12 +254,17 @@ impl Body for Receiving {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let Receiving { body, packing, meter, .. } = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            let rest = body.size_hint().lower();
+            let mut received = |data: Bytes| {
+                meter.fetched(data.len());
+                packing.pack(data, rest)
+            };
+            let frame = frame.map(|frame| frame.map(|frame| frame.map_data(&mut received)));
+            let is_over = !matches!(frame, Some(Ok(_))) || body.is_end_stream();
             self.timer = None;
-            if let Some(Ok(Some(data))) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
-                self.meter.fetched(data.len());
-            }
-            if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
+            if is_over {
                 self.slot = None;
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| Fault::Http(error.into()).into())));

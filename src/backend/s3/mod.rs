@@ -9,6 +9,7 @@ mod keys;
 mod list;
 mod meter;
 mod object;
+mod packing;
 mod reach;
 mod read;
 mod records;
