@@ -97,6 +97,17 @@ fn it_walks_and_ends_with_a_table() {
 }
 
 #[test]
+fn what_is_mounted_read_only_is_read_and_not_written() {
+    if !can_mount() {
+        return;
+    }
+    let ground = Ground::new();
+    let (ok, text) = ran(&mut ground.command(&["--parameter", "immutable=true"]));
+    assert!(ok && text.contains("every byte is right") && text.contains("wrote no file"), "{text}");
+    ground.is_clean();
+}
+
+#[test]
 fn it_walks_on_an_nfs_server_too() {
     if !can_mount() || !requirement::met(&[requirement::GANESHA]) {
         return;

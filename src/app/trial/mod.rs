@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
@@ -195,8 +196,12 @@ impl Scene<'_> {
         let gets = store.gets();
         let worker_peak = stage.pid("node").and_then(peak_of_worker);
         let raw = self.until_stopped(store.read_raw(&used.dir, set)).await?;
-        self.until_stopped(write_and_read_back(store, &used.dir, &used.target)).await?;
-        println!("wrote a file           {} reads the same bytes", store.client());
+        if statvfs(&used.target)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            println!("wrote no file          the mount is read-only");
+        } else {
+            self.until_stopped(write_and_read_back(store, &used.dir, &used.target)).await?;
+            println!("wrote a file           {} reads the same bytes", store.client());
+        }
         for usage in kubelet.stats(&used.volume.volume_id, &used.target).await? {
             println!("NodeGetVolumeStats     {} {} used", usage.used, usage.unit().as_str_name().to_lowercase());
         }
