@@ -6,6 +6,7 @@
 //!
 //! Retry lives in each store's folder and nowhere above.
 
+mod beside;
 mod closed;
 #[cfg(test)]
 pub(crate) mod contract;

@@ -427,6 +427,11 @@ impl Drop for Open {
 }
 
 impl Writing {
+    /// The file's id.
+    pub(super) fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// Does `work` to its end, and waits for that end as long as a call may take. Who does not wait was not told that it
     /// succeeded, so that nothing after it may.
     fn wait<F>(&self, work: F) -> impl Future<Output = Outcome<Option<Meta>>>

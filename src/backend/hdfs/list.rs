@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::error::{Failure, Outcome};
-use super::{Tree, upload, version};
+use super::{Hdfs, Tree, version};
+use crate::backend::beside;
 use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
 
 /// `Backend::list`.
@@ -61,14 +62,14 @@ impl Listing {
             Some(last) if last.path_suffix.as_str() > after => Some(last.path_suffix.clone()),
             _ => return Err(Failure::corrupt("the name node's listing does not go on")),
         };
-        let mut left_behind = Vec::new();
+        let mut hidden = Vec::new();
         for status in &mut entries {
             let Ok(name) = Name::new(status.path_suffix.as_bytes()) else {
                 // A file is listed as itself, without a name.
                 return Err(Failure::new(ErrorKind::NotADirectory, "it is no directory"));
             };
             if name.is_hidden() && !self.all {
-                left_behind.extend(upload::is_left_behind(&name).then_some(name));
+                hidden.push(name);
                 continue;
             }
             self.tree.growing.add_to(status);
@@ -76,7 +77,7 @@ impl Listing {
             let meta = version::meta(&self.dir.join(&name), status, &self.tree.owners);
             self.ready.push_back(Entry { name, meta });
         }
-        upload::sweep(&self.tree, &self.dir, left_behind);
+        beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
         Ok(next)
     }
 }

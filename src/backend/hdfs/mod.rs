@@ -80,7 +80,7 @@ impl Config {
 }
 
 /// One volume of a cluster, used as one user.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Hdfs {
     tree: Arc<Tree>,
 }
@@ -205,10 +205,7 @@ impl Backend for Hdfs {
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
-        match upload::create(&self.tree, path, how).await {
-            Ok(upload) => Ok(Box::new(upload)),
-            Err(failure) => Err(failure.at(Op::Write, path)),
-        }
+        Ok(Box::new(upload::create(&self.tree, path, how).await?))
     }
 
     async fn make_dir(&self, path: &Path) -> Result<Meta> {

@@ -4,6 +4,7 @@
 //! wanted.
 
 use bytes::Bytes;
+use nfs3_types::nfs3::nfs_fh3;
 
 use super::calls::{Outcome, option};
 use super::error::Failure;
@@ -101,17 +102,7 @@ pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptio
     if how.kind != Kind::Directory && !how.replace {
         move_by_link(tree, &source, (&from_dir, &from_name), (&to_dir, &to_name)).await?;
     } else {
-        let (from_name, to_name, new_dir) = (&from_name, &to_name, &new_dir);
-        let moved = tree
-            .in_directory(&from_dir, |mounted, old_dir| async move {
-                let (old, new) = ((&old_dir, from_name.as_bytes()), (new_dir, to_name.as_bytes()));
-                let moved = mounted.server.rename(old, new).await;
-                match moved.outcome {
-                    Err(failure) if failure.kind == ErrorKind::NotFound && moved.resent => Ok(()),
-                    outcome => outcome.map(drop),
-                }
-            })
-            .await;
+        let moved = rename_over(tree, (&from_dir, &from_name), (&new_dir, &to_name)).await;
         if how.kind == Kind::Directory {
             tree.left(from);
             tree.left(to);
@@ -157,14 +148,28 @@ pub(super) async fn link(tree: &Tree, from: &Path, to: &Path) -> Outcome<Meta> {
     let source = tree.lookup(from).await?;
     of_kind(&source, Kind::File)?;
     let (dir, name) = new_name(to)?;
-    add_name(tree, &source, (&dir, &name)).await?;
+    add_name(tree, &source.handle, (&dir, &name)).await?;
     let linked = tree.lookup(to).await?;
     Ok(version::meta(to, &linked.handle, &linked.attributes))
 }
 
+/// RENAME, which replaces what lies there.
+pub(super) async fn rename_over(tree: &Tree, from: (&Path, &Name), to: (&nfs_fh3, &Name)) -> Outcome<()> {
+    tree.in_directory(from.0, |mounted, dir| async move {
+        let (old, new) = ((&dir, from.1.as_bytes()), (to.0, to.1.as_bytes()));
+        let moved = mounted.server.rename(old, new).await;
+        match moved.outcome {
+            // The first sending did it.
+            Err(failure) if failure.kind == ErrorKind::NotFound && moved.resent => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    })
+    .await
+}
+
 /// Moves a file to where nothing lies: RENAME would replace what another client puts there meanwhile.
 async fn move_by_link(tree: &Tree, source: &Found, from: (&Path, &Name), to: (&Path, &Name)) -> Outcome<()> {
-    add_name(tree, source, to).await?;
+    add_name(tree, &source.handle, to).await?;
     tree.in_directory(from.0, |mounted, dir| async move {
         let removed = mounted.server.remove(&dir, from.1.as_bytes()).await;
         match removed.outcome {
@@ -176,14 +181,14 @@ async fn move_by_link(tree: &Tree, source: &Found, from: (&Path, &Name), to: (&P
 }
 
 /// Gives a file another name where nothing lies.
-async fn add_name(tree: &Tree, source: &Found, to: (&Path, &Name)) -> Outcome<()> {
+pub(super) async fn add_name(tree: &Tree, file: &nfs_fh3, to: (&Path, &Name)) -> Outcome<()> {
     tree.in_directory(to.0, |mounted, dir| async move {
-        let linked = mounted.server.link(&source.handle, &dir, to.1.as_bytes()).await;
+        let linked = mounted.server.link(file, &dir, to.1.as_bytes()).await;
         match linked.outcome {
             // The first sending did it.
             Err(failure) if failure.kind == ErrorKind::AlreadyExists && linked.resent => {
                 let there = look(&mounted, &dir, to.1).await?;
-                if there.handle == source.handle { Ok(()) } else { Err(failure) }
+                if there.handle == *file { Ok(()) } else { Err(failure) }
             }
             outcome => outcome.map(drop),
         }

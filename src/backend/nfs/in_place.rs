@@ -67,24 +67,28 @@ pub(super) fn open_write(tree: &Arc<Tree>, file: &Version) -> Outcome<Writing> {
 pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes) -> Outcome<Meta> {
     let Found { handle, .. } = tree.lookup(path).await?;
     let mounted = tree.mounted().await?;
+    let done = mounted.server.setattr(&handle, wanted(set)?).await?;
+    let attributes = match option(done.obj_wcc.after) {
+        Some(attributes) => attributes,
+        None => mounted.server.getattr(&handle).await?,
+    };
+    Ok(version::meta(path, &handle, &attributes))
+}
+
+/// Attributes as the protocol has them.
+pub(super) fn wanted(set: &SetAttributes) -> Outcome<sattr3> {
     let given = |value: Option<u32>| value.map_or(Nfs3Option::None, Nfs3Option::Some);
     let time = |time: std::time::SystemTime| {
         nfstime3::try_from(time).map_err(|_| Failure::new(ErrorKind::InvalidName, "NFSv3 has no time before 1970"))
     };
-    let wanted = sattr3 {
+    Ok(sattr3 {
         mode: given(set.mode),
         uid: given(set.uid),
         gid: given(set.gid),
         size: set.size.map_or(Nfs3Option::None, Nfs3Option::Some),
         atime: set.atime.map(time).transpose()?.map_or(set_atime::DONT_CHANGE, set_atime::SET_TO_CLIENT_TIME),
         mtime: set.mtime.map(time).transpose()?.map_or(set_mtime::DONT_CHANGE, set_mtime::SET_TO_CLIENT_TIME),
-    };
-    let done = mounted.server.setattr(&handle, wanted).await?;
-    let attributes = match option(done.obj_wcc.after) {
-        Some(attributes) => attributes,
-        None => mounted.server.getattr(&handle).await?,
-    };
-    Ok(version::meta(path, &handle, &attributes))
+    })
 }
 
 /// A file that is being written.

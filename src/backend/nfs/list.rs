@@ -3,7 +3,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use nfs3_types::nfs3::{READDIR3args, READDIRPLUS3args, cookieverf3, fattr3, nfs_fh3, nfsstat3};
@@ -12,7 +11,8 @@ use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::mounting::Mounted;
 use super::tree::{Found, Tree};
-use super::{upload, version};
+use super::{Nfs, version};
+use crate::backend::beside;
 use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
 
 /// Bytes of names and cookies in one page, and of all of it.
@@ -20,9 +20,6 @@ const PAGE: (u32, u32) = (64 << 10, 512 << 10);
 
 /// Looks at entries that are made at once.
 const LOOKS: usize = 16;
-
-/// A file of the driver's own is in use for so long at most.
-const LEFT_BEHIND: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `Backend::list`.
 pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
@@ -114,16 +111,15 @@ impl Listing {
             Some(last) => Some(Place { cookie: last.cookie, verifier }),
             None => return Err(Failure::corrupt("the server's listing ends in its middle")),
         };
-        if !self.all {
-            sweep(&self.tree, &self.dir, &rows);
+        let (mut looks, mut hidden) = (Vec::new(), Vec::new());
+        for row in rows {
+            match Name::new(&row.name) {
+                Ok(name) if name.is_hidden() && !self.all => hidden.push(name),
+                Ok(name) => looks.push(entry(self.tree.clone(), self.dir.clone(), name, row.known)),
+                Err(_) => {}
+            }
         }
-        let looks: Vec<_> = rows
-            .into_iter()
-            .filter_map(|row| {
-                let name = Name::new(&row.name).ok().filter(|name| self.all || !name.is_hidden())?;
-                Some(entry(self.tree.clone(), self.dir.clone(), name, row.known))
-            })
-            .collect();
+        beside::sweep(&Nfs { tree: self.tree.clone() }, &self.dir, hidden);
         let mut entries = stream::iter(looks).buffered(LOOKS);
         while let Some(entry) = entries.next().await {
             self.ready.extend(entry?);
@@ -177,17 +173,3 @@ async fn entry(tree: Arc<Tree>, dir: Path, name: Name, known: Option<(nfs_fh3, f
     Ok(Some(Entry { name, meta: version::meta(&path, &handle, &attributes) }))
 }
 
-/// Removes files of the driver's own that somebody left behind who died. As old as that, none is in use.
-fn sweep(tree: &Arc<Tree>, dir: &Path, rows: &[Row]) {
-    let is_old = |name: &Name| name.hidden_since().is_some_and(|age| age > LEFT_BEHIND);
-    let old: Vec<Name> = rows.iter().filter_map(|row| Name::new(&row.name).ok()).filter(is_old).collect();
-    if old.is_empty() {
-        return;
-    }
-    let (tree, dir) = (tree.clone(), dir.clone());
-    tokio::spawn(async move {
-        for name in old {
-            upload::discard(&tree, &dir, &name).await;
-        }
-    });
-}

@@ -82,7 +82,7 @@ impl Config {
 }
 
 /// One volume of an export, used as one identity.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Nfs {
     tree: Arc<Tree>,
 }
@@ -145,10 +145,7 @@ impl Backend for Nfs {
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {
-        match upload::create(&self.tree, path, how).await {
-            Ok(upload) => Ok(Box::new(upload)),
-            Err(failure) => Err(failure.at(Op::Write, path)),
-        }
+        Ok(Box::new(upload::create(&self.tree, path, how).await?))
     }
 
     async fn make_dir(&self, path: &Path) -> Result<Meta> {

@@ -151,8 +151,8 @@ impl Directories for Root {
     }
 
     async fn place(&self, file: &Path, body: Bytes) -> Result<()> {
-        let mut writing =
-            upload::create(&self.tree, file, CreateOptions { base: Base::Absent }).await.map_err(self.told(file))?;
+        let told = |error: Error| (self.told(file))(Failure::new(error.kind, error.message));
+        let mut writing = upload::create(&self.tree, file, CreateOptions { base: Base::Absent }).await.map_err(told)?;
         writing.write(body).await?;
         let Err(error) = writing.publish(&Attributes::default()).await else { return Ok(()) };
         // Whoever removes the directory next must not find what is left of this.

@@ -93,7 +93,7 @@ impl Versions {
         let now = self.numbered.last().map_or(SystemTime::UNIX_EPOCH, |(_, item)| item.since);
         let is_old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age > linger);
         let superseded = self.numbered.windows(2).take_while(|pair| is_old(pair[1].1.since));
-        let left = self.hidden.iter().filter(|name| name.hidden_since().is_some_and(|age| age > LEFT_BEHIND));
+        let left = self.hidden.iter().filter(|name| name.is_left_behind(LEFT_BEHIND));
         superseded.map(|pair| pair[0].1.name.clone()).chain(left.cloned()).collect()
     }
 }
