@@ -19,6 +19,7 @@ pub mod memory;
 mod meter;
 mod name;
 pub mod nfs;
+mod reading;
 pub mod records;
 pub mod s3;
 mod swappable;

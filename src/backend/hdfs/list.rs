@@ -1,14 +1,12 @@
 //! A directory's entries, a page at a time, in the order of their names.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 
 use super::error::{Failure, Outcome};
 use super::{Hdfs, Tree, version};
-use crate::backend::beside;
-use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
+use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result, beside, reading};
 
 /// `Backend::list`.
 pub(super) fn list(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
@@ -21,12 +19,11 @@ pub(super) fn list_all(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result
 }
 
 fn entries(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<Entry>> {
-    let listing = Listing { tree, dir: dir.clone(), all, next: Some(String::new()), ready: VecDeque::new() };
-    stream::unfold(listing, async |mut listing| {
-        let entry = listing.entry().await?;
-        Some((entry, listing))
+    let listing = Listing { tree, dir: dir.clone(), all, next: Some(String::new()) };
+    reading::pages(listing, async |mut listing| {
+        let page = listing.page().await.map_err(|failure| failure.at(Op::List, &listing.dir))?;
+        Ok(page.map(|page| (page, listing)))
     })
-    .boxed()
 }
 
 struct Listing {
@@ -36,33 +33,20 @@ struct Listing {
     all: bool,
     /// Behind which name the next page begins; `None` after the last.
     next: Option<String>,
-    ready: VecDeque<Entry>,
 }
 
 impl Listing {
-    async fn entry(&mut self) -> Option<Result<Entry>> {
-        loop {
-            if let Some(entry) = self.ready.pop_front() {
-                return Some(Ok(entry));
-            }
-            let after = self.next.take()?;
-            match self.page(&after).await {
-                Ok(next) => self.next = next,
-                Err(failure) => return Some(Err(failure.at(Op::List, &self.dir))),
-            }
-        }
-    }
-
-    /// Fetches a page; behind which name the next one begins.
-    async fn page(&mut self, after: &str) -> Outcome<Option<String>> {
+    /// The next page; `None` behind the last.
+    async fn page(&mut self) -> Outcome<Option<Vec<Entry>>> {
+        let Some(after) = self.next.take() else { return Ok(None) };
         let at = self.tree.at(&self.dir).map_err(|_| Failure::absent())?;
-        let (mut entries, more) = self.tree.web.list(&at, after).await?;
-        let next = match entries.last() {
+        let (mut entries, more) = self.tree.web.list(&at, &after).await?;
+        self.next = match entries.last() {
             _ if !more => None,
-            Some(last) if last.path_suffix.as_str() > after => Some(last.path_suffix.clone()),
+            Some(last) if last.path_suffix > after => Some(last.path_suffix.clone()),
             _ => return Err(Failure::corrupt("the name node's listing does not go on")),
         };
-        let mut hidden = Vec::new();
+        let (mut page, mut hidden) = (Vec::new(), Vec::new());
         for status in &mut entries {
             let Ok(name) = Name::new(status.path_suffix.as_bytes()) else {
                 // A file is listed as itself, without a name.
@@ -75,9 +59,9 @@ impl Listing {
             self.tree.growing.add_to(status);
             self.tree.writers.add_to(status);
             let meta = version::meta(&self.dir.join(&name), status, &self.tree.owners);
-            self.ready.push_back(Entry { name, meta });
+            page.push(Entry { name, meta });
         }
         beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
-        Ok(next)
+        Ok(Some(page))
     }
 }

@@ -41,7 +41,7 @@ use self::writers::Writers;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Located, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, reading,
 };
 
 pub use owners::{NOBODY, Owners};
@@ -201,7 +201,7 @@ impl Backend for Hdfs {
     }
 
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-        read::fetch(&self.tree, path, longest, known).await
+        reading::fetch(self, path, longest, known).await
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

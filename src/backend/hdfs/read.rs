@@ -10,14 +10,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use hdfs_native::file::FileReader;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Failure, Outcome, gone};
 use super::{Tree, version};
-use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
+use crate::backend::{ErrorKind, Op, Result, Version, reading};
 
 /// How long an open reader is used again: rights that were withdrawn meanwhile are not seen.
 const FRESH: Duration = Duration::from_secs(30);
@@ -30,9 +30,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that are asked of WebHDFS at once.
 const PIECE: u64 = 4 << 20;
-
-/// How often a small file is read again that changed while it was read.
-const ATTEMPTS: usize = 5;
 
 /// Open readers, by file id.
 #[derive(Default)]
@@ -78,8 +75,8 @@ pub(super) async fn read(
     file: &Version,
     range: Range<u64>,
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
-    if range.is_empty() {
-        return Ok(stream::empty().boxed());
+    if let Some(answer) = reading::at_once(file, &range) {
+        return answer;
     }
     let path = file.path.clone();
     let fail = move |failure: Failure| failure.at(Op::Read, &path);
@@ -88,9 +85,6 @@ pub(super) async fn read(
 }
 
 async fn body(tree: &Arc<Tree>, file: &Version, range: Range<u64>) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
-    if range.end > file.size {
-        return Err(Failure::new(ErrorKind::Other, "the range lies outside the file"));
-    }
     let id = version::id(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "the version is of another store"))?;
     if let Some(open) = tree.writers.get(id) {
         open.readable(range.end).await?;
@@ -208,40 +202,4 @@ async fn tail(tree: &Tree, id: u64, range: Range<u64>) -> Outcome<Bytes> {
         }
         false => Err(Failure::changed()),
     }
-}
-
-/// `Backend::fetch`.
-pub(super) async fn fetch(tree: &Arc<Tree>, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-    let fail = |failure: Failure| failure.at(Op::Fetch, path);
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let meta = tree.meta(path).await.map_err(fail)?;
-        let Some(version) = meta.version() else {
-            return Err(fail(Failure::new(ErrorKind::IsADirectory, "it is a directory")));
-        };
-        if known == Some(version) {
-            return Ok(Fetched::Same);
-        }
-        if version.size > longest {
-            return Err(fail(Failure::new(ErrorKind::TooLarge, format!("it is longer than {longest} bytes"))));
-        }
-        match whole(tree, version).await {
-            Ok(bytes) => return Ok(Fetched::New { meta, bytes }),
-            Err(failure) if failure.kind == ErrorKind::Stale && attempts < ATTEMPTS => {}
-            Err(failure) => return Err(fail(failure)),
-        }
-    }
-}
-
-async fn whole(tree: &Arc<Tree>, file: &Version) -> Outcome<Bytes> {
-    if file.size == 0 {
-        return Ok(Bytes::new());
-    }
-    let mut body = body(tree, file, 0..file.size).await?;
-    let mut whole = BytesMut::new();
-    while let Some(piece) = body.next().await {
-        whole.extend_from_slice(&piece?);
-    }
-    Ok(whole.freeze())
 }

@@ -13,11 +13,13 @@ use tokio::sync::OnceCell;
 
 use super::error::{Failure, Outcome, SAFE_MODE};
 use super::webhdfs::Status;
-use super::{Config, Tree, changes, in_place, list, read, version};
+use super::{Config, Hdfs, Tree, changes, in_place, list, version};
 use crate::auth;
 use crate::backend::records::Directory;
 use crate::backend::records::numbered::{Directories, Item, LONGEST_VERSION};
-use crate::backend::{Error, ErrorKind, Fetched, Kind, Limits, Name, Op, Path, RESERVED, Result, SetAttributes};
+use crate::backend::{
+    Error, ErrorKind, Fetched, Kind, Limits, Name, Op, Path, RESERVED, Result, SetAttributes, reading,
+};
 use crate::budget::Budget;
 
 /// The deadline of one call.
@@ -184,7 +186,7 @@ impl Directories for Root {
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {
-        match read::fetch(&self.tree, file, LONGEST_VERSION, None).await? {
+        match reading::fetch(&Hdfs { tree: self.tree.clone() }, file, LONGEST_VERSION, None).await? {
             Fetched::New { bytes, .. } => Ok(bytes),
             Fetched::Same => Err(self.told(file)(Failure::corrupt("nothing was known to be the same as"))),
         }

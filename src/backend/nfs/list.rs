@@ -1,10 +1,10 @@
 //! A directory's entries, a page at a time: with READDIRPLUS, or, where the server has none, with READDIR and a look at
 //! each entry.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use nfs3_types::nfs3::{READDIR3args, READDIRPLUS3args, cookieverf3, fattr3, nfs_fh3, nfsstat3};
 
 use super::calls::{Outcome, option};
@@ -12,8 +12,7 @@ use super::error::Failure;
 use super::mounting::Mounted;
 use super::tree::{Found, Tree};
 use super::{Nfs, version};
-use crate::backend::beside;
-use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result};
+use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result, beside, reading};
 
 /// Bytes of names and cookies in one page, and of all of it.
 const PAGE: (u32, u32) = (64 << 10, 512 << 10);
@@ -40,13 +39,11 @@ fn listed(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<E
         plus: true,
         given: HashSet::new(),
         again: false,
-        ready: VecDeque::new(),
     };
-    stream::unfold(listing, async |mut listing| {
-        let entry = listing.entry().await?;
-        Some((entry, listing))
+    reading::pages(listing, async |mut listing| {
+        let page = listing.next().await.map_err(|failure| failure.at(Op::List, &listing.dir))?;
+        Ok(page.map(|page| (page, listing)))
     })
-    .boxed()
 }
 
 struct Listing {
@@ -61,7 +58,6 @@ struct Listing {
     /// The names that were given, for a listing that has to begin anew.
     given: HashSet<Name>,
     again: bool,
-    ready: VecDeque<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,32 +74,27 @@ struct Row {
 }
 
 impl Listing {
-    async fn entry(&mut self) -> Option<Result<Entry>> {
-        loop {
-            if let Some(entry) = self.ready.pop_front() {
-                if !self.again {
-                    self.given.insert(entry.name.clone());
-                } else if !self.given.insert(entry.name.clone()) {
-                    continue;
-                }
-                return Some(Ok(entry));
-            }
-            let place = self.place.take()?;
+    /// The next page; `None` behind the last.
+    async fn next(&mut self) -> Outcome<Option<Vec<Entry>>> {
+        while let Some(place) = self.place.take() {
             match self.page(place).await {
-                Ok(next) => self.place = next,
+                Ok(mut page) => {
+                    page.retain(|entry| self.given.insert(entry.name.clone()) || !self.again);
+                    return Ok(Some(page));
+                }
                 // The server no longer knows where the listing stood: what it gave before is left out.
                 Err(failure) if failure.status == Some(nfsstat3::NFS3ERR_BAD_COOKIE) && place.cookie != 0 => {
                     (self.again, self.place) = (true, Some(Place::default()));
                 }
-                Err(failure) => return Some(Err(failure.at(Op::List, &self.dir))),
+                Err(failure) => return Err(failure),
             }
         }
+        Ok(None)
     }
 
-    /// Fetches a page; where the next one begins.
-    async fn page(&mut self, place: Place) -> Outcome<Option<Place>> {
+    async fn page(&mut self, place: Place) -> Outcome<Vec<Entry>> {
         let (rows, verifier, eof) = self.rows(place).await?;
-        let next = match rows.last() {
+        self.place = match rows.last() {
             _ if eof => None,
             Some(last) if last.cookie == place.cookie => {
                 return Err(Failure::corrupt("the server's listing goes round in a circle"));
@@ -120,11 +111,8 @@ impl Listing {
             }
         }
         beside::sweep(&Nfs { tree: self.tree.clone() }, &self.dir, hidden);
-        let mut entries = stream::iter(looks).buffered(LOOKS);
-        while let Some(entry) = entries.next().await {
-            self.ready.extend(entry?);
-        }
-        Ok(next)
+        let found: Vec<Option<Entry>> = stream::iter(looks).buffered(LOOKS).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn rows(&mut self, place: Place) -> Outcome<(Vec<Row>, cookieverf3, bool)> {
@@ -172,4 +160,3 @@ async fn entry(tree: Arc<Tree>, dir: Path, name: Name, known: Option<(nfs_fh3, f
     };
     Ok(Some(Entry { name, meta: version::meta(&path, &handle, &attributes) }))
 }
-

@@ -36,7 +36,7 @@ use self::tree::Tree;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, reading,
 };
 
 /// The most connections to one server.
@@ -141,7 +141,7 @@ impl Backend for Nfs {
     }
 
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-        read::fetch(&self.tree, path, longest, known).await
+        reading::fetch(self, path, longest, known).await
     }
 
     async fn create(&self, path: &Path, how: CreateOptions) -> Result<Box<dyn Upload>> {

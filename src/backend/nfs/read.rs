@@ -15,13 +15,10 @@ use super::error::Failure;
 use super::mounting::Mounted;
 use super::tree::Tree;
 use super::version::{self, Change};
-use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
+use crate::backend::{ErrorKind, Op, Result, Version, reading};
 
 /// READs of one body that are asked for at once.
 const DEPTH: usize = 4;
-
-/// How often a small file is read again that changed while it was read.
-const ATTEMPTS: usize = 5;
 
 /// `Backend::read`.
 pub(super) async fn read(
@@ -29,16 +26,13 @@ pub(super) async fn read(
     file: &Version,
     range: Range<u64>,
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
-    if range.is_empty() {
-        return Ok(stream::empty().boxed());
+    if let Some(answer) = reading::at_once(file, &range) {
+        return answer;
     }
     let fail = {
         let path = file.path.clone();
         move |failure: Failure| failure.at(Op::Read, &path)
     };
-    if range.end > file.size {
-        return Err(fail(Failure::new(ErrorKind::Other, "the range lies outside the file")));
-    }
     let Some(handle) = version::handle(file) else {
         return Err(fail(Failure::new(ErrorKind::Stale, "the version is of another store")));
     };
@@ -131,44 +125,4 @@ impl Reading {
 
 fn changed() -> Failure {
     Failure::new(ErrorKind::Stale, "another client changed the file")
-}
-
-/// `Backend::fetch`.
-pub(super) async fn fetch(tree: &Arc<Tree>, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-    let fail = |failure: Failure| failure.at(Op::Fetch, path);
-    let mut attempts = 0;
-    loop {
-        let found = tree.lookup(path).await.map_err(fail)?;
-        let meta = version::meta(path, &found.handle, &found.attributes);
-        let Some(version) = meta.version() else {
-            return Err(fail(Failure::new(ErrorKind::IsADirectory, "it is a directory")));
-        };
-        if known == Some(version) {
-            return Ok(Fetched::Same);
-        }
-        if version.size > longest {
-            return Err(fail(Failure::new(ErrorKind::TooLarge, format!("it is longer than {longest} bytes"))));
-        }
-        if version.size == 0 {
-            return Ok(Fetched::New { meta, bytes: Bytes::new() });
-        }
-        let reading = Reading::new(tree, found.handle, version).await.map_err(fail)?;
-        let mut whole = BytesMut::new();
-        let mut failed = None;
-        for piece in reading.pieces(&(0..version.size)) {
-            match reading.piece(piece).await {
-                Ok(bytes) => whole.extend_from_slice(&bytes),
-                Err(failure) => {
-                    failed = Some(failure);
-                    break;
-                }
-            }
-        }
-        attempts += 1;
-        match failed {
-            None => return Ok(Fetched::New { meta, bytes: whole.freeze() }),
-            Some(failure) if failure.kind == ErrorKind::Stale && attempts < ATTEMPTS => {}
-            Some(failure) => return Err(fail(failure)),
-        }
-    }
 }

@@ -16,12 +16,13 @@ use tokio::sync::OnceCell;
 use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::tree::{Found, Tree, look};
-use super::{Config, changes, list, read, tree_of, upload};
+use super::{Config, Nfs, changes, list, tree_of, upload};
 use crate::auth;
 use crate::backend::records::Directory;
 use crate::backend::records::numbered::{Directories, Item, LONGEST_VERSION};
 use crate::backend::{
     Attributes, Base, CreateOptions, Error, ErrorKind, Fetched, Kind, Limits, Op, Path, RESERVED, Result, Upload,
+    reading,
 };
 use crate::budget::Budget;
 
@@ -144,7 +145,7 @@ impl Directories for Root {
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {
-        match read::fetch(&self.tree, file, LONGEST_VERSION, None).await? {
+        match reading::fetch(&Nfs { tree: self.tree.clone() }, file, LONGEST_VERSION, None).await? {
             Fetched::New { bytes, .. } => Ok(bytes),
             Fetched::Same => Err(self.told(file)(Failure::corrupt("nothing was known to be the same as"))),
         }

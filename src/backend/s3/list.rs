@@ -5,27 +5,24 @@
 //! the listing has passed `a/`, and dropped if that came. What is held at any time are beginnings of one name: at most
 //! 254.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object, OptionalObjectAttributes};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::BoxStream;
 
 use super::client::Client;
 use super::error::Failure;
 use super::{keys, stat};
-use crate::backend::{Entry, Meta, Name, Op, Path, Result};
+use crate::backend::{Entry, Meta, Name, Op, Path, Result, reading};
 
 /// `Backend::list`.
 pub(super) fn list(client: Arc<Client>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
-    let listing =
-        Listing { client, dir: dir.clone(), next: Next::First, merge: Merge::default(), ready: VecDeque::new() };
-    stream::unfold(listing, async |mut listing| {
-        let entry = listing.entry().await?;
-        Some((entry, listing))
+    let listing = Listing { client, dir: dir.clone(), next: Next::First, merge: Merge::default() };
+    reading::pages(listing, async |mut listing| {
+        let page = listing.page().await.map_err(|failure| failure.at(Op::List, &listing.dir))?;
+        Ok(page.map(|page| (page, listing)))
     })
-    .boxed()
 }
 
 struct Listing {
@@ -33,7 +30,6 @@ struct Listing {
     dir: Path,
     next: Next,
     merge: Merge,
-    ready: VecDeque<Entry>,
 }
 
 enum Next {
@@ -43,24 +39,13 @@ enum Next {
 }
 
 impl Listing {
-    async fn entry(&mut self) -> Option<Result<Entry>> {
-        loop {
-            if let Some(entry) = self.ready.pop_front() {
-                return Some(Ok(entry));
-            }
-            let token = match std::mem::replace(&mut self.next, Next::Done) {
-                Next::Done => return None,
-                Next::First => None,
-                Next::After(token) => Some(token),
-            };
-            if let Err(failure) = self.page(token).await {
-                self.merge = Merge::default();
-                return Some(Err(failure.at(Op::List, &self.dir)));
-            }
-        }
-    }
-
-    async fn page(&mut self, token: Option<String>) -> std::result::Result<(), Failure> {
+    /// What the next page decides on; `None` behind the last.
+    async fn page(&mut self) -> std::result::Result<Option<Vec<Entry>>, Failure> {
+        let token = match std::mem::replace(&mut self.next, Next::Done) {
+            Next::Done => return Ok(None),
+            Next::First => None,
+            Next::After(token) => Some(token),
+        };
         let prefix = self.client.keys.directory(&self.dir)?;
         let client = &self.client;
         let page = client
@@ -79,13 +64,14 @@ impl Listing {
             (Some(true), None) => return Err(Failure::corrupt("the store's listing ends in its middle")),
             _ => Next::Done,
         };
+        let mut ready = Vec::new();
         for (name, node) in found(&page, &prefix) {
-            self.merge.take(&name, node, &mut self.ready, &self.dir);
+            self.merge.take(&name, node, &mut ready, &self.dir);
         }
         if matches!(self.next, Next::Done) {
-            self.merge.finish(&mut self.ready);
+            self.merge.finish(&mut ready);
         }
-        Ok(())
+        Ok(Some(ready))
     }
 }
 
@@ -112,7 +98,7 @@ struct Merge {
 }
 
 impl Merge {
-    fn take(&mut self, text: &[u8], object: Option<&Object>, ready: &mut VecDeque<Entry>, dir: &Path) {
+    fn take(&mut self, text: &[u8], object: Option<&Object>, ready: &mut Vec<Entry>, dir: &Path) {
         while let Some((name, _)) = self.held.last() {
             let slashed = [name.as_bytes(), b"/"].concat();
             match slashed.as_slice().cmp(text) {
@@ -135,7 +121,7 @@ impl Merge {
         }
     }
 
-    fn finish(&mut self, ready: &mut VecDeque<Entry>) {
+    fn finish(&mut self, ready: &mut Vec<Entry>) {
         ready.extend(self.held.drain(..).rev().map(|(_, entry)| entry));
     }
 }
@@ -168,7 +154,7 @@ mod tests {
             .collect();
         rows.sort();
         rows.dedup();
-        let (mut merge, mut ready) = (Merge::default(), VecDeque::new());
+        let (mut merge, mut ready) = (Merge::default(), Vec::new());
         for rows in rows.chunks(most) {
             let mut page = ListObjectsV2Output::builder();
             for (name, is_prefix) in rows {

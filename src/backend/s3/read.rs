@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::client::{Client, backoff};
 use super::error::Failure;
 use super::{Checksums, stat};
-use crate::backend::{ErrorKind, Intent, Op, Result, Version};
+use crate::backend::{ErrorKind, Intent, Op, Result, Version, reading};
 
 /// `Backend::read`.
 pub(super) async fn read(
@@ -30,16 +30,13 @@ pub(super) async fn read(
     range: Range<u64>,
     why: Intent,
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
-    if range.is_empty() {
-        return Ok(stream::empty().boxed());
+    if let Some(answer) = reading::at_once(file, &range) {
+        return answer;
     }
     let fail = {
         let path = file.path.clone();
         move |failure: Failure| failure.at(Op::Read, &path)
     };
-    if range.end > file.size {
-        return Err(fail(Failure::new(ErrorKind::Other, "the range lies outside the file")));
-    }
     let key = client.keys.file(&file.path).map_err(&fail)?;
     let turn = match why {
         Intent::Demand => {
