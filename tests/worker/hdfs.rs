@@ -8,7 +8,7 @@ use bytes::Bytes;
 use millrace::backend::hdfs as cluster;
 use millrace::sandbox::hadoop::Hadoop;
 
-use super::silent::{ANSWERED, GONE, killed, quietly, waits};
+use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds_nobody_while_frozen};
 use super::*;
 
 pub(super) const UID: u32 = 1000;
@@ -65,10 +65,6 @@ impl<'a> Lake<'a> {
     fn get(&self, name: &str) -> Bytes {
         self.rig.runtime.block_on(self.hadoop.get(&self.path(name))).unwrap()
     }
-}
-
-pub(super) fn noise(length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
 #[test]
@@ -182,23 +178,7 @@ fn an_open_file_of_hdfs_outlives_its_name() {
     let Some(lake) = Lake::shared() else { return };
     let (rig, workers) = (&lake.rig, lake.rig.workers());
     rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
-    let at = |name: &str| lake.at("a", name);
-    for replaced in [false, true] {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(at("file")).unwrap();
-        file.write_all(b"before").unwrap();
-        if replaced {
-            fs::write(at("new"), "another").unwrap();
-            fs::rename(at("new"), at("file")).unwrap();
-        } else {
-            fs::remove_file(at("file")).unwrap();
-            assert_eq!(errno(fs::metadata(at("file"))), Errno::ENOENT);
-        }
-        file.write_all(b" and after").unwrap();
-        let mut content = vec![0; 16];
-        file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(content, b"before and after");
-    }
-    assert_eq!(fs::read(at("file")).unwrap(), b"another");
+    an_open_file_outlives_its_name(&rig.target("a"), || {}, || {});
     rig.unpublish(&workers, "a").unwrap();
 }
 
@@ -208,40 +188,19 @@ fn a_frozen_cluster_holds_nobody() {
     let Some(hadoop) = rig.runtime.block_on(Hadoop::start(&[("datanodes", "1")])).unwrap() else { return };
     let lake = Lake::of(&hadoop, rig);
     let (rig, workers) = (&lake.rig, lake.rig.workers());
-    lake.put("large", &noise(4 << 20));
-    let patience = Duration::from_secs(8);
+    lake.put("large", &noise(LARGE));
     for target in ["a", "b"] {
-        rig.publish(&workers, lake.request(target, "alice", patience)).unwrap();
+        rig.publish(&workers, lake.request(target, "alice", PATIENCE)).unwrap();
     }
-    let at = |name: &str| lake.at("a", name);
-    let mut written = OpenOptions::new().write(true).create_new(true).open(at("written")).unwrap();
+    let mut written = OpenOptions::new().write(true).create_new(true).open(lake.at("a", "written")).unwrap();
     written.write_all(b"before").unwrap();
     written.sync_all().unwrap();
-    let open: Vec<File> = (0..4).map(|_| File::open(at("large")).unwrap()).collect();
-    hadoop.freeze().unwrap();
-
-    let begun = Instant::now();
-    let late = std::thread::spawn({
-        let path = at("large");
-        move || (errno(File::open(path).and_then(|file| file.read_at(&mut [0; 10], 1 << 20))), Instant::now())
-    });
-    let readers: Vec<_> =
-        open.into_iter().map(|file| quietly(Command::new("dd").args(["iflag=direct", "bs=1M"]).stdin(file))).collect();
-    eventually("all readers wait", || readers.iter().all(waits));
-    assert!(killed(readers) < GONE);
-    let asked = Instant::now();
-    nix::sys::statvfs::statvfs(&rig.target("a")).unwrap();
-    rig.usage(&workers, "a").unwrap();
-    rig.unpublish(&workers, "b").unwrap();
-    assert!(asked.elapsed() < ANSWERED, "they took {:?}", asked.elapsed());
-    let (outcome, when) = late.join().unwrap();
-    assert_eq!(outcome, Errno::EIO);
-    assert!(when - begun < patience + Duration::from_secs(10), "{:?}", when - begun);
+    holds_nobody_while_frozen(rig, &workers, || hadoop.freeze().unwrap());
     written.write_all(b" lost").unwrap_or_default();
     assert_eq!(errno(written.sync_all()), Errno::EIO);
 
     hadoop.thaw().unwrap();
-    assert!(fs::read(at("large")).unwrap() == noise(4 << 20));
+    assert!(fs::read(lake.at("a", "large")).unwrap() == noise(LARGE));
     // An error is never followed by a sync that succeeds; what was synced before is there.
     assert_eq!(errno(written.sync_all()), Errno::EIO);
     drop(written);

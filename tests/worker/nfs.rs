@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::time::SystemTime;
 
-use super::silent::{ANSWERED, GONE, killed, quietly, waits};
+use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds_nobody_while_frozen};
+use super::silent::ANSWERED;
 use super::*;
 use millrace::backend::nfs as export;
 use millrace::sandbox::ganesha::Ganesha;
@@ -57,10 +58,6 @@ impl Filer {
     fn at(&self, target: &str, name: &str) -> PathBuf {
         self.rig.target(target).join(name)
     }
-}
-
-fn noise(length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
 #[test]
@@ -148,28 +145,13 @@ fn an_open_file_outlives_its_name_and_leaves_nothing() {
     let Some(filer) = Filer::new() else { return };
     let (rig, workers) = (&filer.rig, filer.rig.workers());
     rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
-    let at = |name: &str| filer.at("a", name);
-    for replaced in [false, true] {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(at("file")).unwrap();
-        file.write_all(b"before").unwrap();
-        if replaced {
-            fs::write(at("new"), "another").unwrap();
-            fs::rename(at("new"), at("file")).unwrap();
-        } else {
-            fs::remove_file(at("file")).unwrap();
-            assert_eq!(errno(fs::metadata(at("file"))), Errno::ENOENT);
-        }
-        file.write_all(b" and after").unwrap();
-        let mut content = vec![0; 16];
-        file.read_exact_at(&mut content, 0).unwrap();
-        assert_eq!(content, b"before and after");
-        let shown = fs::read_dir(rig.target("a")).unwrap().count();
-        assert_eq!(shown, if replaced { 2 } else { 1 });
-        assert_eq!(fs::read_dir(filer.disk("")).unwrap().count(), shown + 1, "it is hidden");
-        drop(file);
-        eventually("it is gone", || fs::read_dir(filer.disk("")).unwrap().count() == shown);
-    }
-    assert_eq!(fs::read(at("file")).unwrap(), b"another");
+    let shown = || fs::read_dir(rig.target("a")).unwrap().count();
+    let there = || fs::read_dir(filer.disk("")).unwrap().count();
+    an_open_file_outlives_its_name(
+        &rig.target("a"),
+        || assert_eq!(there(), shown() + 1, "it is hidden"),
+        || eventually("it is gone", || there() == shown()),
+    );
     rig.unpublish(&workers, "a").unwrap();
 }
 
@@ -213,38 +195,17 @@ fn what_another_client_changes_is_seen() {
 fn a_frozen_server_holds_nobody() {
     let Some(filer) = Filer::new() else { return };
     let (rig, workers) = (&filer.rig, filer.rig.workers());
-    filer.put("large", &noise(4 << 20));
-    let patience = Duration::from_secs(8);
+    filer.put("large", &noise(LARGE));
     for target in ["a", "b"] {
-        rig.publish(&workers, filer.request(target, UID, patience)).unwrap();
+        rig.publish(&workers, filer.request(target, UID, PATIENCE)).unwrap();
     }
-    let at = |name: &str| filer.at("a", name);
-    let written = OpenOptions::new().write(true).create_new(true).open(at("written")).unwrap();
+    let written = OpenOptions::new().write(true).create_new(true).open(filer.at("a", "written")).unwrap();
     written.write_all_at(b"before", 0).unwrap();
-    let open: Vec<File> = (0..4).map(|_| File::open(at("large")).unwrap()).collect();
-    filer.server.freeze().unwrap();
-
-    let begun = Instant::now();
-    let late = std::thread::spawn({
-        let path = at("large");
-        move || (errno(File::open(path).and_then(|file| file.read_at(&mut [0; 10], 1 << 20))), Instant::now())
-    });
-    let readers: Vec<_> =
-        open.into_iter().map(|file| quietly(Command::new("dd").args(["iflag=direct", "bs=1M"]).stdin(file))).collect();
-    eventually("all readers wait", || readers.iter().all(waits));
-    assert!(killed(readers) < GONE);
-    let asked = Instant::now();
-    nix::sys::statvfs::statvfs(&rig.target("a")).unwrap();
-    rig.usage(&workers, "a").unwrap();
-    rig.unpublish(&workers, "b").unwrap();
-    assert!(asked.elapsed() < ANSWERED, "they took {:?}", asked.elapsed());
-    let (outcome, when) = late.join().unwrap();
-    assert_eq!(outcome, Errno::EIO);
-    assert!(when - begun < patience + Duration::from_secs(10), "{:?}", when - begun);
+    holds_nobody_while_frozen(rig, &workers, || filer.server.freeze().unwrap());
     assert_eq!(errno(written.write_all_at(b" lost?", 6)), Errno::EIO);
 
     filer.server.thaw().unwrap();
-    assert!(fs::read(at("large")).unwrap() == noise(4 << 20));
+    assert!(fs::read(filer.at("a", "large")).unwrap() == noise(LARGE));
     written.write_all_at(b" after", 6).unwrap();
     written.sync_all().unwrap();
     drop(written);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use millrace::backend::hdfs as cluster;
 use millrace::sandbox::hadoop::pair::Pair;
 
-use super::hdfs::{GID, UID, noise};
+use super::hdfs::{GID, UID};
 use super::*;
 
 /// A call's deadline: a third of it is one NameNode's.

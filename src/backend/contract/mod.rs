@@ -7,6 +7,7 @@ mod fetching;
 mod in_place;
 mod moving;
 mod reading;
+pub(crate) mod steps;
 mod tree;
 mod writing;
 
@@ -73,11 +74,9 @@ pub(crate) use suite;
 pub(crate) use tree::*;
 pub(crate) use writing::*;
 
-type Store = Arc<dyn Backend>;
+use steps::path;
 
-fn path(text: &str) -> Path {
-    Path::parse(text).unwrap()
-}
+type Store = Arc<dyn Backend>;
 
 /// Bytes in which every position can be told from its neighbours; at most 24 MiB.
 fn pattern(length: usize) -> Bytes {
@@ -87,7 +86,7 @@ fn pattern(length: usize) -> Bytes {
 }
 
 async fn upload(store: &Store, at: &str, base: Base) -> Box<dyn Upload> {
-    store.create(&path(at), CreateOptions { base }).await.unwrap()
+    steps::begin(&**store, at, base).await
 }
 
 async fn publish(upload: &mut Box<dyn Upload>) -> Result<Meta> {
@@ -104,19 +103,11 @@ async fn put(store: &Store, at: &str, content: impl Into<Bytes>) -> Version {
 }
 
 async fn bytes(store: &Store, file: &Version, range: Range<u64>) -> Result<Vec<u8>> {
-    let stream = store.read(file, range, Intent::Demand).await?;
-    stream
-        .try_fold(Vec::new(), |mut all, chunk| async move {
-            all.extend_from_slice(&chunk);
-            Ok(all)
-        })
-        .await
+    steps::part(&**store, file, range).await
 }
 
 async fn content(store: &Store, at: &str) -> Vec<u8> {
-    let meta = store.stat(&path(at)).await.unwrap();
-    let version = meta.version().cloned().unwrap();
-    bytes(store, &version, 0..version.size).await.unwrap()
+    steps::content(&**store, &steps::version(&**store, at).await).await.unwrap()
 }
 
 async fn names(store: &Store, dir: &str) -> Vec<String> {

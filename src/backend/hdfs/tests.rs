@@ -14,11 +14,9 @@ use futures::TryStreamExt;
 use super::{Config, Owners};
 use crate::auth::Credential;
 use crate::backend::contract::Stand;
+use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
-use crate::backend::{
-    self, Attributes, Backend, Base, CreateOptions, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result,
-    SetAttributes, Version, contract,
-};
+use crate::backend::{self, Backend, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result, SetAttributes, contract};
 use crate::budget::Budget;
 use crate::sandbox::hadoop::Hadoop;
 
@@ -66,42 +64,8 @@ mod behind_the_fault_wrapper {
     });
 }
 
-fn path(text: &str) -> Path {
-    Path::parse(text).unwrap()
-}
-
-async fn content(store: &dyn Backend, version: &Version) -> Result<Vec<u8>> {
-    let body = store.read(version, 0..version.size, Intent::Demand).await?;
-    body.try_fold(Vec::new(), async |mut all, piece| {
-        all.extend_from_slice(&piece);
-        Ok(all)
-    })
-    .await
-}
-
-async fn version(store: &dyn Backend, at: &str) -> Version {
-    store.stat(&path(at)).await.unwrap().version().unwrap().clone()
-}
-
 /// A new file, open to be written.
 async fn begin(store: &dyn Backend, at: &str) -> Arc<dyn InPlace> {
     let made = store.make_file(&path(at), 0o644).await.unwrap();
     store.open_write(made.version().unwrap()).await.unwrap()
 }
-
-async fn put(store: &dyn Backend, at: &str, data: impl Into<Bytes>) -> Version {
-    let mut upload = store.create(&path(at), CreateOptions { base: Base::Any }).await.unwrap();
-    upload.write(data.into()).await.unwrap();
-    upload.publish(&Attributes::default()).await.unwrap().version().unwrap().clone()
-}
-
-async fn error_of<T>(outcome: impl Future<Output = Result<T>>) -> ErrorKind {
-    outcome.await.err().unwrap().kind
-}
-
-/// Bytes that differ everywhere.
-fn noise(length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
-}
-
-const MIB: usize = 1 << 20;

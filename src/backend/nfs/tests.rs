@@ -15,19 +15,13 @@ use futures::TryStreamExt;
 use super::Config;
 use crate::auth::Credential;
 use crate::backend::contract::Stand;
+use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
-use crate::backend::{
-    self, Attributes, Backend, Base, CreateOptions, ErrorKind, Intent, Kind, Limits, Path, Result, Upload, Version,
-    contract,
-};
+use crate::backend::{self, Attributes, Backend, Base, ErrorKind, Kind, Limits, Path, contract};
 use crate::budget::Budget;
 use crate::sandbox::ganesha::Ganesha;
 
 const UID: u32 = 1000;
-
-fn path(text: &str) -> Path {
-    Path::parse(text).unwrap()
-}
 
 fn limits() -> Limits {
     Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(30).into() }
@@ -80,41 +74,3 @@ mod behind_the_fault_wrapper {
         Some(stand)
     });
 }
-
-async fn begin(store: &dyn Backend, at: &str, base: Base) -> Box<dyn Upload> {
-    store.create(&path(at), CreateOptions { base }).await.unwrap()
-}
-
-async fn publish(upload: &mut Box<dyn Upload>) -> Version {
-    upload.publish(&Attributes::default()).await.unwrap().version().unwrap().clone()
-}
-
-async fn put(store: &dyn Backend, at: &str, data: impl Into<Bytes>) -> Version {
-    let mut upload = begin(store, at, Base::Any).await;
-    upload.write(data.into()).await.unwrap();
-    publish(&mut upload).await
-}
-
-async fn content(store: &dyn Backend, version: &Version) -> Result<Vec<u8>> {
-    let body = store.read(version, 0..version.size, Intent::Demand).await?;
-    body.try_fold(Vec::new(), async |mut all, piece| {
-        all.extend_from_slice(&piece);
-        Ok(all)
-    })
-    .await
-}
-
-async fn version(store: &dyn Backend, at: &str) -> Version {
-    store.stat(&path(at)).await.unwrap().version().unwrap().clone()
-}
-
-async fn error_of<T>(outcome: impl Future<Output = Result<T>>) -> ErrorKind {
-    outcome.await.err().unwrap().kind
-}
-
-/// Bytes that differ everywhere.
-fn noise(length: usize) -> Vec<u8> {
-    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
-}
-
-const MIB: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! What becomes of answers that no sound server gives.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,11 +12,11 @@ use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
 
 /// A file of 100 bytes, `0..100`, version `e`.
-fn hundred() -> Bytes {
+pub(super) fn hundred() -> Bytes {
     (0..100_u8).collect::<Vec<_>>().into()
 }
 
-fn hundred_version() -> Version {
+pub(super) fn hundred_version() -> Version {
     Version { path: path("f"), file: "e".into(), bytes: "e".into(), size: 100 }
 }
 
@@ -38,17 +38,21 @@ fn sound(asked: &Asked) -> http::Response<Bytes> {
     head(206, &[("etag", "\"e\""), ("content-range", &content_range)], body)
 }
 
-fn store_of(endpoint: &str, timeout: Duration) -> Arc<dyn Backend> {
+pub(super) fn store_of(endpoint: &str, timeout: Duration) -> Arc<dyn Backend> {
     let limits = Limits { timeout: timeout.into(), ..limits() };
     connect(&crate::backend::Config::S3(config(endpoint)), &keys("id", "secret"), &Path::root(), limits).unwrap()
 }
 
-fn store_at(server: &Scripted, timeout: Duration) -> Arc<dyn Backend> {
+pub(super) fn store_at(server: &Scripted, timeout: Duration) -> Arc<dyn Backend> {
     store_of(&server.url(), timeout)
 }
 
-async fn store(server: &Scripted) -> Arc<dyn Backend> {
+pub(super) async fn store(server: &Scripted) -> Arc<dyn Backend> {
     store_at(server, Duration::from_secs(20))
+}
+
+pub(super) fn put_of(asked: &Asked) -> bool {
+    asked.method == Method::PUT && !asked.target.contains("uploadId")
 }
 
 async fn read_from(
@@ -56,7 +60,7 @@ async fn read_from(
     range: std::ops::Range<u64>,
 ) -> (Result<Vec<u8>>, Vec<Asked>) {
     let server = Scripted::start(script).await;
-    let read = content(&*store(&server).await, &hundred_version(), range).await;
+    let read = part(&*store(&server).await, &hundred_version(), range).await;
     (read, server.asked())
 }
 
@@ -165,7 +169,7 @@ async fn silence_ends_in_time() {
     let store = store_at(&server, Duration::from_secs(1));
     let begun = Instant::now();
     assert_eq!(store.stat(&path("f")).await.unwrap_err().kind, ErrorKind::Unavailable);
-    let read = content(&*store, &hundred_version(), 0..10).await;
+    let read = part(&*store, &hundred_version(), 0..10).await;
     assert_eq!(read.unwrap_err().kind, ErrorKind::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(12));
 }
@@ -177,7 +181,7 @@ async fn a_stalled_body_is_asked_for_anew() {
         _ => Answer::Whole(sound(&asked)),
     })
     .await;
-    let read = content(&*store_at(&server, Duration::from_secs(2)), &hundred_version(), 0..100).await;
+    let read = part(&*store_at(&server, Duration::from_secs(2)), &hundred_version(), 0..100).await;
     assert_eq!(read.unwrap(), hundred());
     assert_eq!(server.asked()[1].header("range"), "bytes=30-99");
 }
@@ -223,121 +227,13 @@ async fn another_region_is_named() {
     assert!(error.detail.contains("eu-west-1"), "{error}");
 }
 
-/// A store of one object, `f`, that loses replies.
-struct OneObject {
-    /// The nonce it carries.
-    nonce: Mutex<String>,
-    puts: AtomicUsize,
-}
-
-fn put_of(asked: &Asked) -> bool {
-    asked.method == Method::PUT && !asked.target.contains("uploadId")
-}
-
-#[tokio::test]
-async fn a_412_after_a_lost_reply_is_settled_by_the_nonce() {
-    for ours in [true, false] {
-        let object = Arc::new(OneObject { nonce: Mutex::default(), puts: AtomicUsize::new(0) });
-        let server = Scripted::start(move |asked: Asked| {
-            if put_of(&asked) {
-                if object.puts.fetch_add(1, Ordering::SeqCst) > 0 {
-                    return refusal(412, "PreconditionFailed", "");
-                }
-                assert_eq!(asked.header("if-none-match"), "*");
-                let nonce = if ours { asked.header("x-amz-meta-millrace-write") } else { "another" };
-                *object.nonce.lock().unwrap() = nonce.to_owned();
-                return Answer::Reset;
-            }
-            let nonce = object.nonce.lock().unwrap().clone();
-            let headers = [("etag", "\"n\""), ("content-length", "4"), ("x-amz-meta-millrace-write", nonce.as_str())];
-            Answer::Whole(head(200, &headers, ""))
-        })
-        .await;
-        let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
-        upload.write(Bytes::from_static(b"data")).await.unwrap();
-        let published = upload.publish(&Attributes::default()).await;
-        match ours {
-            true => assert_eq!(&*published.unwrap().version().unwrap().bytes, "n"),
-            false => assert_eq!(published.unwrap_err().kind, ErrorKind::Stale),
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_conflict_on_put_is_asked_again() {
-    let server = Scripted::start(|asked: Asked| match (put_of(&asked), asked.number) {
-        (true, 0..3) => refusal(409, "ConditionalRequestConflict", ""),
-        (true, _) => Answer::Whole(head(200, &[("etag", "\"n\"")], "")),
-        (false, _) => Answer::Whole(head(200, &[("etag", "\"n\""), ("content-length", "0")], "")),
-    })
-    .await;
-    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
-    assert!(upload.publish(&Attributes::default()).await.is_ok());
-}
-
-/// A multipart store whose completion first answers 409 so many times, and whose HEAD finds `found`.
-async fn completed_after(conflicts: usize, found: Option<&'static str>) -> Result<Meta> {
-    let completions = AtomicUsize::new(0);
-    let server = Scripted::start(move |asked: Asked| {
-        let target = asked.target.as_str();
-        match asked.method.as_str() {
-            "POST" if target.contains("uploads") => {
-                let body = "<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>";
-                Answer::Whole(head(200, &[], body))
-            }
-            "PUT" => Answer::Whole(head(200, &[("etag", "\"part\"")], "")),
-            "POST" if completions.fetch_add(1, Ordering::SeqCst) < conflicts => {
-                refusal(409, "ConditionalRequestConflict", "")
-            }
-            "POST" => {
-                let body = "<CompleteMultipartUploadResult><ETag>\"n\"</ETag></CompleteMultipartUploadResult>";
-                Answer::Whole(head(200, &[], body))
-            }
-            "DELETE" => Answer::Whole(head(204, &[], "")),
-            _ => match found {
-                Some(etag) => Answer::Whole(head(200, &[("etag", etag), ("content-length", "9")], "")),
-                None => Answer::Whole(head(404, &[], "")),
-            },
-        }
-    })
-    .await;
-    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
-    upload.write(noise(9 * MIB).into()).await.unwrap();
-    upload.publish(&Attributes::default()).await
-}
-
-#[tokio::test]
-async fn a_conflict_on_completion_is_looked_into() {
-    assert!(completed_after(1, None).await.is_ok());
-    assert_eq!(completed_after(1, Some("\"x\"")).await.unwrap_err().kind, ErrorKind::Stale);
-    assert_eq!(completed_after(2, None).await.unwrap_err().kind, ErrorKind::Unavailable);
-}
-
-#[tokio::test]
-async fn a_success_that_carries_an_error_is_none() {
-    let server = Scripted::start(|asked: Asked| match asked.method {
-        Method::POST if asked.target.contains("uploads") => {
-            let body = "<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>";
-            Answer::Whole(head(200, &[], body))
-        }
-        Method::PUT => Answer::Whole(head(200, &[("etag", "\"part\"")], "")),
-        Method::POST => refusal(200, "InternalError", ""),
-        Method::DELETE => Answer::Whole(head(204, &[], "")),
-        _ => Answer::Whole(head(404, &[], "")),
-    })
-    .await;
-    let mut upload = begin(&*store_at(&server, Duration::from_secs(1)), "f", Base::Absent).await;
-    upload.write(noise(9 * MIB).into()).await.unwrap();
-    assert!(upload.publish(&Attributes::default()).await.is_err());
-}
-
 #[tokio::test]
 async fn no_more_requests_at_once_than_allowed() {
     let server = Scripted::start(|asked| Answer::Late(Duration::from_millis(30), sound(&asked))).await;
     let config = Config { max_connections: 3, ..config(&server.url()) };
     let config = crate::backend::Config::S3(config);
     let store = connect(&config, &keys("id", "secret"), &Path::root(), limits()).unwrap();
-    let reads = (0..20).map(|_| async { content(&*store, &hundred_version(), 0..10).await.unwrap() });
+    let reads = (0..20).map(|_| async { part(&*store, &hundred_version(), 0..10).await.unwrap() });
     futures::future::join_all(reads).await;
     assert_eq!(server.most_busy.load(Ordering::SeqCst), 3);
 }
@@ -347,7 +243,7 @@ async fn anonymous_requests_are_not_signed() {
     let server = Scripted::start(|asked| Answer::Whole(sound(&asked))).await;
     let config = crate::backend::Config::S3(config(&server.url()));
     let store = connect(&config, &Credential::Anonymous, &Path::root(), limits()).unwrap();
-    assert!(content(&*store, &hundred_version(), 0..10).await.is_ok());
+    assert!(part(&*store, &hundred_version(), 0..10).await.is_ok());
     assert_eq!(server.asked()[0].header("authorization"), "");
 }
 
@@ -385,35 +281,6 @@ fn directory_buckets_are_refused_with_a_word() {
     assert!(error.message.contains("directory bucket"), "{error}");
 }
 
-#[tokio::test]
-async fn a_publish_that_was_cut_off_is_not_gone_on_with() {
-    let server = Scripted::start(|_| Answer::Silence).await;
-    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
-    upload.write(Bytes::from_static(b"first")).await.unwrap();
-    let attributes = Attributes::default();
-    assert!(tokio::time::timeout(Duration::from_millis(300), upload.publish(&attributes)).await.is_err());
-    // The five bytes went with the request: what follows them must never become the file.
-    assert!(upload.write(Bytes::from_static(b"second")).await.is_err());
-    assert!(upload.publish(&attributes).await.is_err());
-}
-
-#[tokio::test]
-async fn a_failed_publish_from_memory_can_be_repeated() {
-    let server = Scripted::start(|asked: Asked| match (put_of(&asked), asked.body.as_ref()) {
-        (true, b"first") => refusal(403, "AccessDenied", ""),
-        (true, _) => Answer::Whole(head(200, &[("etag", "\"n\"")], "")),
-        (false, _) => Answer::Whole(head(200, &[("etag", "\"n\""), ("content-length", "11")], "")),
-    })
-    .await;
-    let mut upload = begin(&*store(&server).await, "f", Base::Absent).await;
-    upload.write(Bytes::from_static(b"first")).await.unwrap();
-    assert_eq!(upload.publish(&Attributes::default()).await.unwrap_err().kind, ErrorKind::Denied);
-    upload.write(Bytes::from_static(b"second")).await.unwrap();
-    assert_eq!(upload.publish(&Attributes::default()).await.unwrap().size(), 11);
-    let put = server.asked().into_iter().rfind(put_of).unwrap();
-    assert!(put.body.windows(11).any(|bytes| bytes == b"firstsecond"), "{put:?}");
-}
-
 /// The PUT of a small file, and the GET of all of it, by a store with these words.
 async fn put_and_get(words: impl FnOnce(Config) -> Config) -> (Asked, Asked) {
     let server = Scripted::start(|asked: Asked| match put_of(&asked) {
@@ -426,7 +293,7 @@ async fn put_and_get(words: impl FnOnce(Config) -> Config) -> (Asked, Asked) {
     let mut upload = begin(&*store, "f", Base::Absent).await;
     upload.write(hundred()).await.unwrap();
     upload.publish(&Attributes::default()).await.unwrap();
-    content(&*store, &hundred_version(), 0..100).await.unwrap();
+    part(&*store, &hundred_version(), 0..100).await.unwrap();
     let asked = server.asked();
     let find =
         |method: Method| asked.iter().rfind(|asked| asked.method == method && asked.target.starts_with("/bucket/f"));
@@ -532,7 +399,7 @@ async fn no_log_line_shows_a_secret() {
     };
     let config = crate::backend::Config::S3(config(&server.url()));
     let store = connect(&config, &credential, &Path::root(), limits()).unwrap();
-    content(&*store, &hundred_version(), 0..100).await.unwrap();
+    part(&*store, &hundred_version(), 0..100).await.unwrap();
     let log = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
     let shown: Vec<_> = log.lines().filter(|line| line.contains("canary")).collect();
     assert!(log.contains("broke off"), "the log was not captured");
@@ -565,7 +432,7 @@ async fn a_sum_of_sums_that_does_not_say_so_is_no_checksum() {
         })
         .await;
         let version = Version { bytes: etag.into(), ..hundred_version() };
-        let read = content(&*store(&server).await, &version, 0..100).await;
+        let read = part(&*store(&server).await, &version, 0..100).await;
         assert_eq!(read.err().map(|error| error.kind), vouched.then_some(ErrorKind::Corrupt), "{etag} {kind:?}");
     }
 }

@@ -115,5 +115,5 @@ async fn an_upload_goes_on_with_renewed_keys() {
     current.renew(&keys("id", "second"));
     upload.write(noise(9 * MIB).into()).await.unwrap();
     let version = upload.publish(&Attributes::default()).await.unwrap().version().cloned().unwrap();
-    assert!(content(&*store, &version, 0..version.size).await.unwrap() == [noise(9 * MIB), noise(9 * MIB)].concat());
+    assert!(part(&*store, &version, 0..version.size).await.unwrap() == [noise(9 * MIB), noise(9 * MIB)].concat());
 }

@@ -45,7 +45,7 @@ async fn parallel_reads_use_connections_of_their_own_where_the_server_offers_h2(
     let endpoint = format!("https://{}", server.address);
     let store = connected(Config { ca_bundle: Some(pem), ..config(&endpoint) });
     let file = file();
-    let reads = join_all((0..8).map(|_| content(&*store, &file, 0..10))).await;
+    let reads = join_all((0..8).map(|_| part(&*store, &file, 0..10))).await;
     assert!(reads.into_iter().all(|read| read.unwrap() == [7; 10]));
     assert!(server.connections.load(Ordering::SeqCst) >= 8);
     assert!(server.alpn.lock().unwrap().iter().all(|alpn| alpn.as_deref() != Some(b"h2")));
@@ -65,7 +65,7 @@ async fn an_untrusted_certificate_is_told_at_once() {
 async fn http_goes_through_a_proxy_in_absolute_form() {
     let proxy = Scripted::start(|_| Answer::Whole(ten())).await;
     let store = connected(Config { proxy: Some(proxy.url()), ..config("http://store.invalid:9000") });
-    content(&*store, &file(), 0..10).await.unwrap();
+    part(&*store, &file(), 0..10).await.unwrap();
     let target = proxy.asked()[0].target.clone();
     assert!(target.starts_with("http://store.invalid:9000/bucket/f"), "{target}");
 }
@@ -89,6 +89,6 @@ async fn https_goes_through_a_tunnel() {
     });
     let endpoint = format!("https://{}", server.address);
     let store = connected(Config { ca_bundle: Some(pem), proxy: Some(proxy), ..config(&endpoint) });
-    content(&*store, &file(), 0..10).await.unwrap();
+    part(&*store, &file(), 0..10).await.unwrap();
     assert!(tunnel.await.unwrap().starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")));
 }
