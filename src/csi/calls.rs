@@ -105,7 +105,7 @@ where
     }
 }
 
-/// Writes the line and counts. Probe comes every few seconds for ever, and is worth a line only where it fails.
+/// Writes the line and counts. What is asked again and again for ever, of no volume, is worth a line only where it fails.
 fn report(method: &str, entry: &Entry, took: Duration, status: Option<&Status>) {
     let word = |text: &Option<String>| text.clone().unwrap_or_default();
     let (volume, target) = (word(&entry.volume), word(&entry.target));
@@ -116,7 +116,7 @@ fn report(method: &str, entry: &Entry, took: Duration, status: Option<&Status>) 
             let error = status.message();
             tracing::warn!(method, volume, target, ms, ?code, error, "csi call failed");
         }
-        None if method == "Probe" => tracing::debug!(method, ms, ?code, "csi call"),
+        None if matches!(method, "Probe" | "NodeGetCapabilities") => tracing::debug!(method, ms, ?code, "csi call"),
         None => tracing::info!(method, volume, target, ms, ?code, "csi call"),
     }
     metrics::histogram!(CSI_CALL_SECONDS, "method" => method.to_owned(), "code" => format!("{code:?}")).record(took);
