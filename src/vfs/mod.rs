@@ -17,6 +17,7 @@ mod inodes;
 mod ledger;
 mod listings;
 mod locks;
+mod lookup;
 #[cfg(test)]
 mod model;
 mod names;
@@ -26,6 +27,7 @@ mod publish;
 mod read;
 mod recent;
 mod reign;
+mod rename;
 mod rows;
 mod space;
 mod succession;

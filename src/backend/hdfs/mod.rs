@@ -10,6 +10,7 @@ mod growing;
 mod in_place;
 mod list;
 mod locations;
+mod open;
 mod owners;
 mod read;
 mod records;

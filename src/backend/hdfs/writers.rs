@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::in_place::Open;
+use super::open::Open;
 use super::webhdfs::Status;
 
 /// By file id. All who open one file share it.
