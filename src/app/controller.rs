@@ -12,7 +12,7 @@ use crate::config::stores::LiveStores;
 use crate::csi::controller::Controller;
 use crate::csi::identity::{Health, Identity};
 use crate::csi::{self, Services};
-use crate::observability::metrics::Tally;
+use crate::observability::metrics::ProcessRecorder;
 
 /// Serves until told to stop.
 ///
@@ -20,7 +20,7 @@ use crate::observability::metrics::Tally;
 /// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
 pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     let cli::Plugin { endpoint, driver_name, stores, metrics_address, .. } = &words.plugin;
-    let tally = Tally::install();
+    let recorder = ProcessRecorder::install();
     wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("controller", &words.cluster_id, &words.plugin)?;
@@ -46,7 +46,7 @@ pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     tokio::spawn(stores.watch());
     tokio::spawn(controller.clone().tidy());
     health.ready();
-    let numbers = move || std::future::ready(monitor::of_plugin(&tally));
+    let numbers = move || std::future::ready(monitor::of_plugin(&recorder));
     monitor::start(*metrics_address, Arc::clone(&health), numbers).await?;
     Ok(csi::serve(listener, Services::new(identity).with_controller(controller).with_audit(audit), stop).await?)
 }

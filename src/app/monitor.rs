@@ -13,7 +13,7 @@ use crate::csi::identity::Health;
 use crate::mount::Workers;
 use crate::observability::metrics::exposition::{Group, Labels, text};
 use crate::observability::metrics::{
-    MOUNTS, Numbers, STORE_CROSSED_BYTES, STORE_FETCHED_BYTES, STORE_SENT_BYTES, Tally,
+    MOUNTS, Numbers, ProcessRecorder, STORE_CROSSED_BYTES, STORE_FETCHED_BYTES, STORE_SENT_BYTES,
 };
 use crate::observability::pages::{Pages, listen, show};
 use crate::topology::{Domain, Located, UNKNOWN};
@@ -57,12 +57,17 @@ where
 }
 
 /// The numbers of a plugin that serves no volume.
-pub(super) fn of_plugin(tally: &Tally) -> String {
-    text(&[Group::plugin(tally.numbers())])
+pub(super) fn of_plugin(recorder: &ProcessRecorder) -> String {
+    text(&[Group::plugin(recorder.numbers())])
 }
 
 /// The numbers of the node plugin and of each volume on this node.
-pub(super) async fn of_node(tally: &Tally, workers: &Workers, stores: &LiveStores, place: &Located) -> String {
+pub(super) async fn of_node(
+    recorder: &ProcessRecorder,
+    workers: &Workers,
+    stores: &LiveStores,
+    place: &Located,
+) -> String {
     let (mounts, volumes) = workers.numbers().await;
     metrics::gauge!(MOUNTS).set(mounts as f64);
     let zone = place.get().map(|place| place.of(Domain::Zone).to_owned()).unwrap_or_else(|_| UNKNOWN.to_owned());
@@ -77,6 +82,6 @@ pub(super) async fn of_node(tally: &Tally, workers: &Workers, stores: &LiveStore
         Group::volume(Labels { zone: zone.clone(), ..labels }, numbers)
     };
     let groups: Vec<_> =
-        std::iter::once(Group::plugin(tally.numbers())).chain(volumes.into_iter().map(volume)).collect();
+        std::iter::once(Group::plugin(recorder.numbers())).chain(volumes.into_iter().map(volume)).collect();
     text(&groups)
 }

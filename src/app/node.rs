@@ -15,7 +15,7 @@ use crate::csi::node::{Here, Node};
 use crate::csi::{self, Services};
 use crate::mount::{CacheDir, Config, Workers};
 use crate::observability::Log;
-use crate::observability::metrics::Tally;
+use crate::observability::metrics::ProcessRecorder;
 
 /// Serves until told to stop; the mounts are served on by their workers.
 ///
@@ -24,7 +24,7 @@ use crate::observability::metrics::Tally;
 /// had.
 pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     let cli::Plugin { endpoint, driver_name, stores, metrics_address, .. } = &words.plugin;
-    let tally = Tally::install();
+    let recorder = ProcessRecorder::install();
     wipe_what_is_freed();
     let stop = until_told_to_stop()?;
     let audit = audit("node", &words.node_id, &words.plugin)?;
@@ -58,10 +58,10 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     }
     let asked = workers.clone();
     let _control = control::start(&words.state_dir.join("control.sock"), move |ask| answer(asked.clone(), ask))?;
-    let shown = (tally, workers, stores.clone(), place);
+    let shown = (recorder, workers, stores.clone(), place);
     let numbers = move || {
-        let (tally, workers, stores, place) = shown.clone();
-        async move { monitor::of_node(&tally, &workers, &stores, &place).await }
+        let (recorder, workers, stores, place) = shown.clone();
+        async move { monitor::of_node(&recorder, &workers, &stores, &place).await }
     };
     monitor::start(*metrics_address, Arc::clone(&health), numbers).await?;
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;

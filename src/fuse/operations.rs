@@ -122,12 +122,12 @@ impl Operations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observability::metrics::Tally;
+    use crate::observability::metrics::ProcessRecorder;
 
     #[test]
     fn an_operation_is_counted_by_its_outcome() {
-        let tally = Tally::default();
-        metrics::with_local_recorder(&tally, || {
+        let recorder = ProcessRecorder::default();
+        metrics::with_local_recorder(&recorder, || {
             let operations = Operations::new();
             operations.counted(Operation::Seek, |_| {})(Ok(1));
             operations.counted(Operation::Seek, |_| {})(Err::<u64, _>(Error::Io));
@@ -135,7 +135,7 @@ mod tests {
             operations.read(7);
             operations.written(8);
         });
-        let numbers = tally.numbers();
+        let numbers = recorder.numbers();
         let of = |kind, status| numbers.get(VOLUME_OPERATIONS, &[("kind", kind), ("status", status)]);
         assert_eq!((of("lseek", "ok"), of("lseek", "EIO"), of("lookup", "ENOENT")), (Some(1), Some(1), Some(1)));
         assert_eq!((numbers.get(VOLUME_READ_BYTES, &[]), numbers.get(VOLUME_WRITTEN_BYTES, &[])), (Some(7), Some(8)));
@@ -165,12 +165,12 @@ mod tests {
             Operation::StatFs,
             Operation::Seek,
         ];
-        let tally = Tally::default();
-        metrics::with_local_recorder(&tally, || {
+        let recorder = ProcessRecorder::default();
+        metrics::with_local_recorder(&recorder, || {
             let operations = Operations::new();
             ALL.iter().for_each(|what| operations.ended(*what, &Ok(())));
         });
-        let counted = tally.numbers().of(VOLUME_OPERATIONS);
+        let counted = recorder.numbers().of(VOLUME_OPERATIONS);
         assert_eq!(counted.len(), Operation::COUNT, "{counted:?}");
     }
 }

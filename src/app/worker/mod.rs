@@ -29,7 +29,7 @@ use crate::mount::Health;
 use crate::mount::confine::confine;
 use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
 use crate::mount::line::Line;
-use crate::observability::metrics::Tally;
+use crate::observability::metrics::ProcessRecorder;
 use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
@@ -82,7 +82,7 @@ fn on_one_thread<T>(first: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Volume) -> anyhow::Result<()> {
     let Volume { spec, credential } = volume;
     // Before anything looks a counter up.
-    let tally = Tally::install();
+    let recorder = ProcessRecorder::install();
     let credential = auth::Current::new(credential);
     let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
     let limits = Limits { budget: budget.clone(), timeout: timeout.clone() };
@@ -137,7 +137,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     let state = State { known: None, options: spec.options.clone(), health: Health::default() };
     let served = Arc::new(Served {
         spec,
-        tally,
+        recorder,
         credential: Mutex::new(credential),
         backend,
         read_ahead,

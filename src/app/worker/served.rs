@@ -17,7 +17,8 @@ use crate::csi::volumes::VolumeFile;
 use crate::mount::handover::{FromWorker, Refusal};
 use crate::mount::{Health, Usage};
 use crate::observability::metrics::{
-    BUDGET_BYTES, BUDGET_HELD_BYTES, Numbers, Tally, VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES, VOLUME_USED_BYTES,
+    BUDGET_BYTES, BUDGET_HELD_BYTES, Numbers, ProcessRecorder, VOLUME_COUNT_AGE_SECONDS, VOLUME_LIMIT_BYTES,
+    VOLUME_USED_BYTES,
 };
 use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
@@ -27,7 +28,7 @@ use crate::vfs::Vfs;
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) spec: VolumeSpec,
-    pub(super) tally: Tally,
+    pub(super) recorder: ProcessRecorder,
     pub(super) credential: Mutex<auth::Current>,
     pub(super) backend: Swappable,
     pub(super) read_ahead: Arc<ReadAhead>,
@@ -88,7 +89,7 @@ impl Served {
             (BUDGET_BYTES, Some(self.budget.total())),
             (BUDGET_HELD_BYTES, Some(held)),
         ];
-        let mut numbers = self.tally.numbers();
+        let mut numbers = self.recorder.numbers();
         levels.into_iter().for_each(|(name, level)| level.into_iter().for_each(|level| numbers.set(name, level)));
         numbers
     }

@@ -74,7 +74,7 @@ pub(super) mod tests {
     use crate::budget::Budget;
     use crate::config::{VolumeOptions, VolumeSpec};
     use crate::mount::Health;
-    use crate::observability::metrics::Tally;
+    use crate::observability::metrics::ProcessRecorder;
     use crate::prefetch::{self, ReadAhead};
     use crate::tunable::Span;
     use crate::vfs::{self, Vfs};
@@ -98,7 +98,7 @@ pub(super) mod tests {
         let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), config));
         let state = State { known: None, options: spec.options.clone(), health: Health::default() };
         Arc::new(Served {
-            tally: Tally::default(),
+            recorder: ProcessRecorder::default(),
             credential: Mutex::new(Current::new(Credential::Anonymous)),
             backend: swappable,
             read_ahead,

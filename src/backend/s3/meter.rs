@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
     use crate::backend::meter::answered;
-    use crate::observability::metrics::{STORE_REQUESTS, Tally};
+    use crate::observability::metrics::{ProcessRecorder, STORE_REQUESTS};
 
     #[test]
     fn a_request_is_told_by_its_form() {
@@ -77,14 +77,14 @@ mod tests {
 
     #[test]
     fn every_answer_has_a_word_in_the_table() {
-        let tally = Tally::default();
-        metrics::with_local_recorder(&tally, || {
+        let recorder = ProcessRecorder::default();
+        metrics::with_local_recorder(&recorder, || {
             for code in [200, 206, 304, 404, 401, 403, 409, 412, 416, 429, 503, 500, 502, 400, 418] {
                 answered("read", status(Some(code)), Duration::from_millis(2));
             }
             answered("read", status(None), Duration::from_secs(1));
         });
-        let numbers = tally.numbers();
+        let numbers = recorder.numbers();
         let of = |status| numbers.get(STORE_REQUESTS, &[("kind", "read"), ("status", status)]).unwrap_or_default();
         let counts = ["ok", "not-found", "denied", "conflict", "throttled", "fault", "unreached", "refused"].map(of);
         assert_eq!(counts, [3, 1, 2, 3, 2, 2, 1, 2]);

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
-use crate::observability::metrics::{CACHE_SKIPPED_BYTES, Tally};
+use crate::observability::metrics::{CACHE_SKIPPED_BYTES, ProcessRecorder};
 
 const SIZE: u64 = 64 << 10;
 
@@ -171,11 +171,11 @@ async fn what_the_disk_does_not_take_in_time_is_not_kept() {
     let rig = Rig::new();
     let file = rig.put("f", 40 * MIB);
     let cached = rig.open().await;
-    let tally = Tally::default();
-    let _counting = metrics::set_default_local_recorder(&tally);
+    let recorder = ProcessRecorder::default();
+    let _counting = metrics::set_default_local_recorder(&recorder);
     rig.stage(|staged| staged.slow = Duration::from_secs(2));
     check(&cached, &file, 0..file.size).await;
-    let skipped: u64 = tally.numbers().of(CACHE_SKIPPED_BYTES).iter().map(|(_, bytes)| *bytes).sum();
+    let skipped: u64 = recorder.numbers().of(CACHE_SKIPPED_BYTES).iter().map(|(_, bytes)| *bytes).sum();
     assert!(skipped > 0 && skipped < file.size, "{skipped}");
     assert_eq!(cached.ailment(), None);
 }

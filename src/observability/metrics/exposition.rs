@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn each_scope_has_its_labels_and_nothing_that_was_not_told() {
-        let tally = Tally::default();
-        metrics::with_local_recorder(&tally, || {
+        let recorder = ProcessRecorder::default();
+        metrics::with_local_recorder(&recorder, || {
             metrics::counter!(STORE_FETCHED_BYTES).increment(7);
             metrics::histogram!(STORE_REQUEST_SECONDS, "kind" => "read").record(0.02);
             metrics::histogram!(STORE_REQUEST_SECONDS, "kind" => "read").record(500.0);
@@ -151,7 +151,7 @@ mod tests {
             store: "lake".into(),
             zone: "a".into(),
         };
-        let groups = [Group::plugin(Numbers::default()), Group::volume(labels, tally.numbers())];
+        let groups = [Group::plugin(Numbers::default()), Group::volume(labels, recorder.numbers())];
         let text = text(&groups);
         let of = r#"namespace="team-a",persistentvolume="pv-1",store="lake""#;
         for line in [

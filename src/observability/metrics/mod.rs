@@ -2,15 +2,15 @@
 //! name, through the `metrics` facade; a metric that is new is one line here, and one in `docs/metrics.md`.
 //!
 //! The table is also the schema by which a worker's numbers travel to the node plugin: a number stands for a metric and
-//! its labels' values ([`Numbers`]), so that no word of a worker's ever becomes a label. [`Tally`] is where a process
-//! counts, [`exposition`] what a scrape gets.
+//! its labels' values ([`Numbers`]), so that no word of a worker's ever becomes a label. [`ProcessRecorder`] is where
+//! a process counts, [`exposition`] what a scrape gets.
 
 pub mod exposition;
 mod numbers;
-mod tally;
+mod recorder;
 
 pub use numbers::Numbers;
-pub use tally::Tally;
+pub use recorder::ProcessRecorder;
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]

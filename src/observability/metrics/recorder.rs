@@ -13,7 +13,7 @@ use super::{BUCKETS, Kind, Metric, layout, width};
 
 /// What the `metrics` facade counts into. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Tally {
+pub struct ProcessRecorder {
     cells: Arc<[AtomicU64]>,
     by_name: Arc<HashMap<&'static str, (usize, &'static Metric)>>,
 }
@@ -21,14 +21,14 @@ pub struct Tally {
 /// What a level is that nobody has told: no number.
 const UNTOLD: u64 = f64::NAN.to_bits();
 
-impl Default for Tally {
-    fn default() -> Tally {
+impl Default for ProcessRecorder {
+    fn default() -> ProcessRecorder {
         let cells: Vec<_> = std::iter::repeat_with(AtomicU64::default).take(width()).collect();
         for (first, metric) in layout().filter(|(_, metric)| is_level(metric)) {
             cells[first..first + metric.width()].iter().for_each(|cell| cell.store(UNTOLD, Ordering::Relaxed));
         }
         let by_name = layout().map(|(first, metric)| (metric.name, (first, metric))).collect();
-        Tally { cells: cells.into(), by_name: Arc::new(by_name) }
+        ProcessRecorder { cells: cells.into(), by_name: Arc::new(by_name) }
     }
 }
 
@@ -36,13 +36,13 @@ fn is_level(metric: &Metric) -> bool {
     matches!(metric.kind, Kind::Sum | Kind::Highest)
 }
 
-impl Tally {
+impl ProcessRecorder {
     /// Counts for the whole process from now on. The first call counts.
-    pub fn install() -> Tally {
-        let tally = Tally::default();
+    pub fn install() -> ProcessRecorder {
+        let recorder = ProcessRecorder::default();
         // In a test there may be one already.
-        let _ = metrics::set_global_recorder(tally.clone());
-        tally
+        let _ = metrics::set_global_recorder(recorder.clone());
+        recorder
     }
 
     /// What was counted so far.
@@ -109,7 +109,7 @@ impl HistogramFn for Cell {
 }
 
 /// What the table does not know is counted nowhere.
-impl Recorder for Tally {
+impl Recorder for ProcessRecorder {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_counted_by_name_is_read_by_name() {
-        let tally = Tally::default();
-        metrics::with_local_recorder(&tally, || {
+        let recorder = ProcessRecorder::default();
+        metrics::with_local_recorder(&recorder, || {
             metrics::counter!(STORE_REQUESTS, "status" => "denied", "kind" => "read").increment(2);
             metrics::counter!(STORE_REQUESTS, "kind" => "read", "status" => "denied").increment(1);
             metrics::counter!(STORE_REQUESTS, "kind" => "/etc/passwd", "status" => "ok").increment(1);
@@ -145,7 +145,7 @@ mod tests {
             metrics::histogram!(STORE_REQUEST_SECONDS, "kind" => "list").record(0.2);
             metrics::counter!("millrace_nothing_total").increment(1);
         });
-        let numbers = tally.numbers();
+        let numbers = recorder.numbers();
         assert_eq!(numbers.get(STORE_REQUESTS, &[("kind", "read"), ("status", "denied")]), Some(3));
         assert_eq!(numbers.get(STORE_REQUESTS, &[("kind", "other"), ("status", "ok")]), Some(1));
         assert_eq!(numbers.get(VOLUME_LIMIT_BYTES, &[]), Some(0));
