@@ -40,7 +40,7 @@ fn over_s3(dirs: u64, files: u64, config: vfs::Config) -> Option<OverS3> {
         }
     }
     let credential = Credential::S3 { key_id: user.key_id, secret_key: Secret::new(user.secret), session_token: None };
-    let limits = Limits { budget: Budget::new(BUDGET), timeout: Duration::from_secs(60).into() };
+    let limits = Limits::alone(BUDGET, Duration::from_secs(60));
     let store = backend::Config::S3(S3::at(&server.endpoint(), BUCKET));
     let root = backend::Path::root();
     let backend = backend::connect(&store, auth::Current::from(&credential), &root, limits).unwrap();

@@ -8,10 +8,19 @@ use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 
 use super::dataset::{Dataset, Item};
-use crate::backend::{Attributes, Backend, Base, CreateOptions, ErrorKind, Fetched, Intent, Path, RESERVED};
+use crate::auth::Credential;
+use crate::backend::{
+    self, Attributes, Backend, Base, CreateOptions, ErrorKind, Fetched, Intent, Limits, Path, RESERVED,
+};
 
 /// Files that the client moves at once.
 const AT_ONCE: usize = 8;
+
+/// A client of the directory `dir` of a store.
+pub(super) fn client(config: &backend::Config, credential: &Credential, dir: &str) -> Result<Arc<dyn Backend>> {
+    let limits = Limits::alone(64 << 20, Duration::from_secs(60));
+    Ok(backend::connect(config, credential, &Path::parse(dir)?, limits)?)
+}
 
 /// See [`super::store::Store::put`].
 pub(super) async fn put(client: &Arc<dyn Backend>, set: &Arc<Dataset>, bar: &ProgressBar) -> Result<()> {

@@ -2,18 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::STORE;
 use super::stage::Stage;
+use super::{STORE, files};
 use crate::auth::Credential;
 use crate::backend::hdfs::Config;
-use crate::backend::{self, Backend, Limits, Path};
-use crate::budget::Budget;
+use crate::backend::{self, Backend};
 use crate::sandbox::hadoop::Hadoop;
 use crate::sandbox::requirement::{HADOOP, on_path};
 
@@ -74,8 +72,7 @@ impl Hdfs {
     fn client_of(&self, user: &str, dir: &str) -> Result<Arc<dyn Backend>> {
         let config = Config { prefix: ROOT.into(), ..Config::at(self.cluster.namenode(), self.cluster.webhdfs()) };
         let credential = Credential::Hadoop { user: user.into() };
-        let limits = Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(60).into() };
-        Ok(backend::connect(&backend::Config::Hdfs(config), &credential, &Path::parse(dir)?, limits)?)
+        files::client(&backend::Config::Hdfs(config), &credential, dir)
     }
 }
 

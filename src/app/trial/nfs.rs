@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::STORE;
 use super::stage::Stage;
+use super::{STORE, files};
 use crate::auth::Credential;
 use crate::backend::nfs::Config;
-use crate::backend::{self, Backend, Limits, Path};
-use crate::budget::Budget;
+use crate::backend::{self, Backend};
 use crate::sandbox::ganesha::Ganesha;
 use crate::sandbox::requirement::GANESHA;
 
@@ -75,7 +73,6 @@ impl Nfs {
     fn client_of(&self, uid: u32, dir: &str) -> Result<Arc<dyn Backend>> {
         let config = Config { connections: backend::nfs::MOST_CONNECTIONS, ..self.config.clone() };
         let credential = Credential::Sys { uid, gid: uid, groups: vec![] };
-        let limits = Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(60).into() };
-        Ok(backend::connect(&backend::Config::Nfs(config), &credential, &Path::parse(dir)?, limits)?)
+        files::client(&backend::Config::Nfs(config), &credential, dir)
     }
 }

@@ -248,7 +248,7 @@ pub(super) async fn reach(config: &Config, deadline: Duration) -> Result<()> {
 
 /// See [`crate::backend::locate`].
 pub(super) async fn locate(config: &Config, credential: &auth::Credential, path: &Path) -> Result<Located> {
-    let limits = Limits { budget: crate::budget::Budget::new(0), timeout: Duration::from_secs(30).into() };
+    let limits = Limits::alone(0, Duration::from_secs(30));
     let tree = Arc::new(Tree::new(config, credential, &Path::root(), limits)?);
     locations::locate(&tree, path).await.map_err(|failure| failure.at(Op::Stat, path))
 }

@@ -17,11 +17,10 @@ use crate::backend::contract::Stand;
 use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
 use crate::backend::{self, Backend, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result, SetAttributes, contract};
-use crate::budget::Budget;
 use crate::sandbox::hadoop::Hadoop;
 
 fn limits() -> Limits {
-    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(30).into() }
+    Limits::alone(64 << 20, Duration::from_secs(30))
 }
 
 fn config(cluster: &Hadoop) -> Config {

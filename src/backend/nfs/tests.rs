@@ -18,13 +18,12 @@ use crate::backend::contract::Stand;
 use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
 use crate::backend::{self, Attributes, Backend, Base, ErrorKind, Kind, Limits, Path, contract};
-use crate::budget::Budget;
 use crate::sandbox::ganesha::Ganesha;
 
 const UID: u32 = 1000;
 
 fn limits() -> Limits {
-    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(30).into() }
+    Limits::alone(64 << 20, Duration::from_secs(30))
 }
 
 fn user(uid: u32) -> Credential {

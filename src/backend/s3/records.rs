@@ -20,7 +20,6 @@ use super::{Config, fetch, keys, removal, stat, tree};
 use crate::auth::Credential;
 use crate::backend::records::{Extent, LARGEST_RECORD, Measured, Records, Removed, Tag, own_directory, removable};
 use crate::backend::{Attributes, Error, ErrorKind, Limits, Op, Path, RESERVED, Result};
-use crate::budget::Budget;
 
 /// The deadline of one request with all its retries.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +38,7 @@ pub(in crate::backend) struct S3Records {
 impl S3Records {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &Credential) -> Result<S3Records> {
-        let limits = Limits { budget: Budget::new(LARGEST_RECORD as u64), timeout: TIMEOUT.into() };
+        let limits = Limits::alone(LARGEST_RECORD as u64, TIMEOUT);
         let client = Client::new(config, credential.into(), &Path::root(), limits)?;
         // A record in an archive class could not be read again.
         let client = Arc::new(Client { storage_class: None, ..client });

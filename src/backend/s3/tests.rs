@@ -21,10 +21,9 @@ use super::{Checksums, Config};
 use crate::auth::{Credential, Secret};
 use crate::backend::contract::steps::*;
 use crate::backend::{Attributes, Backend, Base, ErrorKind, Limits, Meta, Path, Result, Version, connect};
-use crate::budget::Budget;
 
 fn limits() -> Limits {
-    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(20).into() }
+    Limits::alone(64 << 20, Duration::from_secs(20))
 }
 
 fn config(endpoint: &str) -> Config {

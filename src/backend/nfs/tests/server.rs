@@ -8,7 +8,7 @@ use super::*;
 
 /// Limits of a mount that gives up soon.
 fn hasty() -> Limits {
-    Limits { budget: Budget::new(64 << 20), timeout: Duration::from_secs(4).into() }
+    Limits::alone(64 << 20, Duration::from_secs(4))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,7 @@ async fn a_file_moves_in_the_middle_of_its_upload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_share_little_memory_and_give_it_back() {
     let Some(gateway) = Gateway::start().await else { return };
-    let limits = Limits { budget: Budget::new(24 << 20), timeout: Duration::from_secs(20).into() };
+    let limits = Limits::alone(24 << 20, Duration::from_secs(20));
     let store = gateway.store("volume", limits.clone());
     let data = noise(20 * MIB);
     let writers = (0..3).map(|number| {
