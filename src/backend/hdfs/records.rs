@@ -4,11 +4,10 @@
 //! none by itself, but refuses a path that has one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 
 use super::error::{Failure, Outcome, SAFE_MODE};
@@ -16,22 +15,11 @@ use super::webhdfs::Status;
 use super::{Config, Hdfs, Tree, changes, in_place, list, version};
 use crate::auth;
 use crate::backend::records::Directory;
-use crate::backend::records::numbered::{Directories, Item, LONGEST_VERSION};
-use crate::backend::{
-    Error, ErrorKind, Fetched, Kind, Limits, Name, Op, Path, RESERVED, Result, SetAttributes, reading,
-};
-use crate::budget::Budget;
+use crate::backend::records::numbered::root::{self, OWN, Shown, TIMEOUT};
+use crate::backend::records::numbered::{Directories, Item};
+use crate::backend::{Error, ErrorKind, Kind, Name, Op, Path, Result, SetAttributes};
 
-/// The deadline of one call.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of records on their way.
-const BUDGET: u64 = 4 << 20;
-
-/// Permission bits of the control plane's own directory, of those above volumes, of one that is not a volume's yet, and
-/// of a record, which a mount reads as its own user.
-const OWN: u32 = 0o700;
-const ABOVE: u32 = 0o755;
+/// Permission bits of a record, which a mount reads as its own user.
 const RECORD: u32 = 0o644;
 
 /// See the module.
@@ -46,8 +34,7 @@ pub(in crate::backend) struct Root {
 impl Root {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &auth::Credential) -> Result<Root> {
-        let limits = Limits { budget: Budget::new(BUDGET), timeout: TIMEOUT.into() };
-        let tree = Tree::new(config, credential, &Path::root(), limits)?;
+        let tree = Tree::new(config, credential, &Path::root(), root::limits())?;
         let user = if let auth::Credential::Hadoop { user } = credential { user.clone() } else { String::new() };
         Ok(Root { tree: Arc::new(tree), user, prepared: OnceCell::new() })
     }
@@ -67,28 +54,6 @@ impl Root {
     async fn make(&self, dir: &Path, mode: u32) -> Outcome<()> {
         let at = &self.tree.at(dir)?;
         self.tree.library.act("other", |client| async move { client.mkdirs(at, mode, false).await }).await
-    }
-
-    /// Checks the control plane's own directory, which users must not be able to write.
-    fn check_own(&self, at: &Path, found: &Status) -> Result<()> {
-        let wrong = |why: String| Err(Error::new(ErrorKind::Misconfigured, Op::Record, at, why));
-        if !is_directory(found) {
-            return wrong(format!("{RESERVED} in the store's root is no directory: remove it"));
-        }
-        if found.owner != self.user {
-            return wrong(format!(
-                "{RESERVED} in the store's root belongs to {:?}, and the controller is {:?}: whoever made it could forge \
-                 records. Remove it, or give the controller that user",
-                found.owner, self.user
-            ));
-        }
-        match mode(found) & 0o077 {
-            0 => Ok(()),
-            _ => wrong(format!(
-                "{RESERVED} in the store's root has mode {:04o}, so that others get at the records: chmod 0700",
-                mode(found)
-            )),
-        }
     }
 
     /// Writes `body` under a name of the driver's own, and gives it the name that it is to have where nothing has that.
@@ -154,7 +119,7 @@ impl Root {
 impl Directories for Root {
     async fn prepare(&self) -> Result<()> {
         let prepare = async || {
-            let at = Path::parse(RESERVED).unwrap_or_default();
+            let at = root::own();
             let fail = self.told(&at);
             let found = match self.tree.status_any(&at).await.map_err(&fail)? {
                 Some(found) => found,
@@ -169,27 +134,22 @@ impl Directories for Root {
                     self.tree.status(&at).await.map_err(&fail)?
                 }
             };
-            self.check_own(&at, &found)
+            root::check_own(&Shown {
+                is_directory: is_directory(&found),
+                owner: &format!("{:?}", found.owner),
+                controller: &format!("{:?}", self.user),
+                mode: mode(&found),
+            })
         };
         self.prepared.get_or_try_init(prepare).await.copied()
     }
 
     fn entries(&self, dir: &Path) -> BoxStream<'static, Result<Item>> {
-        let entries = list::list_all(self.tree.clone(), dir);
-        entries
-            .map(|entry| {
-                let entry = entry?;
-                let (kind, size, since) = (entry.meta.kind(), entry.meta.size(), entry.meta.mtime);
-                Ok(Item { name: entry.name, kind, size, since })
-            })
-            .boxed()
+        root::items(list::list_all(self.tree.clone(), dir))
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {
-        match reading::fetch(&Hdfs { tree: self.tree.clone() }, file, LONGEST_VERSION, None).await? {
-            Fetched::New { bytes, .. } => Ok(bytes),
-            Fetched::Same => Err(self.told(file)(Failure::corrupt("nothing was known to be the same as"))),
-        }
+        root::read(&Hdfs { tree: self.tree.clone() }, file).await
     }
 
     async fn place(&self, file: &Path, body: Bytes) -> Result<()> {
@@ -207,9 +167,7 @@ impl Directories for Root {
     }
 
     async fn make_dir(&self, dir: &Path) -> Result<()> {
-        // It may have been removed since it was prepared.
-        let mode = if dir.as_str() == Some(RESERVED) { OWN } else { ABOVE };
-        self.make(dir, mode).await.map_err(self.told(dir))
+        self.make(dir, root::mode_of(dir)).await.map_err(self.told(dir))
     }
 
     async fn remove(&self, at: &Path, _kind: Kind) -> Result<()> {
@@ -253,22 +211,16 @@ impl Directories for Root {
     async fn exposure(&self) -> Result<Option<String>> {
         let at = Path::root();
         let fail = self.told(&at);
-        let root = self.tree.status(&at).await.map_err(&fail)?;
-        let bits = mode(&root);
-        let why = match (bits & 0o022, bits & 0o1000) {
-            // Whoever has all of the file system is its superuser.
-            _ if root.owner != self.user && root.owner != self.tree.web.status("/").await.map_err(&fail)?.owner => {
-                format!("it belongs to {:?}, which is not the controller's user", root.owner)
-            }
-            (0, _) => return Ok(None),
-            (_, 0) => format!("its mode is {bits:04o}"),
-            (_, _) => format!("its mode is {bits:04o}, so that users make directories where volumes are to lie"),
-        };
-        Ok(Some(format!("users can write the store's root: {why}. They could put theirs in the place of a volume")))
+        let found = self.tree.status(&at).await.map_err(&fail)?;
+        // Whoever has all of the file system is its superuser.
+        let is_strange =
+            found.owner != self.user && found.owner != self.tree.web.status("/").await.map_err(&fail)?.owner;
+        let owner = format!("{:?}", found.owner);
+        Ok(root::exposure(is_strange.then_some(&*owner), mode(&found)))
     }
 
     async fn halted(&self) -> Result<Option<String>> {
-        let at = Path::parse(RESERVED).unwrap_or_default();
+        let at = root::own();
         let own = &self.tree.at(&at).map_err(self.told(&at))?;
         // Where it is there nothing changes, and the name node looks first whether anything may.
         let made =

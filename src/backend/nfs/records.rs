@@ -4,12 +4,11 @@
 //! belongs. It follows no symbolic link: each name of a path is looked up by itself, and must be a directory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use nfs3_types::nfs3::{Nfs3Option, fattr3, sattr3};
 use tokio::sync::OnceCell;
 
@@ -19,22 +18,9 @@ use super::tree::{Found, Tree, look};
 use super::{Config, Nfs, changes, list, tree_of, upload};
 use crate::auth;
 use crate::backend::records::Directory;
-use crate::backend::records::numbered::{Directories, Item, LONGEST_VERSION};
-use crate::backend::{
-    Attributes, Base, CreateOptions, Error, ErrorKind, Fetched, Kind, Limits, Op, Path, RESERVED, Result, Upload,
-    reading,
-};
-use crate::budget::Budget;
-
-/// The deadline of one call.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes of records on their way.
-const BUDGET: u64 = 4 << 20;
-
-/// Permission bits of the control plane's own directory, of those above volumes, and of one that is not a volume's yet.
-const OWN: u32 = 0o700;
-const ABOVE: u32 = 0o755;
+use crate::backend::records::numbered::root::{self, OWN, Shown};
+use crate::backend::records::numbered::{Directories, Item};
+use crate::backend::{Attributes, Base, CreateOptions, Error, ErrorKind, Kind, Op, Path, Result, Upload};
 
 /// See the module.
 #[derive(Debug)]
@@ -48,8 +34,7 @@ pub(in crate::backend) struct Root {
 impl Root {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &auth::Credential) -> Result<Root> {
-        let limits = Limits { budget: Budget::new(BUDGET), timeout: TIMEOUT.into() };
-        let tree = tree_of(config, credential, &Path::root(), limits)?;
+        let tree = tree_of(config, credential, &Path::root(), root::limits())?;
         let uid = if let auth::Credential::Sys { uid, .. } = credential { *uid } else { 0 };
         Ok(Root { tree: Arc::new(tree), uid, prepared: OnceCell::new() })
     }
@@ -79,25 +64,17 @@ impl Root {
     }
 
     /// Checks the control plane's own directory, which users must not be able to write.
-    fn check_own(&self, at: &Path, found: &fattr3) -> Result<()> {
-        let wrong = |why: String| Err(Error::new(ErrorKind::Misconfigured, Op::Record, at, why));
-        if found.uid != self.uid && self.uid == 0 {
+    fn check_own(&self, at: &Path, found: &Found) -> Result<()> {
+        let fattr3 { uid, mode, .. } = found.attributes;
+        if found.is_directory() && uid != self.uid && self.uid == 0 {
             return Err(squashed(at));
         }
-        if found.uid != self.uid {
-            let (theirs, ours) = (found.uid, self.uid);
-            return wrong(format!(
-                "{RESERVED} in the store's root belongs to uid {theirs}, and the controller is uid {ours}: whoever made it \
-                 could forge records. Remove it, or give the controller that user"
-            ));
-        }
-        match found.mode & 0o077 {
-            0 => Ok(()),
-            _ => wrong(format!(
-                "{RESERVED} in the store's root has mode {:04o}, so that others get at the records: chmod 0700",
-                found.mode & 0o7777
-            )),
-        }
+        root::check_own(&Shown {
+            is_directory: found.is_directory(),
+            owner: &format!("uid {uid}"),
+            controller: &format!("uid {}", self.uid),
+            mode: mode & 0o7777,
+        })
     }
 }
 
@@ -112,7 +89,7 @@ fn squashed(at: &Path) -> Error {
 impl Directories for Root {
     async fn prepare(&self) -> Result<()> {
         let prepare = async || {
-            let at = Path::parse(RESERVED).unwrap_or_default();
+            let at = root::own();
             let fail = self.told(&at);
             let found = match self.tree.lookup_any(&at).await.map_err(&fail)? {
                 Some(found) => found,
@@ -124,31 +101,17 @@ impl Directories for Root {
                     made => made.map_err(&fail)?,
                 },
             };
-            if !found.is_directory() {
-                let why = format!("{RESERVED} in the store's root is no directory: remove it");
-                return Err(Error::new(ErrorKind::Misconfigured, Op::Record, &at, why));
-            }
-            self.check_own(&at, &found.attributes)
+            self.check_own(&at, &found)
         };
         self.prepared.get_or_try_init(prepare).await.copied()
     }
 
     fn entries(&self, dir: &Path) -> BoxStream<'static, Result<Item>> {
-        let entries = list::list_all(self.tree.clone(), dir);
-        entries
-            .map(|entry| {
-                let entry = entry?;
-                let (kind, size, since) = (entry.meta.kind(), entry.meta.size(), entry.meta.mtime);
-                Ok(Item { name: entry.name, kind, size, since })
-            })
-            .boxed()
+        root::items(list::list_all(self.tree.clone(), dir))
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {
-        match reading::fetch(&Nfs { tree: self.tree.clone() }, file, LONGEST_VERSION, None).await? {
-            Fetched::New { bytes, .. } => Ok(bytes),
-            Fetched::Same => Err(self.told(file)(Failure::corrupt("nothing was known to be the same as"))),
-        }
+        root::read(&Nfs { tree: self.tree.clone() }, file).await
     }
 
     async fn place(&self, file: &Path, body: Bytes) -> Result<()> {
@@ -163,9 +126,7 @@ impl Directories for Root {
     }
 
     async fn make_dir(&self, dir: &Path) -> Result<()> {
-        // It may have been removed since it was prepared.
-        let mode = if dir.as_str() == Some(RESERVED) { OWN } else { ABOVE };
-        self.make(dir, mode).await.map(drop).map_err(self.told(dir))
+        self.make(dir, root::mode_of(dir)).await.map(drop).map_err(self.told(dir))
     }
 
     async fn remove(&self, at: &Path, kind: Kind) -> Result<()> {
@@ -222,17 +183,9 @@ impl Directories for Root {
         let at = Path::root();
         let Found { attributes, .. } = self.tree.lookup(&at).await.map_err(self.told(&at))?;
         let fattr3 { uid, mode, .. } = attributes;
-        let why = match (uid, mode & 0o022, mode & 0o1000) {
-            (uid, ..) if uid != self.uid && uid != 0 => {
-                format!("it belongs to uid {uid}, which is not the controller's")
-            }
-            (_, 0, _) => return Ok(None),
-            (_, _, 0) => format!("its mode is {:04o}", mode & 0o7777),
-            (_, _, _) => {
-                format!("its mode is {:04o}, so that users make directories where volumes are to lie", mode & 0o7777)
-            }
-        };
-        Ok(Some(format!("users can write the store's root: {why}. They could put theirs in the place of a volume")))
+        let owner = format!("uid {uid}");
+        let is_strange = uid != self.uid && uid != 0;
+        Ok(root::exposure(is_strange.then_some(&*owner), mode & 0o7777))
     }
 }
 

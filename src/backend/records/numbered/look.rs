@@ -161,4 +161,4 @@ pub async fn fetch(backend: &dyn Backend, at: &Path, longest: u64, known: Option
 }
 
 /// The longest file that a version is.
-pub(in crate::backend) const LONGEST_VERSION: u64 = (LARGEST_RECORD + HEAD) as u64;
+pub(super) const LONGEST_VERSION: u64 = (LARGEST_RECORD + HEAD) as u64;

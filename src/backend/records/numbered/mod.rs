@@ -12,6 +12,7 @@ mod clearing;
 mod look;
 #[cfg(test)]
 mod model;
+pub(in crate::backend) mod root;
 mod walk;
 
 use std::fmt::{self, Debug};
@@ -25,7 +26,6 @@ use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-pub(in crate::backend) use self::look::LONGEST_VERSION;
 pub use self::look::fetch;
 use self::look::{State, Versions, name_of};
 use super::{Directory, Extent, LARGEST_RECORD, Measured, Records, Removed, Tag};
