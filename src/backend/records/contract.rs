@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 
-use super::{Extent, Measured, Records, Tag, fetch};
-use crate::backend::{Attributes, Backend, Base, CreateOptions, Error, ErrorKind, Fetched, Kind, Path, Version};
+use super::{Extent, Measured, Records, Removed, Tag, fetch};
+use crate::backend::{Attributes, Backend, Base, CreateOptions, Error, ErrorKind, Fetched, Kind, Name, Path, Version};
 
 fn path(text: &str) -> Path {
     Path::parse(text).unwrap()
@@ -272,4 +272,37 @@ pub(crate) async fn mounts_read_their_own(records: &dyn Records, mount: &dyn Bac
     records.create(&path(".millrace/volumes/one"), "secret".into()).await.unwrap();
     let outcome = fetch(whole, &path(".millrace/volumes/one"), 1 << 16, None).await;
     assert_eq!(outcome.unwrap_err().kind, ErrorKind::Denied);
+}
+
+/// Where directories and symbolic links are real: a removal of the directory `volume`, in which so many `others` lie,
+/// takes what no mount shows and follows no link. `link` makes one to the directory `victim`.
+pub(crate) async fn removals_follow_no_link(
+    records: &dyn Records,
+    users: &Users,
+    link: impl AsyncFn(&str),
+    others: u64,
+) -> Vec<Removed> {
+    let (volume, victim) = (path("volume"), path("victim/file"));
+    users.put(&victim, body("x")).await;
+    for at in [path("volume/d/e/f"), path("volume/g"), volume.join(&Name::hidden())] {
+        users.put(&at, body("x")).await;
+    }
+    for at in ["volume/link", "volume/d/link"] {
+        link(at).await;
+    }
+    let mut pages = Vec::new();
+    while pages.last().is_none_or(|page: &Removed| !page.done) {
+        pages.push(records.remove_page(&volume, Extent::Current).await.unwrap());
+    }
+    // Three files, three directories, and two links.
+    assert_eq!(pages.iter().map(|page| page.count).sum::<u64>(), 3 + 3 + 2 + others);
+    assert_eq!(users.0.stat(&volume).await.unwrap_err().kind, ErrorKind::NotFound);
+    assert!(users.is_there(&victim).await);
+    // Nor does a record's path.
+    link("linked").await;
+    assert!(records.create(&path("linked/.millrace/volume.json"), body("x")).await.is_err());
+    assert_eq!(records.remove_page(&path("linked"), Extent::Current).await.unwrap().count, 0);
+    assert!(!records.is_vacant(&path("linked")).await.unwrap());
+    assert!(users.is_there(&victim).await);
+    pages
 }

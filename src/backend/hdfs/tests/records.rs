@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::backend::Meta;
-use crate::backend::records::contract::{self, Files, Users};
-use crate::backend::records::{Directory, Extent, Records, Removed};
+use crate::backend::records::contract::{self, Users};
+use crate::backend::records::{Directory, Records};
 
 /// A store's root that belongs to `user`.
 async fn root_of(cluster: &Hadoop, user: &str) -> Config {
@@ -122,32 +122,12 @@ async fn a_removal_follows_no_link_and_takes_what_no_mount_shows() {
     let Some(cluster) = Hadoop::shared().await.unwrap() else { return };
     let config = root_of(cluster, cluster.superuser()).await;
     let (records, users) = opened(&config, cluster.superuser());
-    let link = async |at: &str, to: &str| {
-        let at = format!("/{}/{at}", config.prefix);
-        cluster.control("symlink", &[("path", &at), ("target", to)], Bytes::new()).await.unwrap();
-    };
-    users.put(&path("victim/file"), "x".into()).await;
-    let hidden = format!("volume/{}", backend::Name::hidden());
-    for at in ["volume/d/e/f", "volume/g", &hidden] {
-        users.put(&path(at), "x".into()).await;
-    }
     let victim = format!("/{}/victim", config.prefix);
-    for at in ["volume/link", "volume/d/link"] {
-        link(at, &victim).await;
-    }
-    let mut pages = Vec::new();
-    while pages.last().is_none_or(|page: &Removed| !page.done) {
-        pages.push(records.remove_page(&path("volume"), Extent::Current).await.unwrap());
-    }
-    assert_eq!(pages.iter().map(|page| page.count).sum::<u64>(), 3 + 3 + 2);
-    assert_eq!(error_of(users.0.stat(&path("volume"))).await, ErrorKind::NotFound);
-    assert!(users.is_there(&path("victim/file")).await);
-    // Nor does a record's path.
-    link("linked", &victim).await;
-    assert!(records.create(&path("linked/.millrace/volume.json"), "x".into()).await.is_err());
-    assert!(records.remove_page(&path("linked"), Extent::Current).await.unwrap().count == 0);
-    assert!(!records.is_vacant(&path("linked")).await.unwrap());
-    assert!(users.is_there(&path("victim/file")).await);
+    let link = async |at: &str| {
+        let at = format!("/{}/{at}", config.prefix);
+        cluster.control("symlink", &[("path", &at), ("target", &victim)], Bytes::new()).await.unwrap();
+    };
+    contract::removals_follow_no_link(&*records, &users, link, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

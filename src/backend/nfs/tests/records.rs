@@ -1,9 +1,8 @@
 //! The control plane's records and volumes on a real server, whose root is root, or nobody.
 
 use super::*;
-use crate::backend::records::Extent;
-use crate::backend::records::contract::{self, Files, Users};
-use crate::backend::records::{Directory, Records, Removed};
+use crate::backend::records::contract::{self, Users};
+use crate::backend::records::{Directory, Records};
 
 const CONTROLLER: u32 = 900;
 
@@ -110,31 +109,19 @@ async fn what_users_could_write_is_told() {
 async fn a_removal_follows_no_link_and_takes_what_no_mount_shows() {
     let Some((server, _)) = exports().await else { return };
     // Before the server has looked.
-    std::fs::create_dir_all(server.root().join("volume/d")).unwrap();
-    let many = (0..1100).map(|number| server.root().join(format!("volume/d/{number}")));
-    many.for_each(|file| std::fs::write(file, "x").unwrap());
+    let volume = server.root().join("volume");
+    std::fs::create_dir_all(volume.join("d/e")).unwrap();
+    (0..1100).for_each(|number| std::fs::write(volume.join(format!("d/{number}")), "x").unwrap());
+    for (at, to) in [("d/root", "/"), ("d/e/up", "..")] {
+        std::os::unix::fs::symlink(to, volume.join(at)).unwrap();
+    }
     let (records, users) = opened(&config(&server), 0);
-    users.put(&path("victim/file"), "x".into()).await;
-    let hidden = format!("volume/{}", backend::Name::hidden());
-    for at in ["volume/d/e/f", "volume/g", &hidden] {
-        users.put(&path(at), "x".into()).await;
-    }
-    for (at, to) in [("volume/link", "../victim"), ("volume/d/link", "/"), ("volume/d/e/up", "..")] {
-        users.0.make_symlink(&path(at), to.as_bytes()).await.unwrap();
-    }
-    let mut pages = Vec::new();
-    while pages.last().is_none_or(|page: &Removed| !page.done) {
-        pages.push(records.remove_page(&path("volume"), Extent::Current).await.unwrap());
-    }
-    assert_eq!(pages.iter().map(|page| page.count).sum::<u64>(), 1100 + 3 + 3 + 3);
-    assert!(pages.len() > 1 && !server.root().join("volume").exists());
-    assert!(users.is_there(&path("victim/file")).await);
-    // Nor does a record's path.
-    users.0.make_symlink(&path("linked"), b"victim").await.unwrap();
-    assert!(records.create(&path("linked/.millrace/volume.json"), "x".into()).await.is_err());
-    assert!(records.remove_page(&path("linked"), Extent::Current).await.unwrap().count == 0);
-    assert!(!records.is_vacant(&path("linked")).await.unwrap());
-    assert!(users.is_there(&path("victim/file")).await);
+    let link = async |at: &str| {
+        let victim = "../".repeat(at.matches('/').count()) + "victim";
+        users.0.make_symlink(&path(at), victim.as_bytes()).await.unwrap();
+    };
+    let pages = contract::removals_follow_no_link(&*records, &users, link, 1100 + 2).await;
+    assert!(pages.len() > 1 && !volume.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
