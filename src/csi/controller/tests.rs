@@ -1,4 +1,5 @@
 mod calls;
+mod directories;
 mod events;
 mod garbage;
 mod hdfs;
