@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 
 use super::error::{Failure, Outcome};
+use super::webhdfs::Status;
 use super::{Hdfs, Tree, version};
 use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result, beside, reading};
 
@@ -19,7 +20,7 @@ pub(super) fn list_all(tree: Arc<Tree>, dir: &Path) -> BoxStream<'static, Result
 }
 
 fn entries(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<Entry>> {
-    let listing = Listing { tree, dir: dir.clone(), all, next: Some(String::new()) };
+    let listing = Listing { tree, dir: dir.clone(), all, pages: Pages::default() };
     reading::pages(listing, async |mut listing| {
         let page = listing.page().await.map_err(|failure| failure.at(Op::List, &listing.dir))?;
         Ok(page.map(|page| (page, listing)))
@@ -31,37 +32,57 @@ struct Listing {
     dir: Path,
     /// The driver's own files, too.
     all: bool,
-    /// Behind which name the next page begins; `None` after the last.
-    next: Option<String>,
+    pages: Pages,
 }
 
 impl Listing {
     /// The next page; `None` behind the last.
     async fn page(&mut self) -> Outcome<Option<Vec<Entry>>> {
+        let Some(found) = self.pages.next(&self.tree, &self.dir).await? else { return Ok(None) };
+        let (mut page, mut hidden) = (Vec::new(), Vec::new());
+        for (name, mut status) in found {
+            if name.is_hidden() && !self.all {
+                hidden.push(name);
+                continue;
+            }
+            self.tree.growing.add_to(&mut status);
+            self.tree.writers.add_to(&mut status);
+            let meta = version::meta(&self.dir.join(&name), &status, &self.tree.owners);
+            page.push(Entry { name, meta });
+        }
+        beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
+        Ok(Some(page))
+    }
+}
+
+/// A directory as the name node gives it, page by page, in the order of names.
+pub(super) struct Pages {
+    /// Behind which name the next one begins; `None` after the last.
+    next: Option<String>,
+}
+
+impl Default for Pages {
+    fn default() -> Pages {
+        Pages { next: Some(String::new()) }
+    }
+}
+
+impl Pages {
+    /// The next page of `dir`, always the same one; `None` behind the last.
+    pub(super) async fn next(&mut self, tree: &Tree, dir: &Path) -> Outcome<Option<Vec<(Name, Status)>>> {
         let Some(after) = self.next.take() else { return Ok(None) };
-        let at = self.tree.at(&self.dir).map_err(|_| Failure::absent())?;
-        let (mut entries, more) = self.tree.web.list(&at, &after).await?;
+        let at = tree.at(dir).map_err(|_| Failure::absent())?;
+        let (entries, more) = tree.web.list(&at, &after).await?;
         self.next = match entries.last() {
             _ if !more => None,
             Some(last) if last.path_suffix > after => Some(last.path_suffix.clone()),
             _ => return Err(Failure::corrupt("the name node's listing does not go on")),
         };
-        let (mut page, mut hidden) = (Vec::new(), Vec::new());
-        for status in &mut entries {
-            let Ok(name) = Name::new(status.path_suffix.as_bytes()) else {
-                // A file is listed as itself, without a name.
-                return Err(Failure::new(ErrorKind::NotADirectory, "it is no directory"));
-            };
-            if name.is_hidden() && !self.all {
-                hidden.push(name);
-                continue;
-            }
-            self.tree.growing.add_to(status);
-            self.tree.writers.add_to(status);
-            let meta = version::meta(&self.dir.join(&name), status, &self.tree.owners);
-            page.push(Entry { name, meta });
-        }
-        beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
-        Ok(Some(page))
+        let named = entries.into_iter().map(|status| match Name::new(status.path_suffix.as_bytes()) {
+            Ok(name) => Ok((name, status)),
+            // A file is listed as itself, without a name.
+            Err(_) => Err(Failure::new(ErrorKind::NotADirectory, "it is no directory")),
+        });
+        named.collect::<Outcome<_>>().map(Some)
     }
 }

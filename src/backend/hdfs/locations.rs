@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures::stream::{StreamExt, TryStreamExt, iter};
 
 use super::error::Outcome;
+use super::list::Pages;
 use super::webhdfs::Status;
 use super::{Tree, space};
-use crate::backend::{ErrorKind, Host, Located, Name, Path};
+use crate::backend::{ErrorKind, Host, Located, Path};
 
 /// Files that are asked for at once.
 const AT_ONCE: usize = 16;
@@ -44,21 +45,22 @@ pub(super) async fn locate(tree: &Arc<Tree>, path: &Path) -> Outcome<Located> {
 
 /// Adds what a directory shows.
 async fn list(tree: &Tree, dir: &Path, files: &mut Vec<(Path, Status)>, dirs: &mut Vec<Path>) -> Outcome<()> {
-    let (at, mut after) = (tree.at(dir)?, String::new());
+    let mut pages = Pages::default();
     loop {
-        let (entries, more) = tree.web.list(&at, &after).await?;
-        let last = entries.last().map(|last| last.path_suffix.clone());
-        for status in entries {
-            match Name::new(status.path_suffix.as_bytes()) {
-                Ok(name) if name.is_hidden() || name.is_reserved() => {}
-                Ok(name) if status.kind == "DIRECTORY" => dirs.push(dir.join(&name)),
-                Ok(name) if status.kind == "FILE" => files.push((dir.join(&name), status)),
+        let page = match pages.next(tree, dir).await {
+            Ok(Some(page)) => page,
+            Ok(None) => return Ok(()),
+            // It went meanwhile.
+            Err(failure) if matches!(failure.kind, ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        for (name, status) in page {
+            match status.kind.as_str() {
+                _ if name.is_hidden() || name.is_reserved() => {}
+                "DIRECTORY" => dirs.push(dir.join(&name)),
+                "FILE" => files.push((dir.join(&name), status)),
                 _ => {}
             }
-        }
-        match last {
-            Some(last) if more && last > after => after = last,
-            _ => return Ok(()),
         }
     }
 }
