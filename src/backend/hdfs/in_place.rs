@@ -5,18 +5,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hdfs_native::WriteOptions;
-use hdfs_native::file::FileWriter;
 
-use super::calls::bounded;
 use super::error::{Failure, Outcome, gone};
 use super::open::{Open, to_its_end};
+use super::pipeline::Pipeline;
 use super::{Tree, changes, version};
 use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version};
 
 /// `Backend::make_file`.
 pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Meta> {
     let mut writer = create(tree, path, mode).await?;
-    bounded(tree.limits.timeout.get(), writer.close()).await?;
+    writer.close_at_leisure().await?;
     tree.meta(path).await
 }
 
@@ -28,16 +27,17 @@ pub(super) async fn begin(tree: &Arc<Tree>, path: &Path, mode: u32) -> Outcome<W
     Ok(Writing(tree.writers.get_or(id, || Open::begun(tree, path, writer, status))))
 }
 
-async fn create(tree: &Tree, path: &Path, mode: u32) -> Outcome<FileWriter> {
+async fn create(tree: &Tree, path: &Path, mode: u32) -> Outcome<Pipeline> {
     changes::new_name(path)?;
     let at = &tree.at(path)?;
     let options = &WriteOptions::default().permission(mode & 0o7777).create_parent(false);
     let made = tree.library.act("write", |client| async move { client.create(at, options).await }).await;
-    made.map_err(|failure| match failure.kind {
+    let made = made.map_err(|failure| match failure.kind {
         // Who makes it holds its lease.
         ErrorKind::Busy => Failure { kind: ErrorKind::AlreadyExists, ..failure },
         _ => failure,
-    })
+    })?;
+    Ok(Pipeline::new(made, &tree.limits.timeout))
 }
 
 /// `Backend::open_write`. Asks nothing of HDFS before the first write.

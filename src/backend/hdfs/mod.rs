@@ -12,6 +12,7 @@ mod list;
 mod locations;
 mod open;
 mod owners;
+mod pipeline;
 mod read;
 mod records;
 mod space;

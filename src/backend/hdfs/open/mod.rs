@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hdfs_native::file::FileWriter;
 use tokio::time::timeout;
 
-use super::calls::bounded;
 use super::error::{Failure, HELD, Outcome, gone};
+use super::pipeline::Pipeline;
 use super::webhdfs::Status;
 use super::{Tree, version};
 use crate::backend::{ErrorKind, Meta, Path};
@@ -24,9 +23,6 @@ use crate::budget::Lease;
 
 /// Bytes of one file that are kept at most.
 const MOST_KEPT: u64 = 32 << 20;
-
-/// A writer may always be silent for so long.
-const LEAST_SILENCE: Duration = Duration::from_secs(3);
 
 /// A file that is written.
 #[derive(Debug)]
@@ -45,7 +41,7 @@ pub(super) struct Open {
 #[derive(Default)]
 struct State {
     /// Holds the file's lease.
-    writer: Option<FileWriter>,
+    writer: Option<Pipeline>,
     /// What the name node said when the lease was taken.
     status: Option<Status>,
     /// Bytes of the file with all that was written.
@@ -100,7 +96,7 @@ impl Open {
     }
 
     /// A new file, whose lease `writer` holds.
-    pub(super) fn begun(tree: &Arc<Tree>, path: &Path, writer: FileWriter, status: Status) -> Open {
+    pub(super) fn begun(tree: &Arc<Tree>, path: &Path, writer: Pipeline, status: Status) -> Open {
         let id = status.file_id;
         Open::with(tree, id, path, State { writer: Some(writer), status: Some(status), ..State::default() })
     }
@@ -131,12 +127,6 @@ impl Open {
         self.tree.limits.timeout.get()
     }
 
-    /// How long the library's writer may be silent: where a DataNode dies at the wrong moment it waits for ever, and what
-    /// mends that needs most of the time.
-    fn silence(&self) -> Duration {
-        (self.patience() / 4).max(LEAST_SILENCE).min(self.patience())
-    }
-
     /// Fails where something failed before.
     fn check(&self) -> Outcome<()> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +151,7 @@ impl Open {
         }
         let at = &version::by_id(self.id);
         let opened = self.tree.library.act("write", |client| async move { client.append(at).await }).await;
-        let writer = opened.map_err(gone).map_err(held)?;
+        let writer = Pipeline::new(opened.map_err(gone).map_err(held)?, &self.tree.limits.timeout);
         // Nobody else writes from here on.
         let status = self.tree.web.status(at).await.map_err(gone)?;
         (state.length, state.safe) = (status.length, status.length);
@@ -193,7 +183,7 @@ impl Open {
         state.length += size;
         self.tree.web.sent(data.len());
         let wrote = match &mut state.writer {
-            Some(writer) => bounded(self.silence(), writer.write_bytes(data)).await.map(drop),
+            Some(writer) => writer.write(data).await,
             None => Err(Failure::corrupt("a file that is not open")),
         };
         match wrote {
@@ -251,7 +241,7 @@ impl Open {
         let state = &mut *guard;
         self.check()?;
         while let Some(mut writer) = state.writer.take() {
-            match bounded(self.silence(), writer.close()).await {
+            match writer.close().await {
                 Ok(()) => {}
                 Err(failure) => {
                     drop(writer);
@@ -277,7 +267,7 @@ impl Open {
 
     async fn hsync(&self, state: &mut State) -> Outcome<()> {
         let synced = match &mut state.writer {
-            Some(writer) => bounded(self.silence(), writer.hsync()).await,
+            Some(writer) => writer.hsync().await,
             None => return Ok(()),
         };
         match synced {
@@ -316,9 +306,9 @@ impl Drop for Open {
         let Some(mut writer) = state.writer.take() else { return };
         // Nobody waits for it: as far as can be, what was written lasts.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (patience, path) = (self.tree.limits.timeout.get(), self.path.clone());
+        let path = self.path.clone();
         runtime.spawn(async move {
-            if let Err(failure) = bounded(patience, writer.close()).await {
+            if let Err(failure) = writer.close_at_leisure().await {
                 tracing::warn!(%path, why = %failure, "a file that was left open could not be closed");
             }
         });

@@ -1,13 +1,14 @@
 //! A file whose writer failed is written again: its lease recovered, its length looked at, what is missing appended.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Open, State, held};
+use super::{Kept, Open, State, held};
 use crate::backend::ErrorKind;
-use crate::backend::hdfs::calls::bounded;
 use crate::backend::hdfs::error::{Failure, Outcome, gone};
+use crate::backend::hdfs::pipeline::Pipeline;
 use crate::backend::hdfs::version;
 
 /// Before a recovery: the name node has that DataNode lead it which it heard of last, and where that is one that has just
@@ -77,21 +78,27 @@ impl Open {
             return Ok(());
         }
         let writer = library.act("write", |client| async move { client.append(at).await }).await;
-        let mut writer = writer.map_err(gone).map_err(held)?;
-        let left = || deadline.saturating_duration_since(Instant::now()).min(self.silence());
-        let mut reached = there;
-        for kept in &state.kept {
-            let skipped = usize::try_from(reached - kept.offset).unwrap_or(usize::MAX);
-            let rest = kept.data.slice(skipped.min(kept.data.len())..);
-            reached += rest.len() as u64;
-            bounded(left(), writer.write_bytes(rest)).await?;
-        }
-        if reached != state.length {
-            return Err(Failure::corrupt("bytes that were to be written again are no longer in memory"));
-        }
-        bounded(left(), writer.hsync()).await?;
-        state.is_safe(reached);
+        let mut writer = Pipeline::new(writer.map_err(gone).map_err(held)?, &self.tree.limits.timeout);
+        let again = timeout_at(deadline, append_kept(&mut writer, &state.kept, there..state.length)).await;
+        again.unwrap_or_else(|_| Err(Failure::late(self.patience())))?;
+        let length = state.length;
+        state.is_safe(length);
         state.writer = Some(writer);
         Ok(())
     }
+}
+
+/// Writes that `range` of the file at its end out of what is kept of it, and makes it lasting.
+async fn append_kept(writer: &mut Pipeline, kept: &[Kept], range: Range<u64>) -> Outcome<()> {
+    let mut reached = range.start;
+    for kept in kept {
+        let skipped = usize::try_from(reached - kept.offset).unwrap_or(usize::MAX);
+        let rest = kept.data.slice(skipped.min(kept.data.len())..);
+        reached += rest.len() as u64;
+        writer.write(rest).await?;
+    }
+    if reached != range.end {
+        return Err(Failure::corrupt("bytes that were to be written again are no longer in memory"));
+    }
+    writer.hsync().await
 }
