@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::operations::{Operation, Operations};
 use super::waiting::{Seat, Waiting};
 use crate::tunable::Span;
-use crate::vfs::{Error, Result, Vfs};
+use crate::vfs::{Error, Repeats, Result, Vfs};
 
 /// Deadlines without progress that a call may pass whose steps the store bounds by itself. Only a store that fails to
 /// do so comes here.
@@ -141,12 +141,18 @@ impl Answers {
     }
 }
 
+/// Requests that nobody answered in time.
+static LATE: LazyLock<Repeats<()>> =
+    LazyLock::new(|| Repeats::new(|(), times| tracing::warn!(times, "more requests passed their deadline")));
+
 /// Why a request waits no longer.
 async fn given_up(seat: &mut Seat, timeout: Duration) -> Error {
     match tokio::time::timeout(timeout, seat.released()).await {
         Ok(()) => Error::Interrupted,
         Err(_) => {
-            tracing::warn!(?timeout, "a request passed its deadline");
+            if LATE.is_news(()) {
+                tracing::warn!(?timeout, "a request passed its deadline");
+            }
             Error::Io
         }
     }

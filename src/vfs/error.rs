@@ -1,6 +1,9 @@
 //! What a file system call can fail with.
 
-use crate::backend::{self, BadName, ErrorKind};
+use std::sync::LazyLock;
+
+use super::repeats::Repeats;
+use crate::backend::{self, BadName, ErrorKind, Op};
 
 /// The result of a file system call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -74,6 +77,11 @@ pub enum Error {
     Io,
 }
 
+/// What an errno cannot say of a store that fails.
+static FAILURES: LazyLock<Repeats<(Op, ErrorKind)>> = LazyLock::new(|| {
+    Repeats::new(|(op, kind), times| tracing::warn!(%op, ?kind, times, "the store failed in the same way again"))
+});
+
 impl From<backend::Error> for Error {
     /// Total over [`ErrorKind`]. What an errno cannot say goes to the log.
     fn from(error: backend::Error) -> Error {
@@ -102,6 +110,8 @@ impl From<backend::Error> for Error {
         };
         if ordinary {
             tracing::debug!(%error, "refused");
+        } else if !FAILURES.is_news((error.op, error.kind)) {
+            tracing::debug!(%error, kind = ?error.kind, "the store failed");
         } else {
             tracing::warn!(%error, kind = ?error.kind, "the store failed");
         }

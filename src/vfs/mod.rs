@@ -28,6 +28,7 @@ mod read;
 mod recent;
 mod reign;
 mod rename;
+mod repeats;
 mod rows;
 mod space;
 mod succession;
@@ -49,6 +50,7 @@ pub use inodes::Ino;
 pub use news::{Amount, Change, News};
 pub use passing::{Lender, Loan};
 pub use read::{Answer, OpenOptions, Opened, Pages};
+pub(crate) use repeats::Repeats;
 pub use write::Owner;
 
 pub use crate::backend::Space;
