@@ -251,13 +251,13 @@ fn advised(spec: &VolumeSpec, file: &VolumeFile) -> (VolumeOptions, Option<Strin
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::backend::s3;
 
-    fn spec() -> VolumeSpec {
+    pub(in super::super) fn spec() -> VolumeSpec {
         VolumeSpec {
             volume_id: "lake/v@abcdefghij".into(),
             store: "lake".into(),

@@ -65,12 +65,13 @@ pub(super) mod tests {
     use super::super::kept::Kept;
     use super::super::right::Right;
     use super::super::served::State;
+    use super::super::served::tests::spec;
     use super::super::sharing::Others;
     use super::*;
     use crate::auth::{Credential, Current};
     use crate::backend::faulty::{Fault, Faulty};
     use crate::backend::memory::Memory;
-    use crate::backend::{self, Backend, ErrorKind, Op, Path, Swappable, s3};
+    use crate::backend::{Backend, ErrorKind, Op, Path, Swappable};
     use crate::budget::Budget;
     use crate::config::{VolumeOptions, VolumeSpec};
     use crate::mount::Health;
@@ -80,16 +81,7 @@ pub(super) mod tests {
     use crate::vfs::{self, Vfs};
 
     pub(in super::super) fn served(store: &Faulty) -> Arc<Served> {
-        let spec = VolumeSpec {
-            volume_id: "lake/v@abcdefghij".into(),
-            store: "lake".into(),
-            backend: backend::Config::S3(s3::Config::at("http://127.0.0.1:1", "bucket")),
-            path: "v".into(),
-            generation: Some("abcdefghij".into()),
-            read_only: false,
-            most_memory: 1 << 30,
-            options: VolumeOptions::default(),
-        };
+        let spec = VolumeSpec { options: VolumeOptions::default(), ..spec() };
         let swappable = Swappable::new(Arc::new(store.clone()));
         let (budget, seen): (_, Arc<dyn Backend>) = (Budget::new(32 << 20), Arc::new(swappable.clone()));
         let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(32 << 20));

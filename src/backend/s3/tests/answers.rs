@@ -38,6 +38,16 @@ fn sound(asked: &Asked) -> http::Response<Bytes> {
     head(206, &[("etag", "\"e\""), ("content-range", &content_range)], body)
 }
 
+/// With a credential whose every part can be told in a text.
+fn with_canaries(endpoint: &str) -> Arc<dyn Backend> {
+    let credential = Credential::S3 {
+        key_id: "canary-id".into(),
+        secret_key: Secret::new("canary-secret".into()),
+        session_token: Some(Secret::new("canary-token".into())),
+    };
+    connect(&crate::backend::Config::S3(config(endpoint)), &credential, &Path::root(), limits()).unwrap()
+}
+
 pub(super) fn store_of(endpoint: &str, timeout: Duration) -> Arc<dyn Backend> {
     let limits = Limits { timeout: timeout.into(), ..limits() };
     connect(&crate::backend::Config::S3(config(endpoint)), &keys("id", "secret"), &Path::root(), limits).unwrap()
@@ -199,13 +209,7 @@ async fn a_closed_port_is_unavailable() {
 async fn refusals_say_what_to_do_and_nothing_of_the_request() {
     let echo = "The request signature we calculated does not match. StringToSign: canary-signature";
     let server = Scripted::start(move |_| refusal(403, "SignatureDoesNotMatch", echo)).await;
-    let credential = Credential::S3 {
-        key_id: "canary-id".into(),
-        secret_key: Secret::new("canary-secret".into()),
-        session_token: Some(Secret::new("canary-token".into())),
-    };
-    let config = crate::backend::Config::S3(config(&server.url()));
-    let store = connect(&config, &credential, &Path::root(), limits()).unwrap();
+    let store = with_canaries(&server.url());
     let error = store.stat(&Path::root()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unauthenticated);
     let listed = store.list(&Path::root()).try_next().await.unwrap_err();
@@ -392,13 +396,7 @@ async fn no_log_line_shows_a_secret() {
         _ => Answer::Whole(sound(&asked)),
     })
     .await;
-    let credential = Credential::S3 {
-        key_id: "canary-id".into(),
-        secret_key: Secret::new("canary-secret".into()),
-        session_token: Some(Secret::new("canary-token".into())),
-    };
-    let config = crate::backend::Config::S3(config(&server.url()));
-    let store = connect(&config, &credential, &Path::root(), limits()).unwrap();
+    let store = with_canaries(&server.url());
     part(&*store, &hundred_version(), 0..100).await.unwrap();
     let log = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
     let shown: Vec<_> = log.lines().filter(|line| line.contains("canary")).collect();
