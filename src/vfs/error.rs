@@ -127,3 +127,42 @@ impl From<BadName> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::Path;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_again_and_again_is_told_once_and_counted() {
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO);
+        let _here = tracing::subscriber::set_default(subscriber.with_writer(move || to.clone()).finish());
+        // Of an operation that is no mount's, so that no other test's are counted with them.
+        let failure = || backend::Error::new(ErrorKind::Corrupt, Op::Record, &Path::root(), "canary");
+        assert!((0..1000).all(|_| Error::from(failure()) == Error::Io));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines.len() == 2 && lines[0].contains("canary"), "{text}");
+        assert!(lines[1].contains("op=record") && lines[1].contains("times=999"), "{text}");
+    }
+}
