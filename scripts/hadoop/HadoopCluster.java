@@ -370,7 +370,7 @@ public class HadoopCluster {
   /**
    * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
    * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /get?path=
-   * /hsync?path=&user= /close?path= /symlink?path=&target=&user= /active (whatever the other one of a pair is)
+   * /snapshot?path=&name= /snapshot/delete?path=&name= /hsync?path=&user= /close?path= /symlink?path=&target=&user= /active (whatever the other one of a pair is)
    */
   static void control(HttpExchange exchange) throws IOException {
     Map<String, String> query = new HashMap<>();
@@ -452,6 +452,13 @@ public class HadoopCluster {
           long names = Long.parseLong(query.getOrDefault("names", none));
           long space = Long.parseLong(query.getOrDefault("space", none));
           ((DistributedFileSystem) fs).setQuota(new Path(path), names, space);
+          return new byte[0];
+        case "/snapshot":
+          ((DistributedFileSystem) fs).allowSnapshot(new Path(path));
+          fs.createSnapshot(new Path(path), query.get("name"));
+          return new byte[0];
+        case "/snapshot/delete":
+          fs.deleteSnapshot(new Path(path), query.get("name"));
           return new byte[0];
         case "/policy":
           ((DistributedFileSystem) fs).enableErasureCodingPolicy(query.get("name"));

@@ -124,6 +124,9 @@ pub(super) async fn apply(tree: &Tree, at: &str, set: &SetAttributes) -> Outcome
 /// Makes a file shorter.
 async fn cut(tree: &Tree, path: &Path, status: &Status, size: u64) -> Outcome<()> {
     of_kind(status, Kind::File)?;
+    if tree.is_in_snapshot(path) {
+        return Err(Failure::in_snapshot());
+    }
     if let Some(open) = tree.writers.get(status.file_id) {
         open.close().await?;
     }
@@ -136,7 +139,7 @@ async fn cut(tree: &Tree, path: &Path, status: &Status, size: u64) -> Outcome<()
     let at = &tree.at(path)?;
     let deadline = Instant::now() + tree.limits.timeout.get();
     let done = tree.web.truncate(at, size).await?;
-    tree.readers.forget(status.file_id);
+    tree.readers.forget(&version::by_id(status.file_id));
     if done {
         return Ok(());
     }

@@ -18,6 +18,9 @@ pub(super) const HELD: &str = "another client holds the file's lease: it is writ
 /// What is said of a name node that answers and takes no changes.
 pub(super) const SAFE_MODE: &str = "the name node is in safe mode: it takes no changes";
 
+/// What is said of changes to a snapshot.
+const IN_SNAPSHOT: &str = "a snapshot does not change";
+
 /// A call that failed, before it is known for which operation and path it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -47,6 +50,11 @@ impl Failure {
     /// The file is another one now, or holds other bytes.
     pub(super) fn changed() -> Failure {
         Failure::new(ErrorKind::Stale, "the file was replaced, removed or cut by another client")
+    }
+
+    /// What lies in a snapshot stays as it is.
+    pub(super) fn in_snapshot() -> Failure {
+        Failure::new(ErrorKind::ReadOnly, IN_SNAPSHOT)
     }
 
     /// No answer came in time.
@@ -108,7 +116,7 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
             (ErrorKind::NotPermitted, "only its owner or the superuser may do that")
         }
         "AccessControlException" => (ErrorKind::Denied, "HDFS refuses it to the mount's user"),
-        "SnapshotAccessControlException" => (ErrorKind::ReadOnly, "a snapshot does not change"),
+        "SnapshotAccessControlException" => (ErrorKind::ReadOnly, IN_SNAPSHOT),
         "DSQuotaExceededException" | "QuotaByStorageTypeExceededException" => (
             ErrorKind::OverQuota,
             "the directory's space quota in HDFS is used up (a block counts whole, once a replica)",

@@ -9,6 +9,7 @@ use hdfs_native::WriteOptions;
 use super::error::{Failure, Outcome, gone};
 use super::open::{Open, to_its_end};
 use super::pipeline::Pipeline;
+use super::snapshots::Place;
 use super::{Tree, changes, version};
 use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version};
 
@@ -42,7 +43,7 @@ async fn create(tree: &Tree, path: &Path, mode: u32) -> Outcome<Pipeline> {
 
 /// `Backend::open_write`. Asks nothing of HDFS before the first write.
 pub(super) fn open_write(tree: &Arc<Tree>, file: &Version) -> Outcome<Writing> {
-    let id = version::id(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "a version of another store"))?;
+    let Place { id, frozen: None, .. } = tree.place(file)? else { return Err(Failure::in_snapshot()) };
     Ok(Writing(tree.writers.get_or(id, || Open::new(tree, id, &file.path))))
 }
 

@@ -39,14 +39,17 @@ impl Listing {
     /// The next page; `None` behind the last.
     async fn page(&mut self) -> Outcome<Option<Vec<Entry>>> {
         let Some(found) = self.pages.next(&self.tree, &self.dir).await? else { return Ok(None) };
+        let is_in_snapshot = self.tree.is_in_snapshot(&self.dir);
         let (mut page, mut hidden) = (Vec::new(), Vec::new());
         for (name, mut status) in found {
             if name.is_hidden() && !self.all {
                 hidden.push(name);
                 continue;
             }
-            self.tree.growing.add_to(&mut status);
-            self.tree.writers.add_to(&mut status);
+            if !is_in_snapshot {
+                self.tree.growing.add_to(&mut status);
+                self.tree.writers.add_to(&mut status);
+            }
             let meta = version::meta(&self.dir.join(&name), &status, &self.tree.owners);
             page.push(Entry { name, meta });
         }

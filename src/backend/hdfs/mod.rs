@@ -15,6 +15,7 @@ mod owners;
 mod pipeline;
 mod read;
 mod records;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -146,7 +147,11 @@ impl Tree {
             ErrorKind::InvalidName => Failure::absent(),
             _ => failure,
         })?;
-        let mut status = self.growing.look(&self.web, &at, self.web.status(&at).await?).await?;
+        let status = self.web.status(&at).await?;
+        if self.is_in_snapshot(path) {
+            return Ok(status);
+        }
+        let mut status = self.growing.look(&self.web, &at, status).await?;
         self.writers.add_to(&mut status);
         Ok(status)
     }

@@ -1,6 +1,6 @@
 //! Exactly the bytes of one version.
 //!
-//! A file is opened by its id, so that no other is ever read in its place; where a reader fails, the file is opened anew,
+//! A file is opened by its id, so that no other is ever read in its place, and in a snapshot by its path; where a reader fails, the file is opened anew,
 //! which finds out where its blocks lie now, and read on. What lies behind the last complete block of a file that is
 //! being written comes by WebHDFS.
 
@@ -15,8 +15,9 @@ use futures::stream::{self, BoxStream, StreamExt};
 use hdfs_native::file::FileReader;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Tree;
 use super::error::{Failure, Outcome, gone};
-use super::{Tree, version};
+use super::snapshots::Place;
 use crate::backend::{ErrorKind, Op, Result, Version, reading};
 
 /// How long an open reader is used again: rights that were withdrawn meanwhile are not seen.
@@ -31,9 +32,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that are asked of WebHDFS at once.
 const PIECE: u64 = 4 << 20;
 
-/// Open readers, by file id.
+/// Open readers, by where they read.
 #[derive(Default)]
-pub(super) struct Readers(Mutex<HashMap<u64, (Arc<FileReader>, Instant)>>);
+pub(super) struct Readers(Mutex<HashMap<String, (Arc<FileReader>, Instant)>>);
 
 impl std::fmt::Debug for Readers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,13 +43,13 @@ impl std::fmt::Debug for Readers {
 }
 
 impl Readers {
-    fn get(&self, id: u64, end: u64) -> Option<Arc<FileReader>> {
+    fn get(&self, at: &str, end: u64) -> Option<Arc<FileReader>> {
         let all = self.all();
-        let (reader, opened) = all.get(&id)?;
+        let (reader, opened) = all.get(at)?;
         (opened.elapsed() < FRESH && reader.file_length() as u64 >= end).then(|| reader.clone())
     }
 
-    fn put(&self, id: u64, reader: &Arc<FileReader>) {
+    fn put(&self, at: &str, reader: &Arc<FileReader>) {
         let mut all = self.all();
         if all.len() >= MOST {
             all.retain(|_, (_, opened)| opened.elapsed() < FRESH);
@@ -56,15 +57,15 @@ impl Readers {
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(id, (reader.clone(), Instant::now()));
+        all.insert(at.to_owned(), (reader.clone(), Instant::now()));
     }
 
     /// The file is opened anew by who reads it next.
-    pub(super) fn forget(&self, id: u64) {
-        self.all().remove(&id);
+    pub(super) fn forget(&self, at: &str) {
+        self.all().remove(at);
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<u64, (Arc<FileReader>, Instant)>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, (Arc<FileReader>, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,11 +86,13 @@ pub(super) async fn read(
 }
 
 async fn body(tree: &Arc<Tree>, file: &Version, range: Range<u64>) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
-    let id = version::id(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "the version is of another store"))?;
-    if let Some(open) = tree.writers.get(id) {
+    let place = tree.place(file)?;
+    if place.frozen.is_none()
+        && let Some(open) = tree.writers.get(place.id)
+    {
         open.readable(range.end).await?;
     }
-    let mut reading = Reading { tree: tree.clone(), id, range, pieces: None, moved: Instant::now() };
+    let mut reading = Reading { tree: tree.clone(), place, range, pieces: None, moved: Instant::now() };
     // The first answer decides whether there is a body at all.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(Some(reading), async |reading| {
@@ -106,7 +109,7 @@ type Pieces = BoxStream<'static, std::thread::Result<hdfs_native::Result<Bytes>>
 
 struct Reading {
     tree: Arc<Tree>,
-    id: u64,
+    place: Place,
     /// What is still to come.
     range: Range<u64>,
     /// As far as complete blocks reach.
@@ -127,12 +130,12 @@ impl Reading {
                 Err(failure) => failure,
             };
             self.pieces = None;
-            self.tree.readers.forget(self.id);
+            self.tree.readers.forget(&self.place.at);
             let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other);
             if !again || self.moved.elapsed() + PAUSE >= self.tree.limits.timeout.get() {
                 return Some(Err(failure));
             }
-            tracing::debug!(id = self.id, why = %failure, "a reader of HDFS failed, and is made anew");
+            tracing::debug!(id = self.place.id, why = %failure, "a reader of HDFS failed, and is made anew");
             sleep(PAUSE).await;
         }
         None
@@ -140,10 +143,10 @@ impl Reading {
 
     async fn piece(&mut self) -> Outcome<Bytes> {
         if self.pieces.is_none() {
-            let reader = reader(&self.tree, self.id, self.range.end).await?;
+            let reader = reader(&self.tree, &self.place, self.range.end).await?;
             let end = self.range.end.min(reader.file_length() as u64);
             if end <= self.range.start {
-                return tail(&self.tree, self.id, self.range.clone()).await;
+                return tail(&self.tree, &self.place, self.range.clone()).await;
             }
             let (at, length) = (self.range.start as usize, (end - self.range.start) as usize);
             // The library panics where it does not know better.
@@ -162,7 +165,7 @@ impl Reading {
             // The complete blocks are over.
             Ok(None) => {
                 self.pieces = None;
-                tail(&self.tree, self.id, self.range.clone()).await
+                tail(&self.tree, &self.place, self.range.clone()).await
             }
             Err(_) => Err(Failure::late(patience)),
         }
@@ -170,32 +173,35 @@ impl Reading {
 }
 
 /// An open reader: one that reaches as far as is wanted, or a new one.
-async fn reader(tree: &Tree, id: u64, end: u64) -> Outcome<Arc<FileReader>> {
-    if let Some(reader) = tree.readers.get(id, end) {
+async fn reader(tree: &Tree, place: &Place, end: u64) -> Outcome<Arc<FileReader>> {
+    let at = place.at.as_str();
+    if let Some(reader) = tree.readers.get(at, end) {
         return Ok(reader);
     }
-    let at = &version::by_id(id);
     let opened = tree.library.ask("stat", |client| async move { client.read(at).await }).await;
     let reader = Arc::new(opened.map_err(gone)?);
-    tree.readers.put(id, &reader);
+    place.check(tree).await.map_err(gone)?;
+    tree.readers.put(at, &reader);
     Ok(reader)
 }
 
 /// Some of the bytes behind the last complete block.
-async fn tail(tree: &Tree, id: u64, range: Range<u64>) -> Outcome<Bytes> {
-    let at = version::by_id(id);
-    let status = tree.web.status(&at).await.map_err(gone)?;
+async fn tail(tree: &Tree, place: &Place, range: Range<u64>) -> Outcome<Bytes> {
+    let at = place.at.as_str();
+    let status = tree.web.status(at).await.map_err(gone)?;
     let wanted = range.start..range.end.min(range.start + PIECE);
     let bytes = match status.length {
         // It has no block that could be asked for.
         0 => Bytes::new(),
-        known => tree.web.open(&at, wanted, known).await?,
+        known => tree.web.open(at, wanted, known).await?,
     };
     if !bytes.is_empty() {
-        tree.growing.note(id);
+        if place.frozen.is_none() {
+            tree.growing.note(place.id);
+        }
         return Ok(bytes);
     }
-    match tree.web.is_under_construction(&at).await? {
+    match tree.web.is_under_construction(at).await? {
         true => {
             let why = "another client is writing the file, and no DataNode gives its end yet";
             Err(Failure::new(ErrorKind::Busy, why))

@@ -2,6 +2,7 @@
 
 mod others;
 mod records;
+mod snapshots;
 mod striped;
 mod trouble;
 

@@ -35,8 +35,12 @@ pub(super) fn meta(path: &Path, status: &Status, owners: &Owners) -> Meta {
 /// The version of the file at `path`.
 pub(super) fn version(path: &Path, status: &Status) -> Version {
     let file: Arc<str> = status.file_id.to_string().into();
-    let bytes = format!("{file}/{}.{}", status.modification_time, status.length).into();
-    Version { path: path.clone(), file, bytes, size: status.length }
+    Version { path: path.clone(), file, bytes: bytes(status).into(), size: status.length }
+}
+
+/// What two versions have in common that are the same bytes.
+pub(super) fn bytes(status: &Status) -> String {
+    format!("{}/{}.{}", status.file_id, status.modification_time, status.length)
 }
 
 /// The file id; `None` for a version of another store.
