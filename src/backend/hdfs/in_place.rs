@@ -10,7 +10,7 @@ use super::error::{Failure, Outcome, gone};
 use super::open::{Open, to_its_end};
 use super::pipeline::Pipeline;
 use super::snapshots::Place;
-use super::{Tree, changes, version};
+use super::{Tree, changes};
 use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version};
 
 /// `Backend::make_file`.

@@ -53,7 +53,9 @@ impl Listing {
             let meta = version::meta(&self.dir.join(&name), &status, &self.tree.owners);
             page.push(Entry { name, meta });
         }
-        beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
+        if !is_in_snapshot {
+            beside::sweep(&Hdfs { tree: self.tree.clone() }, &self.dir, hidden);
+        }
         Ok(Some(page))
     }
 }
