@@ -18,6 +18,8 @@ pub(super) enum There {
     Here(Ino),
     /// What the store says, and from when on a change of ours makes that old.
     Store(Meta, Ticket),
+    /// Nothing, as the store says.
+    Nothing(Ticket),
 }
 
 impl Vfs {
@@ -94,19 +96,7 @@ impl Vfs {
     pub(super) async fn enter(&self, path: &Path) -> Result<Ino> {
         self.listings.outdate(path);
         loop {
-            let there = match self.there(path).await {
-                Ok(there) => there,
-                Err(Error::NotFound) => {
-                    // What a file here was begun as is not undone by an absence that was asked before.
-                    let mut inodes = self.inodes();
-                    if inodes.written_at(path).is_some() {
-                        continue;
-                    }
-                    inodes.detach(path);
-                    return Err(Error::NotFound);
-                }
-                Err(error) => return Err(error),
-            };
+            let there = self.there(path).await?;
             let mut inodes = self.inodes();
             match there {
                 There::Here(ino) if inodes.at(path) == Some(ino) => {
@@ -120,31 +110,40 @@ impl Vfs {
                     self.thin_out(&mut inodes);
                     return Ok(ino);
                 }
-                There::Here(_) | There::Store(..) => {}
+                // What a file here was begun as is not undone by an absence that was asked before.
+                There::Nothing(asked) if inodes.written_at(path).is_none() => {
+                    inodes.detach(path);
+                    drop(inodes);
+                    self.absences.note(path, asked);
+                    return Err(Error::NotFound);
+                }
+                There::Here(_) | There::Store(..) | There::Nothing(_) => {}
             }
         }
     }
 
     /// Asks what lies at `path`, again where this mount changed it meanwhile.
-    async fn there(&self, path: &Path) -> Result<There> {
+    pub(super) async fn there(&self, path: &Path) -> Result<There> {
         loop {
             if let Some(ino) = self.inodes().written_at(path) {
                 return Ok(There::Here(ino));
             }
             let asked = self.changes.ask();
-            let answer = self.backend.stat(path).await;
+            let answer = self.backend.stat(path).await.map_err(Error::from);
             if asked.changed(path).is_none() {
-                return Ok(There::Store(answer?, asked));
+                return match answer {
+                    Ok(meta) => Ok(There::Store(meta, asked)),
+                    Err(Error::NotFound) => Ok(There::Nothing(asked)),
+                    Err(error) => Err(error),
+                };
             }
         }
     }
 
-    pub(super) async fn there_or_nothing(&self, path: &Path) -> Result<Option<There>> {
-        match self.there(path).await {
-            Ok(there) => Ok(Some(there)),
-            Err(Error::NotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Whether nothing lies at `path`, as far as was asked at this moment or just before.
+    pub(super) async fn is_absent(&self, path: &Path) -> Result<bool> {
+        let was_absent = self.absences.take(path) && self.inodes().at(path).is_none();
+        Ok(was_absent || matches!(self.there(path).await?, There::Nothing(_)))
     }
 
     /// The path of a name that exists, or may.

@@ -3,6 +3,7 @@
 //! One async method a file system call; no FUSE in here, so all of it runs in tests without a kernel. Reading goes
 //! through read-ahead, everything else to the [`Backend`] directly.
 
+mod absences;
 mod attributes;
 mod changes;
 mod control;
@@ -60,6 +61,7 @@ pub use crate::backend::{Kind, Name, Path, SetAttributes};
 use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use crate::tunable::Span;
+use absences::Absences;
 use changes::Changes;
 use control::Orders;
 use crowd::Crowd;
@@ -195,6 +197,7 @@ pub struct Vfs {
     crowd: Crowd,
     handles: Handles,
     changes: Changes,
+    absences: Absences,
     listings: Listings,
     orders: Orders,
     ledger: Mutex<Ledger>,
@@ -223,6 +226,7 @@ impl Vfs {
             crowd: Crowd::default(),
             handles: Handles::default(),
             changes: Changes::default(),
+            absences: Absences::default(),
             orders: Orders::default(),
             ledger: Mutex::default(),
             reign: Reign::default(),

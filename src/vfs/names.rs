@@ -37,7 +37,7 @@ impl Vfs {
         self.writable()?;
         let path = self.new_name(parent, name)?;
         let locked = self.locks.lock(&path).await;
-        if self.there_or_nothing(&path).await?.is_none() {
+        if self.is_absent(&path).await? {
             if !self.in_place() {
                 return self.create_new(&path).await;
             }

@@ -110,12 +110,12 @@ impl Vfs {
         if !written.is_empty() && !self.backend.traits().atomic_rename {
             return Err(Error::CrossDevice);
         }
-        match self.there_or_nothing(new).await? {
-            None => {}
-            Some(_) if keep => return Err(Error::Exists),
-            Some(There::Here(_)) => return Err(Error::NotADirectory),
-            Some(There::Store(meta, _)) if meta.kind() != Kind::Directory => return Err(Error::NotADirectory),
-            Some(There::Store(..)) => self.remove_directory(new).await?,
+        match self.there(new).await? {
+            There::Nothing(_) => {}
+            _ if keep => return Err(Error::Exists),
+            There::Here(_) => return Err(Error::NotADirectory),
+            There::Store(meta, _) if meta.kind() != Kind::Directory => return Err(Error::NotADirectory),
+            There::Store(..) => self.remove_directory(new).await?,
         }
         let how = RenameOptions { kind: Kind::Directory, version: None, replace: false };
         let moved = self.backend.rename(old, new, how).await;

@@ -9,9 +9,10 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::backend::faulty::Faulty;
 use crate::backend::memory::Memory;
 use crate::backend::{
-    self, CreateOptions, Entry, Fetched, InPlace, Intent, Meta, Path, RenameOptions, Traits, Upload, Version,
+    self, CreateOptions, Entry, Fetched, InPlace, Intent, Meta, Op, Path, RenameOptions, Traits, Upload, Version,
 };
 use crate::prefetch;
 
@@ -192,6 +193,27 @@ async fn an_answer_from_before_a_removal_brings_nothing_back() {
     slow.let_go();
     assert_eq!(lookup.await, Err(Error::NotFound));
     assert!(list.await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_just_looked_up_in_vain_is_made_without_asking_again() {
+    let memory = Memory::new();
+    let store = Faulty::new(Arc::new(memory.clone()));
+    let vfs = over(Arc::new(store.clone()), Config::default());
+    for name in ["a", "b"] {
+        assert_eq!(vfs.lookup(Ino::ROOT, name.as_bytes()).await, Err(Error::NotFound));
+    }
+    let asked = store.calls(Op::Stat);
+    let exclusive = OpenOptions { exclusive: true, ..NEW };
+    let (_, opened) = vfs.create(Ino::ROOT, b"a", exclusive).await.unwrap();
+    assert_eq!(store.calls(Op::Stat), asked);
+    // It counts once, and not where something was made since.
+    assert_eq!(vfs.create(Ino::ROOT, b"a", exclusive).await.unwrap_err(), Error::Exists);
+    vfs.write(opened.handle, 0, Bytes::from_static(b"x"), Some(ME)).await.unwrap();
+    vfs.fsync(opened.handle).await.unwrap();
+    memory.put(&path("b"), "theirs");
+    assert!(vfs.lookup(Ino::ROOT, b"b").await.is_ok());
+    assert_eq!(vfs.create(Ino::ROOT, b"b", exclusive).await.unwrap_err(), Error::Exists);
 }
 
 #[tokio::test]
