@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future;
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::Semaphore;
 
 use super::{
     Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path,
@@ -38,6 +39,8 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     inner: Arc<dyn Backend>,
     ledger: Arc<Mutex<Ledger>>,
+    /// Reads that there may be at once; others wait for their turn.
+    connections: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +65,12 @@ struct Order {
 impl Faulty {
     /// Passes everything to `inner` until told otherwise.
     pub(crate) fn new(inner: Arc<dyn Backend>) -> Faulty {
-        Faulty { inner, ledger: Arc::default() }
+        Faulty { inner, ledger: Arc::default(), connections: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+    }
+
+    /// So many reads go on at once, and others wait for their turn.
+    pub(crate) fn with_connections(self, count: usize) -> Faulty {
+        Faulty { connections: Arc::new(Semaphore::new(count)), ..self }
     }
 
     /// The `nth` call of `op` from now on (1 is the next) meets `fault`.
@@ -228,6 +236,9 @@ impl Backend for Faulty {
         let fault = self.count(Op::Read);
         self.ledger().asked += range.end - range.start;
         let reading = Reading::begin(self);
+        let connection = self.connections.clone().acquire_owned().await;
+        // No store answers before it is waited for.
+        tokio::task::yield_now().await;
         match fault {
             Some(Fault::Fail(kind)) => return Err(staged(kind, Op::Read, &file.path)),
             Some(Fault::Delay(time) | Fault::Pace(time, _)) => tokio::time::sleep(time).await,
@@ -244,7 +255,7 @@ impl Backend for Faulty {
         };
         Ok(body
             .inspect(move |_| {
-                let _ = &reading;
+                let _ = (&reading, &connection);
             })
             .boxed())
     }

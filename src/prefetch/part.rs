@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -87,8 +87,13 @@ impl Part {
         let body = Body { pieces: Vec::new(), length: 0, outcome: None, awaited: u64::MAX, taken: Vec::new(), lease };
         let arrived = Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() });
         let filling = fill(backend.clone(), link.clone(), file.clone(), range.clone(), why, arrived.clone());
+        let mut filling = Box::pin(filling);
+        // Guesses queue up for their turn in the order in which they are needed, not in that in which tasks happen to run.
+        let is_done = why == Intent::Ahead && filling.as_mut().now_or_never().is_some();
         let task = tokio::spawn(async move {
-            filling.await;
+            if !is_done {
+                filling.await;
+            }
             then();
         });
         Arc::new(Part { range, arrived, task: Some(task.abort_handle()), claims: AtomicUsize::new(0), stay, why })

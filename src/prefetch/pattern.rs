@@ -207,6 +207,12 @@ impl Cursors {
         self.known.iter().filter(|known| known.cursor.is_sequential()).count() as u64
     }
 
+    /// How many of them have not come to the file's end, at `size`.
+    pub(super) fn going_on(&self, size: u64) -> u64 {
+        let going_on = |known: &&Known| known.cursor.is_sequential() && known.cursor.next < size;
+        self.known.iter().filter(going_on).count() as u64
+    }
+
     /// Whether some reader may still come to bytes of `range`.
     pub(super) fn want(&self, range: &Range<u64>) -> bool {
         self.known.iter().any(|known| known.cursor.wants(range))

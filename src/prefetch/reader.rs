@@ -319,12 +319,12 @@ impl FileReader {
         pages.end - pages.start
     }
 
-    /// How many sequential readers there are, unless they went quiet. Where there is nothing to give up either, others
-    /// need not know of it before it is read again.
+    /// How many sequential readers there are that go on, unless they went quiet. Where there is nothing to give up
+    /// either, others need not know of it before it is read again.
     pub(super) fn count(&self) -> u64 {
         let mut state = self.lock();
         if !state.is_quiet() {
-            return state.cursors.sequential();
+            return state.cursors.going_on(self.version.size);
         }
         if state.parts.is_empty() {
             state.known = false;

@@ -86,9 +86,12 @@ impl Cursor {
         self.reach
     }
 
-    /// It had to wait: it should be run further ahead of.
+    /// It had to wait: it should be run further ahead of, when it may. Where it was kept back by its share of the memory
+    /// already, that it waits tells no more.
     pub(super) fn stalled(&mut self, config: &Config) {
-        self.reach = self.reach.saturating_mul(2).min(config.window.max(FIRST));
+        if self.reach <= config.window.max(FIRST) {
+            self.reach = self.reach.saturating_mul(2);
+        }
     }
 
     /// It began at the beginning and went on at once: most likely to the end.

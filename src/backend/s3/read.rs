@@ -43,7 +43,12 @@ pub(super) async fn read(
             client.turns.waits();
             None
         }
-        Intent::Ahead => client.turns.guess().await,
+        Intent::Ahead => {
+            let turn = client.turns.guess().await;
+            // Whoever only queues up here does no more than that.
+            tokio::task::yield_now().await;
+            turn
+        }
     };
     let mut reading = Reading { client, key, file: file.clone(), range, body: None, trouble: None, _turn: turn };
     reading.open().await.map_err(&fail)?;

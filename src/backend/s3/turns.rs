@@ -1,6 +1,7 @@
 //! Whose turn it is where connections are few: guessed reads leave some of them to reads that somebody waits for, and take
 //! those too where nobody has waited for a while.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,13 +38,15 @@ impl Turns {
 
     /// Waits until a guess may go. It is another's turn when this is dropped.
     pub(super) async fn guess(&self) -> Option<OwnedSemaphorePermit> {
+        // Who waits here keeps his place.
+        let mut turn = pin!(self.guesses.clone().acquire_owned());
         loop {
             let waited = *self.waited.lock().unwrap_or_else(PoisonError::into_inner);
             let free_from = waited.map(|waited| waited + QUIET).filter(|from| *from > Instant::now());
             // Neither is ever closed.
             tokio::select! {
                 biased;
-                turn = self.guesses.clone().acquire_owned() => return turn.ok(),
+                turn = &mut turn => return turn.ok(),
                 turn = self.left.clone().acquire_owned(), if free_from.is_none() => return turn.ok(),
                 () = tokio::time::sleep_until(free_from.unwrap_or_else(Instant::now)), if free_from.is_some() => {}
             }

@@ -94,3 +94,33 @@ async fn what_one_identity_was_run_ahead_of_is_not_given_to_the_next() {
     shards.read(3).await;
     assert_eq!(shards.store.bytes_asked(), asked + SIZE);
 }
+
+/// In the test's own time: a quarter of the bytes and of the rate that a volume has by default.
+#[tokio::test(start_paused = true)]
+async fn a_series_keeps_few_connections_busy() {
+    const SIZE: u64 = 32 * MIB;
+    const RATE: u64 = 25_000_000;
+    let memory = Memory::new();
+    for number in 0..12 {
+        memory.put(&shard(number), pattern(SIZE));
+    }
+    let store = Faulty::new(Arc::new(memory.clone())).with_connections(8);
+    store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), RATE));
+    let ahead = ReadAhead::new(Arc::new(store.clone()), Budget::new(64 * MIB), Config::for_budget(64 * MIB));
+    let shards = Shards { memory, store, ahead };
+    let (mut took, mut open) = (Vec::new(), Vec::new());
+    for number in 0..12 {
+        let (reader, _) = shards.ahead.open(shards.version(number).await);
+        let begun = Instant::now();
+        for at in (0..SIZE).step_by(256 << 10) {
+            check(&reader, &pattern(SIZE), at..at + 256 * KIB).await;
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        took.push(begun.elapsed());
+        // Programs do not always close what they have read.
+        open.push(reader);
+    }
+    let raw = 8.0 * (2 << 20) as f64 / (0.015 + (2 << 20) as f64 / RATE as f64);
+    let share = 8.0 * SIZE as f64 / took[4..].iter().sum::<Duration>().as_secs_f64() / raw;
+    assert!(share > 0.95, "{share:.2} of raw: {took:?}");
+}
