@@ -30,6 +30,7 @@ for pair in "${needed[@]}"; do
 done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 [ -e "/usr/lib/$(uname -m)-linux-gnu/ganesha/libfsalvfs.so" ] || missing+=(nfs-ganesha-vfs)
+[ -e "/usr/lib/$(uname -m)-linux-gnu/libgssapi_krb5.so.2" ] || missing+=(libgssapi-krb5-2)
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
 # Debian 12 has Go 1.19. It is new enough to fetch a newer one as a module, whose sum it checks.

@@ -15,6 +15,8 @@ mod hdfs;
 mod identities;
 #[path = "worker/isolation.rs"]
 mod isolation;
+#[path = "worker/kerberos.rs"]
+mod kerberos;
 #[path = "worker/killed.rs"]
 mod killed;
 #[path = "worker/limits.rs"]

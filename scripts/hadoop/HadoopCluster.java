@@ -9,7 +9,7 @@
 //   racks        one for each DataNode, the last for all others                    (/rack1,/rack1,/rack2)
 //   hosts        the names that they register by                                   (their addresses)
 //   users        user=group,group;user=...: who is in which groups; each has a home (alice=users;bob=users;carol=staff)
-//   kerberos     true: everybody needs a ticket; keytabs lie in dir/kdc            (false)
+//   kerberos     true: everybody needs a ticket; USER.keytab lie in dir/kdc        (false)
 //   protection   of data and of calls, under Kerberos                              (authentication)
 //   conf         key=value;key=value: more of Hadoop's own words
 //
@@ -25,6 +25,7 @@ import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
 import java.io.File;
 import java.io.IOException;
+import java.lang.reflect.Field;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.ServerSocket;
@@ -40,6 +41,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.UUID;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Executors;
 import java.util.stream.Stream;
@@ -63,6 +65,7 @@ import org.apache.hadoop.minikdc.MiniKdc;
 import org.apache.hadoop.net.DNSToSwitchMapping;
 import org.apache.hadoop.security.Groups;
 import org.apache.hadoop.security.UserGroupInformation;
+import org.apache.kerby.kerberos.kerb.server.SimpleKdcServer;
 
 public class HadoopCluster {
   /** Racks by host name. */
@@ -141,6 +144,7 @@ public class HadoopCluster {
   static Configuration[] dataNodeConfs;
   static NameNode nameNode;
   static Configuration conf;
+  static MiniKdc kdc;
   static final Map<String, FSDataOutputStream> WRITERS = new ConcurrentHashMap<>();
 
   static String word(String name, String otherwise) {
@@ -269,7 +273,9 @@ public class HadoopCluster {
     words.setProperty("org.name", "MILLRACE");
     words.setProperty("org.domain", "TEST");
     words.setProperty("transport", "TCP");
-    MiniKdc kdc = new MiniKdc(words, home);
+    // In seconds: clients ask for as little as they like.
+    words.setProperty("min.ticket.lifetime", "1");
+    kdc = new MiniKdc(words, home);
     kdc.start();
     File service = new File(home, "nn.keytab");
     kdc.createPrincipal(service, "nn/localhost", "HTTP/localhost", "HTTP/127.0.0.1");
@@ -285,6 +291,12 @@ public class HadoopCluster {
     conf.set("dfs.data.transfer.protection", word("protection", "authentication"));
     conf.set("dfs.block.access.token.enable", "true");
     conf.set("dfs.http.policy", "HTTP_ONLY");
+    // The control's clients are the superuser's, in the name of others.
+    conf.set("hadoop.proxyuser.hdfs.hosts", "*");
+    conf.set("hadoop.proxyuser.hdfs.groups", "*");
+    File secret = new File(home, "http.secret");
+    Files.writeString(secret.toPath(), UUID.randomUUID().toString());
+    conf.set("hadoop.http.authentication.signature.secret.file", secret.getPath());
     conf.set("ignore.secure.ports.for.testing", "true");
     for (String role : new String[] {"namenode", "datanode"}) {
       conf.set("dfs." + role + ".keytab.file", service.getPath());
@@ -299,7 +311,19 @@ public class HadoopCluster {
     conf.set("hadoop.http.authentication.kerberos.principal", "HTTP/localhost@" + realm);
     conf.set("hadoop.http.authentication.kerberos.keytab", service.getPath());
     return String.format(
-        ",\"realm\":\"%s\",\"krb5conf\":\"%s\",\"keytabs\":\"%s\"", realm, kdc.getKrb5conf().getPath(), home.getPath());
+        ",\"kerberos\":{\"realm\":\"%s\",\"kdc\":\"%s:%d\",\"keytabs\":\"%s\"}",
+        realm, kdc.getHost(), kdc.getPort(), home.getPath());
+  }
+
+  /** Gives a user other keys, and a keytab of them in place of the one that is there. */
+  static void rotate(String user) throws Exception {
+    Field field = MiniKdc.class.getDeclaredField("simpleKdc");
+    field.setAccessible(true);
+    SimpleKdcServer server = (SimpleKdcServer) field.get(kdc);
+    File keytab = new File(conf.get("dfs.namenode.keytab.file")).toPath().resolveSibling(user + ".keytab").toFile();
+    keytab.delete();
+    server.deletePrincipal(user);
+    server.createAndExportPrincipals(keytab, user);
   }
 
   static void startDataNodes(File dir, int count) throws Exception {
@@ -363,14 +387,18 @@ public class HadoopCluster {
   /** Hadoop's own client, as that user, or as the superuser where none is named. */
   static FileSystem client(String user) throws Exception {
     if (user == null) return superuser();
-    UserGroupInformation as = UserGroupInformation.createRemoteUser(user);
+    UserGroupInformation as =
+        UserGroupInformation.isSecurityEnabled()
+            ? UserGroupInformation.createProxyUser(user, UserGroupInformation.getLoginUser())
+            : UserGroupInformation.createRemoteUser(user);
     return as.doAs((PrivilegedExceptionAction<FileSystem>) () -> FileSystem.newInstance(conf));
   }
 
   /**
    * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
    * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /get?path=
-   * /snapshot?path=&name= /snapshot/delete?path=&name= /hsync?path=&user= /close?path= /symlink?path=&target=&user= /active (whatever the other one of a pair is)
+   * /snapshot?path=&name= /snapshot/delete?path=&name= /hsync?path=&user= /close?path= /symlink?path=&target=&user=
+   * /rotate?user= /active (whatever the other one of a pair is)
    */
   static void control(HttpExchange exchange) throws IOException {
     Map<String, String> query = new HashMap<>();
@@ -409,6 +437,9 @@ public class HadoopCluster {
       case "/active":
         nameNode.getRpcServer().transitionToActive(
             new StateChangeRequestInfo(RequestSource.REQUEST_BY_USER_FORCED));
+        return new byte[0];
+      case "/rotate":
+        rotate(user);
         return new byte[0];
       case "/live":
         return ("" + nameNode.getNamesystem().getNumLiveDataNodes()).getBytes(StandardCharsets.UTF_8);

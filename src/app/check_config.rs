@@ -87,7 +87,16 @@ fn or(value: &Option<String>, otherwise: &str) -> String {
 }
 
 fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> anyhow::Result<()> {
-    row(out, "backend", "hdfs: without Kerberos, so that nobody proves who he is")?;
+    let backend = match config.kerberos {
+        Some(_) => "hdfs: with Kerberos, so that everybody proves who he is",
+        None => "hdfs: without Kerberos, so that nobody proves who he is",
+    };
+    row(out, "backend", backend)?;
+    if let Some(realm) = &config.kerberos {
+        row(out, "realm", &realm.name)?;
+        row(out, "KDCs", &realm.kdcs.join(", "))?;
+        row(out, "ticket lifetime", &format!("{} s at most", realm.ticket_lifetime.as_secs()))?;
+    }
     row(out, "name nodes", &config.namenodes.join(", "))?;
     row(out, "WebHDFS", &config.webhdfs.join(", "))?;
     row(out, "prefix", if config.prefix.is_empty() { "none: the whole file system" } else { &config.prefix })?;
@@ -103,9 +112,12 @@ fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> a
 }
 
 fn describe_identities(out: &mut dyn Write, store: &Store) -> anyhow::Result<()> {
-    if let Credentials::Listed(identities) = &store.credentials {
-        row(out, "identities", &identities.to_string())?;
-    }
+    let said = match &store.credentials {
+        Credentials::Listed(identities) | Credentials::Principal(Some(identities)) => identities.to_string(),
+        Credentials::Principal(None) => "whomever the KDC knows".to_owned(),
+        Credentials::Secret | Credentials::None => return Ok(()),
+    };
+    row(out, "identities", &said)?;
     Ok(())
 }
 
@@ -146,7 +158,7 @@ fn describe_s3(out: &mut dyn Write, store: &Store, config: &s3::Config) -> anyho
         match &store.credentials {
             Credentials::Secret => "secret: each publish brings its own",
             Credentials::None => "none: public data",
-            Credentials::Listed(_) => "a table of users",
+            Credentials::Listed(_) | Credentials::Principal(_) => "of another backend",
         },
     )?;
     row(out, "controller credential", &credential(store))?;
@@ -185,7 +197,9 @@ fn user(credential: &Credential) -> String {
     match credential {
         Credential::Sys { uid, gid, .. } => format!("uid {uid} and gid {gid}, as which no volume is used"),
         Credential::Hadoop { user } => format!("{user}, as which no volume is used"),
-        Credential::Anonymous | Credential::S3 { .. } => "of another kind of store".to_owned(),
+        Credential::Anonymous | Credential::S3 { .. } | Credential::Kerberos { .. } => {
+            "of another kind of store".to_owned()
+        }
     }
 }
 

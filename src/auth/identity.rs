@@ -14,6 +14,7 @@ pub fn hash(credential: &Credential, key: &[u8; 64]) -> String {
         Credential::S3 { key_id, .. } => digest(key, &[key_id.as_bytes()], 8),
         Credential::Sys { uid, gid, groups } => digest(key, &[b"sys", &numbers(*uid, *gid, groups)], 8),
         Credential::Hadoop { user } => digest(key, &[b"hadoop", user.as_bytes()], 8),
+        Credential::Kerberos { principal, .. } => digest(key, &[b"kerberos", principal.as_bytes()], 8),
     }
 }
 
@@ -39,6 +40,10 @@ pub fn fingerprint(credential: &Credential, key: &[u8; 64]) -> String {
             digest(key, &[b"fingerprint", b"sys", &numbers(*uid, *gid, groups)], 16)
         }
         Credential::Hadoop { user } => digest(key, &[b"fingerprint", b"hadoop", user.as_bytes()], 16),
+        Credential::Kerberos { principal, keytab } => {
+            let parts = [b"fingerprint", b"kerberos".as_slice(), principal.as_bytes(), keytab.text().as_bytes()];
+            digest(key, &parts, 16)
+        }
     }
 }
 
@@ -65,7 +70,7 @@ fn digest(key: &[u8; 64], parts: &[&[u8]], bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Secret;
+    use crate::auth::{Keytab, Secret};
 
     fn credential(id: &str, key: &str, token: Option<&str>) -> Credential {
         Credential::S3 {
@@ -73,6 +78,12 @@ mod tests {
             secret_key: Secret::new(key.into()),
             session_token: token.map(|token| Secret::new(token.into())),
         }
+    }
+
+    fn kerberos(principal: &str, key: u8) -> Credential {
+        let principal = format!("{principal}@REALM");
+        let keytab = Keytab::of(&principal, &[key; 16]);
+        Credential::Kerberos { principal, keytab }
     }
 
     fn sys(uid: u32, gid: u32, groups: &[u32]) -> Credential {
@@ -113,6 +124,9 @@ mod tests {
             sys(1, 1, &[2, 3]),
             Credential::Hadoop { user: "a".into() },
             Credential::Hadoop { user: "x".into() },
+            kerberos("a", 1),
+            kerberos("a", 2),
+            kerberos("x", 1),
             Credential::Anonymous,
         ];
         for (at, one) in all.iter().enumerate() {

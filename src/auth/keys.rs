@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use super::{Credential, Secret};
+use super::{Credential, Keytab, Secret};
 
 /// A family: the names of key id, secret key and session token, each with its spellings, the usual one first.
 type Family = [&'static [&'static str]; 3];
@@ -49,6 +49,56 @@ pub fn s3(entries: &HashMap<String, String>) -> Result<Credential, BadSecret> {
         secret_key: Secret::new(secret_key?.ok_or_else(|| absent(family[1], name))?),
         session_token: token?.map(Secret::new),
     })
+}
+
+/// The entries of a Secret for Kerberos.
+const PRINCIPAL: &str = "principal";
+const KEYTAB: &str = "keytab";
+
+/// Whether a Secret holds anything for Kerberos.
+pub fn is_for_kerberos(entries: &HashMap<String, String>) -> bool {
+    [PRINCIPAL, KEYTAB].iter().any(|name| entries.contains_key(*name))
+}
+
+/// Reads a principal of `realm` and its keytab, of which a name without a realm is one of this.
+///
+/// # Errors
+/// One of the two is missing, empty or damaged, the principal is of another realm, the keytab holds no key of it, or
+/// there is a `user`, which would be a claim beside the proof.
+pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Credential, BadSecret> {
+    let bad = |why: String| Err(BadSecret(why));
+    let entry = |name: &str| entries.get(name).map(|value| value.trim());
+    if entry("user").is_some() {
+        return bad(format!(
+            "the Secret has a user, and the store demands Kerberos, where the {PRINCIPAL} says who it is: take user out"
+        ));
+    }
+    let (principal, keytab) = match (entry(PRINCIPAL), entry(KEYTAB)) {
+        (Some(principal), Some(keytab)) => (principal, keytab),
+        (None, None) => {
+            return bad(format!(
+                "the store demands Kerberos, and the Secret has neither {PRINCIPAL} nor {KEYTAB}: it needs {PRINCIPAL} (name,                  or name@{realm}) and {KEYTAB} (its keytab file as base64 text)"
+            ));
+        }
+        (Some(_), None) => return Err(absent(&[KEYTAB], PRINCIPAL)),
+        (None, Some(_)) => return Err(absent(&[PRINCIPAL], KEYTAB)),
+    };
+    let (name, of) = principal.rsplit_once('@').unwrap_or((principal, realm));
+    if of != realm {
+        return bad(format!("the Secret's {PRINCIPAL} is of another realm than the store's, {realm}"));
+    }
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic() && !b"@\\/".contains(&b));
+    if name.len() > 255 || !name.split('/').all(plain) {
+        return bad(format!("the Secret's {PRINCIPAL} is no name, and no name/instance, of a principal"));
+    }
+    let principal = format!("{name}@{realm}");
+    let keytab = Keytab::new(keytab).map_err(|why| BadSecret(format!("the Secret's {KEYTAB} {why}")))?;
+    if !keytab.principals().unwrap_or_default().contains(&principal) {
+        return bad(format!(
+            "the Secret's {KEYTAB} holds no key of its {PRINCIPAL}: put the keytab of that principal into it"
+        ));
+    }
+    Ok(Credential::Kerberos { principal, keytab })
 }
 
 /// Reads the credential at `path`: a file that maps names to values as YAML (JSON is that, too), or a directory with a
@@ -128,6 +178,32 @@ mod tests {
                 assert_eq!(s3(&entries(&pairs)), Ok(expected), "{id}");
             }
         }
+    }
+
+    #[test]
+    fn a_principal_comes_with_its_own_keytab() {
+        let keytab = Keytab::of("canary@REALM", b"canary-key");
+        let text = keytab.text().to_owned();
+        let expected = Ok(Credential::Kerberos { principal: "canary@REALM".into(), keytab });
+        for principal in ["canary", " canary@REALM\n"] {
+            assert_eq!(kerberos(&entries(&[(PRINCIPAL, principal), (KEYTAB, &text)]), "REALM"), expected);
+        }
+        for (pairs, why) in [
+            (&[][..], "neither principal nor keytab"),
+            (&[("key_id", "canary"), ("access_key", "canary")][..], "neither principal nor keytab"),
+            (&[(PRINCIPAL, "canary")][..], "no keytab, which belongs to it"),
+            (&[(KEYTAB, text.as_str())][..], "no principal, which belongs to it"),
+            (&[(PRINCIPAL, "canary"), (KEYTAB, &text), ("user", "canary")][..], "take user out"),
+            (&[(PRINCIPAL, "canary@OTHER"), (KEYTAB, &text)][..], "another realm"),
+            (&[(PRINCIPAL, "canary/@REALM"), (KEYTAB, &text)][..], "no name"),
+            (&[(PRINCIPAL, ""), (KEYTAB, &text)][..], "no name"),
+            (&[(PRINCIPAL, "other"), (KEYTAB, &text)][..], "no key of its principal"),
+            (&[(PRINCIPAL, "canary"), (KEYTAB, "canary")][..], "keytab is no base64"),
+        ] {
+            let error = kerberos(&entries(pairs), "REALM").unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("canary"), "{error}");
+        }
+        assert!(is_for_kerberos(&entries(&[(KEYTAB, "")])) && !is_for_kerberos(&entries(&[("user", "")])));
     }
 
     #[test]

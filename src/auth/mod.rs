@@ -3,12 +3,14 @@
 mod current;
 pub mod identity;
 pub mod keys;
+mod keytab;
 pub mod memory;
 mod secret;
 
 use serde::{Deserialize, Serialize};
 
 pub use current::{Current, Held};
+pub use keytab::{BadKeytab, Keytab};
 pub use secret::Secret;
 
 /// One identity's credential, as a backend uses it.
@@ -42,6 +44,13 @@ pub enum Credential {
         /// What the store calls the user.
         user: String,
     },
+    /// A Kerberos principal and its keys, which a KDC believes.
+    Kerberos {
+        /// `name@REALM`, or `name/instance@REALM`.
+        principal: String,
+        /// Its keys.
+        keytab: Keytab,
+    },
 }
 
 impl std::fmt::Debug for Credential {
@@ -51,6 +60,7 @@ impl std::fmt::Debug for Credential {
             Credential::S3 { .. } => "Credential::S3(***)",
             Credential::Sys { .. } => "Credential::Sys",
             Credential::Hadoop { .. } => "Credential::Hadoop",
+            Credential::Kerberos { .. } => "Credential::Kerberos(***)",
         })
     }
 }

@@ -422,6 +422,16 @@ pub enum Config {
     Nfs(nfs::Config),
 }
 
+impl Config {
+    /// Where whoever uses the store has to log in by Kerberos.
+    pub fn realm(&self) -> Option<&hdfs::kerberos::Realm> {
+        match self {
+            Config::Hdfs(config) => config.kerberos.as_ref(),
+            Config::S3(_) | Config::Nfs(_) => None,
+        }
+    }
+}
+
 /// A client of one volume: the directory `root` of the store that `config` names, used as `credential`.
 ///
 /// Asks nothing of the store. `limits` are the mount's own. Every request is made with the credential that is in force

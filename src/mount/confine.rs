@@ -18,19 +18,24 @@ pub struct Error {
     source: io::Error,
 }
 
+/// Where a confined worker that asked for it finds a folder of its own, in memory.
+pub const FOLDER: &str = "/own";
+
 /// Gives up everything that serving a mount does not need. Becomes `uid` (and the gid of the same number, without
-/// further groups) where there is one, and sees the node's files no more; without one it could not.
+/// further groups) where there is one, and sees the node's files no more; without one it could not. `folder` asks for a
+/// [`FOLDER`] in their place.
 ///
 /// Capabilities belong to a thread: to be called while the process has one.
 ///
 /// # Errors
 /// Where a step fails. The process must then end: it may keep rights.
-pub fn confine(uid: Option<u32>) -> Result<(), Error> {
+pub fn confine(uid: Option<u32>, folder: bool) -> Result<(), Error> {
     let step = |step: &'static str| move |source: io::Error| Error { step, source };
     // A terminal's Ctrl-C is for the node plugin, which unmounts first. A leader of a group is out of it already.
     let _ = setsid();
-    if uid.is_some() {
-        namespaces::leave_the_nodes_files().map_err(step("leaving the node's files behind"))?;
+    if let Some(uid) = uid {
+        namespaces::leave_the_nodes_files(folder.then_some((FOLDER, uid)))
+            .map_err(step("leaving the node's files behind"))?;
     }
     // While this is still root: CAP_SETPCAP is needed for it.
     for capability in caps::runtime::thread_all_supported() {

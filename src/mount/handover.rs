@@ -113,6 +113,8 @@ pub struct Begin {
     pub version: String,
     /// The uid and gid to become; `None` to stay (a user namespace with one uid).
     pub uid: Option<u32>,
+    /// It will have to log in by Kerberos, whose library is out of sight once it is confined.
+    pub kerberos: bool,
     /// How to log.
     pub log: Log,
 }

@@ -43,8 +43,9 @@ const INNER: &str = "worker";
 const SEALED: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NODEV);
 
 /// Moves this process, which has one thread, to a mount and an IPC namespace of its own, and to a root that holds what a
-/// worker needs. Needs CAP_SYS_ADMIN.
-pub(super) fn leave_the_nodes_files() -> io::Result<()> {
+/// worker needs; and where a path and a uid are given, at that path a folder of that user's alone, in memory. Needs
+/// CAP_SYS_ADMIN.
+pub(super) fn leave_the_nodes_files(own: Option<(&str, u32)>) -> io::Result<()> {
     // Before there is no /proc any more.
     let libraries = resolver_libraries();
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)?;
@@ -60,6 +61,12 @@ pub(super) fn leave_the_nodes_files() -> io::Result<()> {
     }
     for path in &libraries {
         show(path, &root, MsFlags::empty())?;
+    }
+    if let Some((path, uid)) = own {
+        let at = root.join(path.trim_start_matches('/'));
+        fs::create_dir(&at)?;
+        let words = format!("mode=0700,uid={uid},gid={uid},size=512k,nr_inodes=64");
+        mount(Some("worker"), &at, Some("tmpfs"), flags, Some(words.as_str()))?;
     }
     // pivot_root(2): the old root comes to lie on the new one, and is taken off.
     chdir(WORKSHOP)?;

@@ -41,7 +41,8 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     let cgroup = limited(cgroups, mount, starting.process.identity(), spec.options.memory)?;
 
     let log = Log { filter: workers.log_filter(), json: config.log_json };
-    let begin = Begin { version: handover::VERSION.into(), uid, log };
+    let kerberos = spec.backend.realm().is_some();
+    let begin = Begin { version: handover::VERSION.into(), uid, kerberos, log };
     let listener = state.listen(&mount.id)?;
     let sent = starting.channel.send_with(&ToWorker::Begin(begin), listener.as_fd()).await;
     starting.check(sent).await?;

@@ -37,7 +37,7 @@ impl<'a> Spoken<'a> {
         let channel = rig.runtime.block_on(async { Channel::new(ours) }).unwrap();
         let mut spoken = Spoken { rig, channel, child, dir };
         let log = Log { filter: "warn".into(), json: false };
-        spoken.say(&ToWorker::Begin(Begin { version: VERSION.into(), uid: Some(1_900_000_777), log }));
+        spoken.say(&ToWorker::Begin(Begin { version: VERSION.into(), uid: Some(1_900_000_777), kerberos: false, log }));
         assert_eq!(spoken.hear(), FromWorker::Ready { version: VERSION.into() });
         spoken.say(&ToWorker::Volume(Box::new(Volume { spec, credential })));
         assert_eq!(spoken.hear(), FromWorker::Accepted { own_permissions: false });

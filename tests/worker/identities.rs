@@ -30,15 +30,14 @@ struct User {
 }
 
 /// `millrace node`; ended when dropped.
-struct Node {
-    child: Child,
-    dir: PathBuf,
+pub(super) struct Node {
+    pub(super) child: Child,
+    pub(super) dir: PathBuf,
     client: NodeClient<Channel>,
 }
 
 impl Node {
-    async fn start(dir: &Path, endpoint: &str) -> Node {
-        let stores = format!("stores: [{{name: lake, backend: s3, endpoint: '{endpoint}', bucket: data}}]");
+    pub(super) async fn start(dir: &Path, stores: &str) -> Node {
         fs::write(dir.join("stores.yaml"), stores).unwrap();
         fs::create_dir(dir.join("targets")).unwrap();
         let socket = format!("unix://{}", dir.join("csi.sock").display());
@@ -65,12 +64,23 @@ impl Node {
         }
     }
 
-    fn target(&self, number: usize) -> PathBuf {
+    pub(super) fn target(&self, number: usize) -> PathBuf {
         self.dir.join("targets").join(number.to_string())
     }
 
     /// All show the same directory of the same volume.
     async fn publish(&self, number: usize, user: &User) -> Result<(), tonic::Status> {
+        let attributes = [("store", "lake"), ("path", "all"), ("memory", "32Mi")];
+        self.publish_with(number, &attributes, &[("key_id", &user.key_id), ("access_key", &user.secret)]).await
+    }
+
+    /// Publishes with these attributes of the volume and this Secret.
+    pub(super) async fn publish_with(
+        &self,
+        number: usize,
+        attributes: &[(&str, &str)],
+        secret: &[(&str, &str)],
+    ) -> Result<(), tonic::Status> {
         let capability = VolumeCapability {
             access_mode: Some(AccessMode { mode: Mode::MultiNodeMultiWriter.into() }),
             access_type: Some(AccessType::Mount(MountVolume::default())),
@@ -82,14 +92,14 @@ impl Node {
             volume_id: "everybodys".into(),
             target_path: self.target(number).display().to_string(),
             volume_capability: Some(capability),
-            volume_context: words(&[("store", "lake"), ("path", "all"), ("memory", "32Mi")]),
-            secrets: words(&[("key_id", &user.key_id), ("access_key", &user.secret)]),
+            volume_context: words(attributes),
+            secrets: words(secret),
             ..Default::default()
         };
         self.client.clone().node_publish_volume(request).await.map(drop)
     }
 
-    async fn unpublish(&self, number: usize) -> Result<(), tonic::Status> {
+    pub(super) async fn unpublish(&self, number: usize) -> Result<(), tonic::Status> {
         let target_path = self.target(number).display().to_string();
         let request = NodeUnpublishVolumeRequest { volume_id: "everybodys".into(), target_path };
         self.client.clone().node_unpublish_volume(request).await.map(drop)
@@ -132,7 +142,7 @@ async fn users(server: &Versitygw, count: usize) -> Vec<User> {
 }
 
 /// Which of the patterns are in a process's memory.
-fn in_memory(pid: Pid, patterns: &AhoCorasick) -> Vec<usize> {
+pub(super) fn in_memory(pid: Pid, patterns: &AhoCorasick) -> Vec<usize> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut found = Vec::new();
@@ -165,7 +175,9 @@ async fn identities_at_once_see_and_hold_only_their_own() {
     let users = users(&server, count).await;
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
-    let node = Node::start(&dir, server.endpoint()).await;
+    let endpoint = server.endpoint();
+    let stores = format!("stores: [{{name: lake, backend: s3, endpoint: '{endpoint}', bucket: data}}]");
+    let node = Node::start(&dir, &stores).await;
 
     let publishes = users.iter().enumerate().map(|(number, user)| node.publish(number, user));
     for (number, outcome) in futures::future::join_all(publishes).await.into_iter().enumerate() {

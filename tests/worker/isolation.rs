@@ -157,7 +157,7 @@ fn inside() {
     runtime.block_on(async {
         let mut channel = Channel::new(UnixStream::from(socket)).unwrap();
         let (ToWorker::Begin(begin), _) = channel.receive().await.unwrap() else { panic!("no beginning") };
-        confine(begin.uid).unwrap();
+        confine(begin.uid, begin.kerberos).unwrap();
         channel.send(&FromWorker::Ready { version: VERSION.into() }).await.unwrap();
         let (ToWorker::Volume(_), _) = channel.receive::<ToWorker>().await.unwrap() else { panic!("no volume") };
         let report = serde_json::to_string(&turn_on(&victim)).unwrap();

@@ -13,6 +13,7 @@ mod upkeep;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::auth;
+use crate::backend::hdfs::kerberos;
 use crate::backend::{Backend, Limits, Swappable};
 use crate::budget::Budget;
 use crate::cache::{self, Cached};
 use crate::config::{AttributeChanges, Overwrite, VolumeOptions, VolumeSpec};
 use crate::fuse::{self, Session};
 use crate::mount::Health;
-use crate::mount::confine::confine;
+use crate::mount::confine::{FOLDER, confine};
 use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
 use crate::mount::line::Line;
 use crate::observability::metrics::ProcessRecorder;
@@ -61,10 +63,19 @@ pub(super) fn run() -> anyhow::Result<()> {
             Err(error) => bail!("`millrace worker` is started by the node plugin, not by hand ({error})"),
         };
         channel.set_peer(&begin.version);
-        confine(begin.uid).context("the worker cannot give up its privileges")?;
+        if begin.kerberos {
+            kerberos::load();
+        }
+        confine(begin.uid, begin.kerberos).context("the worker cannot give up its privileges")?;
         observability::install(&Log { filter: begin.log.filter, json: begin.log.json })?;
         channel.send(&FromWorker::Ready { version: VERSION.into() }).await?;
         let (ToWorker::Volume(volume), _) = channel.receive().await? else { bail!("no volume was handed over") };
+        if let Some(realm) = volume.spec.backend.realm() {
+            let folder = begin.uid.map(|_| PathBuf::from(FOLDER));
+            #[expect(unsafe_code, reason = "the environment is changed")]
+            // SAFETY: this process has one thread, on which this runtime is.
+            unsafe { kerberos::settle(realm, folder) }.context("Kerberos' configuration")?;
+        }
         Ok((channel.into_std()?, listener.map(UnixListener::from), *volume))
     })?;
     observability::name_volume(&volume.spec.volume_id);

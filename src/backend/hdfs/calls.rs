@@ -3,15 +3,19 @@
 //! next name node first.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
 use hdfs_native::{Client, ClientBuilder};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Config;
 use super::error::{Failure, Outcome};
+use super::identity::Identity;
+use super::{Config, kerberos};
 use crate::backend::ErrorKind;
 use crate::backend::meter::{UNREACHED, answered};
 use crate::tunable::Span;
@@ -29,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(super) struct Library {
     config: Config,
-    user: String,
+    identity: Identity,
     pub(super) timeout: Span,
     state: Mutex<State>,
 }
@@ -44,8 +48,8 @@ struct State {
 }
 
 impl Library {
-    pub(super) fn new(config: &Config, user: &str, timeout: Span) -> Library {
-        Library { config: config.clone(), user: user.to_owned(), timeout, state: Mutex::default() }
+    pub(super) fn new(config: &Config, identity: Identity, timeout: Span) -> Library {
+        Library { config: config.clone(), identity, timeout, state: Mutex::default() }
     }
 
     /// Asks what may be asked twice, until it is answered or the volume's time is over.
@@ -110,8 +114,16 @@ impl Library {
             Err(failure) if matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Other) => {
                 self.replace(number);
                 if !proved && failure.detail == std::io::ErrorKind::ConnectionAborted.to_string() {
-                    let why = "the name node ended the connection instead of answering: it likely demands Kerberos, and \
-                               this store has authentication: simple";
+                    let why = match self.identity {
+                        Identity::Claimed(_) => {
+                            "the name node ended the connection instead of answering: it likely demands Kerberos, and \
+                             this store has authentication: simple"
+                        }
+                        Identity::Proven(_) => {
+                            "the name node ended the connection instead of answering: it likely does not demand Kerberos, \
+                             and this store has authentication: kerberos"
+                        }
+                    };
                     return Err(Failure { detail: failure.detail, ..Failure::new(ErrorKind::Misconfigured, why) });
                 }
                 Err(failure)
@@ -124,6 +136,10 @@ impl Library {
     }
 
     fn client(&self) -> Outcome<(Client, usize, bool)> {
+        if let Identity::Proven(login) = &self.identity {
+            // It is read at the next login, from where it lies.
+            login.keytab()?;
+        }
         let mut state = self.state();
         if let Some(client) = &state.client {
             return Ok((client.clone(), state.built, state.proved));
@@ -159,12 +175,21 @@ impl Library {
         for (name, address) in names.iter().zip(nodes) {
             set(format!("dfs.namenode.rpc-address.{SERVICE}.{name}"), address);
         }
-        let builder = ClientBuilder::new()
-            .with_url(format!("hdfs://{SERVICE}"))
-            .with_config_dir(NO_CONFIGURATION)
-            .with_config(words)
-            .with_user(&self.user);
+        let builder = ClientBuilder::new().with_url(format!("hdfs://{SERVICE}")).with_config_dir(NO_CONFIGURATION);
+        let builder = match &self.identity {
+            Identity::Claimed(user) => builder.with_user(user),
+            Identity::Proven(login) => {
+                set("hadoop.security.authentication".into(), "kerberos".into());
+                // Whatever a DataNode asks for is done: the word has to be there, whichever it is.
+                set("dfs.data.transfer.protection".into(), "privacy".into());
+                builder
+                    .with_kerberos_principal(login.principal())
+                    .with_kerberos_keytab(login.keytab()?)
+                    .with_kerberos_cache(login.cache())
+            }
+        };
         builder
+            .with_config(words)
             .build()
             .map_err(|_| Failure::new(ErrorKind::Misconfigured, "no HDFS client can be made of the store's words"))
     }
@@ -181,12 +206,27 @@ pub(super) fn bounded<T>(
     patience: Duration,
     call: impl Future<Output = hdfs_native::Result<T>>,
 ) -> impl Future<Output = Outcome<T>> {
-    let call = Box::pin(AssertUnwindSafe(call).catch_unwind());
+    let call = Aside(Box::pin(AssertUnwindSafe(call).catch_unwind()));
     async move {
         match timeout(patience, call).await {
             Ok(Ok(outcome)) => outcome.map_err(Failure::from),
             Ok(Err(_)) => Err(Failure::new(ErrorKind::Other, "the HDFS library failed (a panic)")),
             Err(_) => Err(Failure::late(patience)),
+        }
+    }
+}
+
+/// A call that may connect, and then waits for the KDC on the thread that it runs on, where this process has one: others'
+/// work moves to another thread.
+struct Aside<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for Aside<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match kerberos::is_settled() {
+            true => block_in_place(|| self.0.as_mut().poll(cx)),
+            false => self.0.as_mut().poll(cx),
         }
     }
 }

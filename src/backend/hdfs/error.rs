@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hdfs_native::HdfsError;
 
+use super::kerberos;
 use crate::backend::{Error, ErrorKind, Op, Path};
 
 pub(super) type Outcome<T> = std::result::Result<T, Failure>;
@@ -179,7 +180,8 @@ impl From<HdfsError> for Failure {
             HdfsError::InvalidPath(_) | HdfsError::InvalidArgument(_) | HdfsError::UrlParseError(_) => {
                 of(ErrorKind::InvalidName, "HDFS does not take this name or argument")
             }
-            HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => {
+            HdfsError::GSSAPIError(_, minor, _) => kerberos::meaning(minor),
+            HdfsError::SASLError(_) | HdfsError::NoSASLMechanism => {
                 of(ErrorKind::Unauthenticated, "the name node and this driver found no way to prove who the user is")
             }
             HdfsError::InvalidRPCResponse(_) => Failure::corrupt("the name node's answer cannot be understood"),

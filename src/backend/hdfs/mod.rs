@@ -7,7 +7,9 @@ mod calls;
 mod changes;
 mod error;
 mod growing;
+mod identity;
 mod in_place;
+pub mod kerberos;
 mod list;
 mod locations;
 mod open;
@@ -37,6 +39,8 @@ use serde::{Deserialize, Serialize};
 use self::calls::Library;
 use self::error::{Failure, Outcome};
 use self::growing::Growing;
+use self::identity::Identity;
+use self::kerberos::Realm;
 use self::read::Readers;
 use self::space::Room;
 use self::webhdfs::{Status, WebHdfs};
@@ -66,6 +70,9 @@ pub struct Config {
     pub owners: Owners,
     /// More of Hadoop's own words, as far as a stores file may give them.
     pub options: BTreeMap<String, String>,
+    /// Where users prove who they are; without it the cluster believes what it is told.
+    #[serde(default)]
+    pub kerberos: Option<Realm>,
 }
 
 impl Config {
@@ -78,6 +85,7 @@ impl Config {
             ca_bundle: None,
             owners: Owners::default(),
             options: BTreeMap::new(),
+            kerberos: None,
         }
     }
 }
@@ -106,18 +114,15 @@ struct Tree {
 impl Hdfs {
     /// See [`crate::backend::connect`].
     pub(super) fn connect(config: &Config, credential: &auth::Current, root: &Path, limits: Limits) -> Result<Hdfs> {
-        Ok(Hdfs { tree: Arc::new(Tree::new(config, &credential.get().credential, root, limits)?) })
+        Ok(Hdfs { tree: Arc::new(Tree::new(config, credential, root, limits)?) })
     }
 }
 
 impl Tree {
     /// The directory `root` of a store, used as `credential`. Asks nothing of it.
-    fn new(config: &Config, credential: &auth::Credential, root: &Path, limits: Limits) -> Result<Tree> {
+    fn new(config: &Config, credential: impl Into<auth::Current>, root: &Path, limits: Limits) -> Result<Tree> {
         let wrong = |kind, why: String| Error::new(kind, Op::Connect, root, why);
-        let auth::Credential::Hadoop { user } = credential else {
-            let why = "a store of backend hdfs is used as a user by name, and the credential is of another kind";
-            return Err(wrong(ErrorKind::Unauthenticated, why.into()));
-        };
+        let identity = Identity::new(config, credential.into()).map_err(|failure| failure.at(Op::Connect, root))?;
         if config.namenodes.is_empty() || config.webhdfs.is_empty() {
             return Err(wrong(ErrorKind::Misconfigured, "a store of backend hdfs without a name node".into()));
         }
@@ -125,9 +130,9 @@ impl Tree {
             .map_err(|why| wrong(ErrorKind::Misconfigured, format!("prefix {:?}: {why}", config.prefix)))?;
         let dir = root.names().fold(prefix, |dir, name| dir.join(&name));
         let root = absolute("", &dir).map_err(|failure| failure.at(Op::Connect, root))?;
-        let web =
-            WebHdfs::new(config, user, limits.timeout.clone()).map_err(|why| wrong(ErrorKind::Misconfigured, why))?;
-        let library = Library::new(config, user, limits.timeout.clone());
+        let web = WebHdfs::new(config, identity.clone(), limits.timeout.clone())
+            .map_err(|why| wrong(ErrorKind::Misconfigured, why))?;
+        let library = Library::new(config, identity, limits.timeout.clone());
         let (readers, writers, growing, room) = Default::default();
         let owners = config.owners.clone();
         Ok(Tree { library, web, owners, root, limits, readers, writers, growing, room })

@@ -76,7 +76,7 @@ impl Client {
                 config.bucket
             )));
         }
-        if let auth::Credential::Sys { .. } | auth::Credential::Hadoop { .. } = &credential.get().credential {
+        if !matches!(credential.get().credential, auth::Credential::Anonymous | auth::Credential::S3 { .. }) {
             let why = "an S3 store is used with access keys, and the credential is of another kind";
             return Err(Error::new(ErrorKind::Unauthenticated, Op::Connect, root, why));
         }
@@ -184,13 +184,11 @@ impl ProvideCredentials for Keyring {
         Self: 'a,
     {
         future::ProvideCredentials::ready(match &self.0.get().credential {
-            Credential::Anonymous | Credential::Sys { .. } | Credential::Hadoop { .. } => {
-                Err(CredentialsError::not_loaded("the volume's credential holds no keys"))
-            }
             Credential::S3 { key_id, secret_key, session_token } => {
                 let token = session_token.as_ref().map(|token| token.expose().to_owned());
                 Ok(Credentials::new(key_id, secret_key.expose(), token, None, "volume"))
             }
+            _ => Err(CredentialsError::not_loaded("the volume's credential holds no keys")),
         })
     }
 }
@@ -217,8 +215,6 @@ fn settings(config: &Config, credential: &auth::Current, connector: Connector) -
     match &credential.get().credential {
         Credential::Anonymous => settings.allow_no_auth(),
         // Nothing is kept between two requests: the next is signed with what is in force then.
-        Credential::S3 { .. } | Credential::Sys { .. } | Credential::Hadoop { .. } => {
-            settings.identity_cache(IdentityCache::no_cache()).credentials_provider(Keyring(credential.clone()))
-        }
+        _ => settings.identity_cache(IdentityCache::no_cache()).credentials_provider(Keyring(credential.clone())),
     }
 }

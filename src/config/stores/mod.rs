@@ -68,6 +68,9 @@ pub enum Credentials {
     None,
     /// A choice, where several are listed for its namespace.
     Listed(Identities),
+    /// A principal with its keytab in the Secret of its request; where there is a table, one that it lists for the
+    /// namespace by the principal's first name.
+    Principal(Option<Identities>),
 }
 
 /// What DeleteVolume removes. Fixed in the record at creation.

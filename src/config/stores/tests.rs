@@ -296,6 +296,14 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
         ("prefix: data", "controllerUser: {name: boss, uid: 1000}", "a number one name"),
         ("prefix: data", "deletion: all", "no old versions"),
         ("prefix: data", "options: {fs.defaultFS: x}", "options"),
+        ("prefix: data", "realm: A", "realm means nothing"),
+        ("prefix: data", "authentication: token", "authentication"),
+        ("prefix: data", "authentication: kerberos", "realm is needed"),
+        (
+            "prefix: data",
+            "authentication: kerberos\n    realm: A\n    kdcs: ['k:88']\n    controllerUser: {name: boss}",
+            "does not log in",
+        ),
         ("uid: 1001", "uid: 0", "uid 0"),
         ("uid: 1001", "uid: 1000", "a number one name"),
         ("uid: 1001", "uid: 65534", "in no table"),
@@ -329,6 +337,15 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
     assert_eq!(lake.controller_credential, Some(ControllerKey::User(boss)));
     let Credentials::Listed(identities) = &lake.credentials else { panic!("{lake:?}") };
     assert!(matches!(identities.user(Some("team-a"), Some("boss")), Err(Unlisted::Nobody(_))));
+    let proven = LAKE.replace("prefix: data", "authentication: kerberos\n    realm: A\n    kdcs: ['k:88']");
+    let stores = Stores::parse(&proven, Path::new("")).unwrap();
+    let lake = stores.get("lake").unwrap();
+    assert_eq!(lake.backend.realm().unwrap().name, "A");
+    assert!(matches!(&lake.credentials, Credentials::Principal(Some(_))));
+    let alone = proven.split("    identities").next().unwrap();
+    let stores = Stores::parse(alone, Path::new("")).unwrap();
+    assert_eq!(stores.get("lake").unwrap().credentials, Credentials::Principal(None));
+    assert!(refused(&format!("{alone}    superusers: [x]")).contains("superusers means nothing"));
     let option = LAKE.replace("prefix: data", "options: {dfs.client.use.datanode.hostname: 'true'}");
     assert!(Stores::parse(&option, Path::new("")).is_ok());
 }

@@ -194,6 +194,13 @@ fn credential(
 ) -> Result<(Credential, Option<(u32, u32)>), Status> {
     match &store.credentials {
         Credentials::Listed(identities) => {
+            if matches!(store.backend, backend::Config::Hdfs(_)) && keys::is_for_kerberos(&request.secrets) {
+                return Err(status::invalid(format!(
+                    "the Secret has a principal or a keytab, and store {:?} has authentication: simple, which proves nothing: \
+                     leave them out, or have the store's administrator set authentication: kerberos",
+                    store.name
+                )));
+            }
             let user = listed(request, identities, pod, chosen, is_inline)?;
             let credential = match &store.backend {
                 backend::Config::Hdfs(_) => Credential::Hadoop { user: user.name.clone() },
@@ -202,6 +209,10 @@ fn credential(
                 }
             };
             Ok((credential, Some((user.uid, user.gid))))
+        }
+        Credentials::Principal(identities) => {
+            let realm = store.backend.realm().map(|realm| realm.name.as_str()).unwrap_or_default();
+            principal(request, realm, identities.as_ref(), pod, chosen)
         }
         _ if chosen.is_some() => Err(status::invalid(format!(
             "the volume's attributes have a user, and store {:?} has no table of users (identities): leave user out",
@@ -216,6 +227,33 @@ fn credential(
         ))),
         Credentials::Secret => Ok((keys::s3(&request.secrets)?, None)),
     }
+}
+
+/// The principal of the request's Secret, which the store's table has to list for the pod's namespace, if there is one.
+fn principal(
+    request: &NodePublishVolumeRequest,
+    realm: &str,
+    identities: Option<&Identities>,
+    pod: Option<&Pod>,
+    chosen: Option<&str>,
+) -> Result<(Credential, Option<(u32, u32)>), Status> {
+    if chosen.is_some() {
+        return Err(status::invalid(
+            "the volume's attributes have a user, and the store demands Kerberos, where the principal in the Secret says who \
+             it is: leave user out",
+        ));
+    }
+    let credential = keys::kerberos(&request.secrets, realm)?;
+    let Credential::Kerberos { principal, .. } = &credential else {
+        return Ok((credential, None));
+    };
+    let Some(identities) = identities else {
+        return Ok((credential, Some((backend::hdfs::NOBODY, backend::hdfs::NOBODY))));
+    };
+    let name = principal.split(['/', '@']).next().unwrap_or_default();
+    let user = identities.user(pod.map(|pod| pod.namespace.as_str()), Some(name)).map_err(unlisted)?;
+    let owner = (user.uid, user.gid);
+    Ok((credential, Some(owner)))
 }
 
 /// The user that the store's table gives to the pod's namespace, or the one of them that was chosen.
@@ -240,10 +278,14 @@ fn listed<'a>(
             "the Secret and the volume's attributes name different users: leave one of them out",
         ));
     }
-    identities.user(pod.map(|pod| pod.namespace.as_str()), secret.or(attribute)).map_err(|why| match why {
+    identities.user(pod.map(|pod| pod.namespace.as_str()), secret.or(attribute)).map_err(unlisted)
+}
+
+fn unlisted(why: Unlisted) -> Status {
+    match why {
         Unlisted::Nobody(why) => status::permission_denied(why),
         Unlisted::Several(why) => status::invalid(why),
-    })
+    }
 }
 
 /// A hash of all that makes two publishes at one target the same: neither secrets nor tokens, which are renewed under

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,28 @@ pub(super) struct Ready {
     pub(super) webhdfs: String,
     control: String,
     pub(super) superuser: String,
+    pub(super) kerberos: Option<Kdc>,
+}
+
+/// The KDC of a cluster that demands Kerberos.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Kdc {
+    /// Its realm.
+    pub realm: String,
+    /// Its `host:port`.
+    #[serde(rename = "kdc")]
+    pub address: String,
+    keytabs: PathBuf,
+}
+
+impl Kdc {
+    /// The keytab of one of the cluster's users.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn keytab(&self, user: &str) -> io::Result<Vec<u8>> {
+        std::fs::read(self.keytabs.join(format!("{user}.keytab")))
+    }
 }
 
 impl Jvm {

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use self::jvm::Jvm;
+pub use self::jvm::Kdc;
 use super::requirement::{HADOOP, Requirement, met, program};
 
 /// In memory, where the machine has it: what is synced then waits for no disk.
@@ -42,6 +43,19 @@ impl Hadoop {
     pub async fn shared() -> io::Result<Option<&'static Hadoop>> {
         static SHARED: OnceCell<Option<Hadoop>> = OnceCell::const_new();
         let words = [("conf", "dfs.namenode.file.close.num-committed-allowed=1")];
+        Ok(SHARED.get_or_try_init(|| Hadoop::start(&words)).await?.as_ref())
+    }
+
+    /// Another one of this process, of one DataNode, that demands Kerberos. `None` as [`start`](Self::start).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn secured() -> io::Result<Option<&'static Hadoop>> {
+        static SHARED: OnceCell<Option<Hadoop>> = OnceCell::const_new();
+        let words = [("datanodes", "1"), ("kerberos", "true")];
         Ok(SHARED.get_or_try_init(|| Hadoop::start(&words)).await?.as_ref())
     }
 
@@ -100,6 +114,11 @@ impl Hadoop {
     /// The user who may do everything.
     pub fn superuser(&self) -> &str {
         &self.jvm.ready.superuser
+    }
+
+    /// The KDC that everybody has to log in to, where it was started with `kerberos`.
+    pub fn kdc(&self) -> Option<&Kdc> {
+        self.jvm.ready.kerberos.as_ref()
     }
 
     /// A new empty directory of `user`'s that nobody else uses, without a leading slash.

@@ -120,6 +120,19 @@ pub(super) struct Redirect {
     pub(super) location: String,
 }
 
+/// A delegation token.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Given {
+    pub(super) token: Token,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Token {
+    pub(super) url_string: String,
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Truth {
     pub(super) boolean: bool,

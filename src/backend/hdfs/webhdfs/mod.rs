@@ -4,6 +4,7 @@
 //! The URLs that a name node redirects to carry tokens, so that none is shown or logged. No cookie is kept.
 
 mod answers;
+mod delegation;
 mod open;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::answers::{Block, Defaults, FileSystem, Located, OnePage, OneStatus, Thrown, Truth};
+use self::delegation::Delegation;
 use super::Config;
 use super::error::{Failure, Outcome, SAFE_MODE};
+use super::identity::Identity;
 use crate::backend::ErrorKind;
 use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, UNREACHED, answered};
@@ -51,7 +54,8 @@ pub(super) struct WebHdfs {
     addresses: Arc<[String]>,
     /// The one that answered last.
     active: Arc<AtomicUsize>,
-    user: String,
+    identity: Identity,
+    delegation: Arc<Delegation>,
     timeout: Span,
     meter: Meter,
 }
@@ -59,15 +63,15 @@ pub(super) struct WebHdfs {
 impl WebHdfs {
     /// # Errors
     /// Says what is wrong with the CA bundle.
-    pub(super) fn new(config: &Config, user: &str, timeout: Span) -> Result<WebHdfs, String> {
+    pub(super) fn new(config: &Config, identity: Identity, timeout: Span) -> Result<WebHdfs, String> {
         let dial = Dial::new(config.ca_bundle.as_deref(), None, (timeout.get() / 3).min(Duration::from_secs(5)))?;
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(16)
             .build(dial);
-        let (addresses, active, meter) = (config.webhdfs.clone().into(), Arc::default(), Meter::new());
-        Ok(WebHdfs { http, addresses, active, user: user.to_owned(), timeout, meter })
+        let (addresses, active, delegation) = (config.webhdfs.clone().into(), Arc::default(), Arc::default());
+        Ok(WebHdfs { http, addresses, active, identity, delegation, timeout, meter: Meter::new() })
     }
 
     /// What lies at an absolute path. `NotFound`, also for a path below a file.
@@ -143,11 +147,33 @@ impl WebHdfs {
     ) -> Outcome<T> {
         let begun = Instant::now();
         let deadline = begun + self.timeout.get();
-        let mut tried = 0;
+        let (mut tried, mut forgot) = (0, false);
         loop {
             let number = self.active.load(Ordering::Relaxed) % self.addresses.len();
-            let url = self.url(&self.addresses[number], path, op, more);
-            let asked = self.ask_one(kind, &method, url, deadline).await;
+            let address = &self.addresses[number];
+            let patience = self.patience(deadline);
+            let asked = match timeout(patience, self.who(address)).await {
+                Ok(Ok(who)) => {
+                    let url = url(address, path, op, &who, more);
+                    let asked = self.ask_one(kind, &method, url, deadline).await;
+                    // A token that the name node does not know any more is no proof that it knows nobody.
+                    if let Err(Failure { kind: ErrorKind::Unauthenticated, .. }) = &asked
+                        && !std::mem::replace(&mut forgot, true)
+                        && self.forget(&who).await
+                    {
+                        continue;
+                    }
+                    asked
+                }
+                Ok(Err(failure)) => Err(failure),
+                Err(_) => {
+                    let why = format!(
+                        "no login within {} s: the KDC or the name node does not answer",
+                        patience.as_secs_f32()
+                    );
+                    Err(unreached(&why))
+                }
+            };
             let failure = match asked {
                 Ok(body) => {
                     return serde_json::from_slice(&body)
@@ -166,12 +192,6 @@ impl WebHdfs {
                 sleep(PAUSE).await;
             }
         }
-    }
-
-    /// `path` is absolute.
-    fn url(&self, address: &str, path: &str, op: &str, more: &str) -> String {
-        let (path, user) = (utf8_percent_encode(path, IN_PATH), utf8_percent_encode(&self.user, IN_QUERY));
-        format!("{address}/webhdfs/v1{path}?op={op}&user.name={user}{more}")
     }
 
     /// Asks one server for a whole answer.
@@ -220,6 +240,11 @@ impl WebHdfs {
     }
 }
 
+/// `path` is absolute.
+fn url(address: &str, path: &str, op: &str, who: &str, more: &str) -> String {
+    format!("{address}/webhdfs/v1{}?op={op}{who}{more}", utf8_percent_encode(path, IN_PATH))
+}
+
 fn unreached(message: &str) -> Failure {
     Failure { passing: true, ..Failure::new(ErrorKind::Unavailable, message) }
 }
@@ -232,7 +257,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let failure = match status {
         StatusCode::UNAUTHORIZED => Failure::new(
             ErrorKind::Unauthenticated,
-            "WebHDFS demands a proof of who the user is, such as Kerberos, which this store does not use",
+            "WebHDFS demands a proof of who the user is, such as Kerberos (authentication: kerberos of the store)",
         ),
         StatusCode::FORBIDDEN => Failure::new(ErrorKind::Denied, "WebHDFS refuses it to the mount's user"),
         StatusCode::NOT_FOUND => Failure::new(ErrorKind::Misconfigured, "there is no WebHDFS at that address"),
@@ -255,7 +280,8 @@ fn answer_word(status: StatusCode) -> &'static str {
 /// Asks without a user whether WebHDFS is there, and serves: any answer is one but that nobody is active, or that nothing
 /// may be changed.
 pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> {
-    let web = WebHdfs::new(config, "", patience.into()).map_err(|why| Failure::new(ErrorKind::Misconfigured, why))?;
+    let web = WebHdfs::new(config, Identity::Claimed(String::new()), patience.into())
+        .map_err(|why| Failure::new(ErrorKind::Misconfigured, why))?;
     let asking = async {
         let mut last = unreached("the store names no address of WebHDFS");
         for address in web.addresses.iter() {

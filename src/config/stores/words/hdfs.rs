@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::shape::{ca_bundle, host, web_address};
+use super::kerberos::Login;
+use super::shape::{ca_bundle, host_and_port, web_address};
 use super::{ControllerUser, Reached, Words, no_old_versions};
 use crate::auth;
 use crate::backend::{self, hdfs};
@@ -19,6 +20,14 @@ const OPTIONS: [&str; 4] = [
 ];
 
 pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
+    let kerberos = Login::of(words).realm()?;
+    if kerberos.is_some() && (words.controller_credential.is_some() || words.controller_user.is_some()) {
+        return Err(
+            "controllerCredential and controllerUser: the controller does not log in by Kerberos, so that a store with \
+             authentication: kerberos has static and inline volumes alone: leave them out"
+                .into(),
+        );
+    }
     if words.controller_credential.is_some() {
         return Err(
             "controllerCredential: HDFS without Kerberos believes whatever user it is told, so that there is no secret; give \
@@ -53,15 +62,22 @@ pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
     if let Some(word) = options.keys().find(|word| !OPTIONS.contains(&word.as_str())) {
         return Err(format!("options: {word:?} is none that may be set here; those are {}", OPTIONS.join(", ")));
     }
-    let rows = words.identities.take().ok_or(
-        "identities is needed: HDFS without Kerberos believes whatever user it is told, so a table says which namespace may \
-         act as whom",
-    )?;
+    let rows = words.identities.take();
+    if rows.is_none() && kerberos.is_none() {
+        return Err(
+            "identities is needed: HDFS without Kerberos believes whatever user it is told, so a table says which namespace \
+             may act as whom"
+                .into(),
+        );
+    }
+    if rows.is_none() && words.superusers.is_some() {
+        return Err("superusers means nothing without identities: add that, or leave it out".into());
+    }
     let controller = words.controller_user.take().map(controller_by_name).transpose()?;
     let own = controller.as_ref().map(|(name, _)| Controller::Name(name));
-    let identities = Identities::new(rows, words.superusers.take(), own, true)?;
+    let identities = rows.map(|rows| Identities::new(rows, words.superusers.take(), own, true)).transpose()?;
     let mut users = BTreeMap::new();
-    for user in identities.users() {
+    for user in identities.iter().flat_map(Identities::users) {
         if !user.groups.is_empty() {
             return Err(format!(
                 "identities: user {:?} has groups, and HDFS finds a user's groups by itself: leave them out",
@@ -84,9 +100,14 @@ pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
         ca_bundle: words.ca_bundle.take().map(|path| ca_bundle(&base.join(path))).transpose()?,
         owners: hdfs::Owners { users, groups },
         options,
+        kerberos,
     };
     let controller = controller.map(|(user, _)| ControllerKey::User(auth::Credential::Hadoop { user }));
-    Ok((backend::Config::Hdfs(config), Credentials::Listed(identities), controller))
+    let credentials = match (identities, &config.kerberos) {
+        (Some(identities), None) => Credentials::Listed(identities),
+        (identities, _) => Credentials::Principal(identities),
+    };
+    Ok((backend::Config::Hdfs(config), credentials, controller))
 }
 
 /// Name, and the number that volumes of its own are shown by.
@@ -120,11 +141,10 @@ fn number(what: &str, numbers: &mut BTreeMap<String, u32>, name: &str, number: u
 
 /// `host:port` in lower case.
 fn name_node(address: &str) -> Result<String, String> {
-    let shape = || format!("nameNodes: {address:?} is no host:port of a name node's RPC, such as nn1.example.org:8020");
-    let (name, port) = address.rsplit_once(':').ok_or_else(shape)?;
-    host(name.trim_start_matches('[').trim_end_matches(']')).map_err(|_| shape())?;
-    match port.parse::<u16>() {
-        Ok(1..) => Ok(address.to_ascii_lowercase()),
-        _ => Err(shape()),
+    match host_and_port(address) {
+        true => Ok(address.to_ascii_lowercase()),
+        false => {
+            Err(format!("nameNodes: {address:?} is no host:port of a name node's RPC, such as nn1.example.org:8020"))
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The words of the stores file, and all that can be wrong with them.
 
 mod hdfs;
+mod kerberos;
 mod nfs;
 mod s3;
 mod shape;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use self::kerberos::Authentication;
 use self::shape::{prefix, store_name};
 use super::{ControllerKey, Credentials, Deletion, Inline, Store, identities, location};
 use crate::backend;
@@ -51,6 +53,10 @@ struct Words {
     checksums: Option<backend::s3::Checksums>,
     name_nodes: Option<Vec<String>>,
     web_hdfs: Option<Vec<String>>,
+    authentication: Option<Authentication>,
+    realm: Option<String>,
+    kdcs: Option<Vec<String>>,
+    ticket_lifetime: Option<String>,
     groups: Option<BTreeMap<String, u32>>,
     options: Option<BTreeMap<String, String>>,
     server: Option<String>,
@@ -178,7 +184,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
 impl Words {
     /// The words that not every backend has, whether they are there, and who has them. Of `controllerCredential` each
     /// backend says by itself what to give instead.
-    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 25] {
+    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 29] {
         use Kind::{Hdfs, Nfs, S3};
         // A new word has to be put here, or below.
         let Words {
@@ -205,6 +211,10 @@ impl Words {
             checksums,
             name_nodes,
             web_hdfs,
+            authentication,
+            realm,
+            kdcs,
+            ticket_lifetime,
             groups,
             options,
             server,
@@ -233,6 +243,10 @@ impl Words {
             ("limits.connections", connections.is_some(), &[S3, Nfs]),
             ("nameNodes", name_nodes.is_some(), &[Hdfs]),
             ("webHdfs", web_hdfs.is_some(), &[Hdfs]),
+            ("authentication", authentication.is_some(), &[Hdfs]),
+            ("realm", realm.is_some(), &[Hdfs]),
+            ("kdcs", kdcs.is_some(), &[Hdfs]),
+            ("ticketLifetime", ticket_lifetime.is_some(), &[Hdfs]),
             ("groups", groups.is_some(), &[Hdfs]),
             ("options", options.is_some(), &[Hdfs]),
             ("server", server.is_some(), &[Nfs]),

@@ -40,6 +40,13 @@ pub(super) fn host(server: &str) -> Result<(), String> {
     }
 }
 
+/// Whether it is a name or address with a port.
+pub(super) fn host_and_port(address: &str) -> bool {
+    let is_name = |name: &str| host(name.trim_start_matches('[').trim_end_matches(']')).is_ok();
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    address.rsplit_once(':').is_some_and(|(name, port)| is_name(name) && is_port(port))
+}
+
 /// An absolute path of plain segments; the root is one.
 pub(super) fn absolute(word: &str, path: &str) -> Result<(), String> {
     let rest = path.strip_prefix('/').ok_or_else(|| format!("{word} {path:?} is an absolute path"))?;

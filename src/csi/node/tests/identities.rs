@@ -26,6 +26,21 @@ stores:
     identities:
       - {namespace: team-a, users: [{name: alice, uid: 1000, gid: 100}]}
       - {namespace: team-b, users: [{name: bob, uid: 1001, gid: 100}, {name: carol, uid: 1002, gid: 100}]}
+  - name: vault
+    backend: hdfs
+    nameNodes: ['nn2.example:8020']
+    webHdfs: ['http://nn2.example:9870']
+    authentication: kerberos
+    realm: REALM
+    kdcs: ['kdc.example:88']
+    identities: [{namespace: team-a, users: [{name: alice, uid: 1000, gid: 100}]}]
+  - name: open-vault
+    backend: hdfs
+    nameNodes: ['nn3.example:8020']
+    webHdfs: ['http://nn3.example:9870']
+    authentication: kerberos
+    realm: REALM
+    kdcs: ['kdc.example:88']
 ";
 
 /// A publish of a static volume for a pod in `namespace`, with these attributes and this Secret.
@@ -95,6 +110,54 @@ async fn a_volume_of_hdfs_acts_by_the_name_that_its_namespace_may_use() {
     ] {
         let (got, message) = plugin.refused(request).await;
         assert!(got == code && message.contains(why), "{got:?}: {message}");
+    }
+}
+
+/// base64 text of a keytab with a key of `principal` of a realm REALM.
+fn keytab(principal: &str) -> String {
+    let counted = |text: &[u8]| [&(text.len() as u16).to_be_bytes(), text].concat();
+    let mut entry = vec![0, 1];
+    [&b"REALM"[..], principal.as_bytes()].iter().for_each(|text| entry.extend(counted(text)));
+    entry.extend([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 17]);
+    entry.extend(counted(b"canary-key-bytes"));
+    let size = (entry.len() as u32).to_be_bytes();
+    data_encoding::BASE64.encode(&[&[5, 2][..], &size, &entry].concat())
+}
+
+#[tokio::test]
+async fn a_store_with_kerberos_takes_a_principal_with_its_keytab_and_no_claim() {
+    let plugin = plugin_of(STORES);
+    let (alice, bob) = (keytab("alice"), keytab("bob"));
+    let (vault, open) = (&[("store", "vault")], &[("store", "open-vault")]);
+    for (attributes, principal, keytab, uid) in [
+        (vault, "alice", &alice, 1000),
+        (vault, "alice@REALM", &alice, 1000),
+        (open, "bob", &bob, crate::backend::hdfs::NOBODY),
+    ] {
+        let request = of("team-a", attributes, &[("principal", principal), ("keytab", keytab)]);
+        let publish = plugin.publish(request).await.unwrap();
+        let Credential::Kerberos { principal: proved, .. } = &publish.credential else { panic!("{publish:?}") };
+        assert_eq!((proved.split('@').next(), publish.spec.options.uid), (principal.split('@').next(), uid));
+        assert!(!format!("{publish:?}").contains(keytab.as_str()));
+    }
+    let named: &[(&str, &str)] = &[("store", "vault"), ("user", "alice")];
+    let proved: &[(&str, &str)] = &[("principal", "alice"), ("keytab", &alice)];
+    let both: &[(&str, &str)] = &[("principal", "alice"), ("keytab", &alice), ("user", "alice")];
+    for (request, code, why) in [
+        (of("team-a", vault, &[]), Code::InvalidArgument, "neither principal nor keytab"),
+        (of("team-a", vault, &[("user", "alice")]), Code::InvalidArgument, "take user out"),
+        (of("team-a", vault, &[("principal", "alice")]), Code::InvalidArgument, "no keytab"),
+        (of("team-a", vault, &[("keytab", &alice)]), Code::InvalidArgument, "no principal"),
+        (of("team-a", vault, &[("principal", "alice"), ("keytab", &bob)]), Code::InvalidArgument, "no key of its"),
+        (of("team-a", vault, both), Code::InvalidArgument, "take user out"),
+        (of("team-a", named, proved), Code::InvalidArgument, "leave user out"),
+        (of("team-a", vault, &[("principal", "bob"), ("keytab", &bob)]), Code::PermissionDenied, "may not act"),
+        (of("team-b", vault, proved), Code::PermissionDenied, "\"team-b\""),
+        (of("team-a", LAKE, proved), Code::InvalidArgument, "authentication: simple"),
+    ] {
+        let (got, message) = plugin.refused(request).await;
+        assert!(got == code && message.contains(why), "{got:?}: {message}");
+        assert!(!message.contains(&alice) && !message.contains(&bob), "{message}");
     }
 }
 
