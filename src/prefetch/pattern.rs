@@ -332,11 +332,15 @@ impl Cursors {
 
 /// What was read of a file, and so lies in the kernel's page cache.
 #[derive(Debug, Default)]
-struct Read(Vec<Range<u64>>);
+struct Read {
+    ranges: Vec<Range<u64>>,
+    /// Bytes that came again since it was last found not to be there.
+    again: u64,
+}
 
 impl Read {
     fn add(&mut self, read: &Range<u64>) {
-        let ranges = &mut self.0;
+        let ranges = &mut self.ranges;
         let first = ranges.partition_point(|range| range.end < read.start);
         let after = ranges.partition_point(|range| range.start <= read.end);
         let (mut joined, mut again) = (read.clone(), 0);
@@ -344,9 +348,13 @@ impl Read {
             again += range.end.min(read.end).saturating_sub(range.start.max(read.start));
             joined = joined.start.min(range.start)..joined.end.max(range.end);
         }
-        // The kernel has dropped it, or never kept it.
+        // The kernel has dropped it, or never kept it. Some pages it may have dropped alone.
         if again * 2 >= read.end - read.start {
-            joined = read.clone();
+            self.again += again;
+            if self.again >= LITTLE {
+                self.again = 0;
+                joined = read.clone();
+            }
         }
         ranges.insert(first, joined);
         if ranges.len() > RANGES
@@ -358,29 +366,29 @@ impl Read {
 
     /// Where what was read begins again, from `at` on.
     fn next_after(&self, at: u64) -> u64 {
-        let after = self.0.partition_point(|range| range.end <= at);
-        let next = self.0[after..].iter().find(|range| range.end - range.start.max(at) >= LITTLE);
+        let after = self.ranges.partition_point(|range| range.end <= at);
+        let next = self.ranges[after..].iter().find(|range| range.end - range.start.max(at) >= LITTLE);
         next.map_or(u64::MAX, |range| range.start.max(at))
     }
 
     /// Where what was read ends, before `at`.
     fn last_before(&self, at: u64) -> u64 {
-        let before = self.0.partition_point(|range| range.start < at);
-        let last = self.0[..before].iter().rfind(|range| range.end.min(at) - range.start >= LITTLE);
+        let before = self.ranges.partition_point(|range| range.start < at);
+        let last = self.ranges[..before].iter().rfind(|range| range.end.min(at) - range.start >= LITTLE);
         last.map_or(0, |range| range.end.min(at))
     }
 
     /// Where what was read ends, of which `at` is the end or in the middle.
     fn end_at(&self, at: u64) -> u64 {
-        let first = self.0.partition_point(|range| range.end < at);
-        self.0.get(first).filter(|range| range.start <= at).map_or(at, |range| range.end)
+        let first = self.ranges.partition_point(|range| range.end < at);
+        self.ranges.get(first).filter(|range| range.start <= at).map_or(at, |range| range.end)
     }
 
     /// `range` without what was read.
     fn without(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let (mut rest, mut at) = (Vec::new(), range.start);
-        let first = self.0.partition_point(|read| read.end <= range.start);
-        for read in self.0[first..].iter().take_while(|read| read.start < range.end) {
+        let first = self.ranges.partition_point(|read| read.end <= range.start);
+        for read in self.ranges[first..].iter().take_while(|read| read.start < range.end) {
             if read.end - read.start < LITTLE {
                 continue;
             }
@@ -516,6 +524,45 @@ mod tests {
         assert_eq!(at(&cursors), Some(13 * MIB), "two are left out");
         in_order(4 * MIB, MIB, 2).iter().for_each(|read| cursors.observe(read));
         assert_eq!(at(&cursors), Some(19 * MIB));
+    }
+
+    #[test]
+    fn a_page_that_is_read_again_makes_nobody_forget_where_he_was() {
+        let config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
+        let mut cursors = Cursors::default();
+        let mut read = |read: Range<u64>| {
+            cursors.observe(&read);
+            cursors.stalled(&read, &config);
+            for number in cursors.concerned(&read) {
+                while let Some(range) = cursors.cursor(number).and_then(|cursor| cursor.ahead(1 << 40, &config)) {
+                    cursors.fetched(number, &range);
+                }
+            }
+            cursors.known.iter().any(|known| known.cursor.reads_the_file())
+        };
+        for range in in_order(0, MIB, 5) {
+            read(range);
+        }
+        // Pieces in order, each copied backwards; the kernel has let go of a page of an earlier one now and then.
+        for piece in 1..20 {
+            for at in (0..16).rev() {
+                let at = (piece * 16 + at - 11) * MIB;
+                assert!(read(at..at + MIB), "piece {piece} at {}", at / MIB);
+            }
+            let page = piece * 8 * MIB;
+            assert!(read(page..page + 4 * KIB), "piece {piece}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_again_is_no_longer_there() {
+        for step in [4 * KIB, 128 * KIB, MIB] {
+            let mut read = Read::default();
+            in_order(0, step, 8 * MIB / step).iter().for_each(|range| read.add(range));
+            assert_eq!(read.without(0..8 * MIB), []);
+            in_order(0, step, 512 * KIB / step + 1).iter().for_each(|range| read.add(range));
+            assert!(!read.without(4 * MIB..8 * MIB).is_empty(), "{step}");
+        }
     }
 
     #[test]
