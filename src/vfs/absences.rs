@@ -39,10 +39,11 @@ impl Absences {
         known.push_back(Absence { path: path.clone(), since: Instant::now(), asked });
     }
 
-    /// Whether that was said of `path` just now, and this mount changed nothing there since. It counts once.
-    pub(super) fn take(&self, path: &Path) -> bool {
+    /// Whether that was said of `path` just now, what is said may be believed for so long as `ttl`, and this mount changed
+    /// nothing there since. It counts once.
+    pub(super) fn take(&self, path: &Path, ttl: Duration) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|absence| absence.since.elapsed() < FRESH);
+        known.retain(|absence| absence.since.elapsed() < FRESH.min(ttl));
         let found = known.iter().position(|absence| absence.path == *path).and_then(|at| known.remove(at));
         found.is_some_and(|absence| absence.asked.changed(path).is_none())
     }
@@ -57,17 +58,19 @@ mod tests {
     async fn an_absence_counts_once_for_a_moment_and_until_a_change() {
         let (changes, absences) = (Changes::default(), Absences::default());
         let path = |text: &str| Path::parse(text).unwrap();
+        let take = |text: &str| absences.take(&path(text), Duration::from_secs(1));
         absences.note(&path("a"), changes.ask());
-        assert!(!absences.take(&path("b")) && absences.take(&path("a")) && !absences.take(&path("a")));
+        assert!(!take("b") && take("a") && !take("a"));
         absences.note(&path("a"), changes.ask());
         changes.record(&path("a"), Outcome::Uncertain);
-        assert!(!absences.take(&path("a")));
+        assert!(!take("a"));
         absences.note(&path("a"), changes.ask());
         tokio::time::advance(FRESH).await;
-        assert!(!absences.take(&path("a")));
+        assert!(!take("a"));
         for number in 0..2 * MOST {
             absences.note(&path(&number.to_string()), changes.ask());
         }
-        assert!(!absences.take(&path("0")) && absences.take(&path(&(2 * MOST - 1).to_string())));
+        assert!(!take("0") && take(&(2 * MOST - 1).to_string()));
+        assert!(!absences.take(&path(&(2 * MOST - 2).to_string()), Duration::ZERO), "nothing is believed");
     }
 }

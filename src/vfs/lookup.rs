@@ -142,7 +142,7 @@ impl Vfs {
 
     /// Whether nothing lies at `path`, as far as was asked at this moment or just before.
     pub(super) async fn is_absent(&self, path: &Path) -> Result<bool> {
-        let was_absent = self.absences.take(path) && self.inodes().at(path).is_none();
+        let was_absent = self.absences.take(path, self.believed()) && self.inodes().at(path).is_none();
         Ok(was_absent || matches!(self.there(path).await?, There::Nothing(_)))
     }
 
