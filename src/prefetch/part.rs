@@ -88,8 +88,9 @@ impl Part {
         let arrived = Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() });
         let filling = fill(backend.clone(), link.clone(), file.clone(), range.clone(), why, arrived.clone());
         let mut filling = Box::pin(filling);
-        // Guesses queue up for their turn in the order in which they are needed, not in that in which tasks happen to run.
-        let is_done = why == Intent::Ahead && filling.as_mut().now_or_never().is_some();
+        // What lies before a cursor queues up for its turn in the order in which it is needed, not in that in which tasks
+        // happen to run.
+        let is_done = why == Intent::Ahead && stay == Stay::ForCursors && filling.as_mut().now_or_never().is_some();
         let task = tokio::spawn(async move {
             if !is_done {
                 filling.await;
