@@ -1,8 +1,8 @@
 //! Exactly the bytes of one version.
 //!
-//! A file is opened by its id, so that no other is ever read in its place, and in a snapshot by its path; where a reader fails, the file is opened anew,
-//! which finds out where its blocks lie now, and read on. What lies behind the last complete block of a file that is
-//! being written comes by WebHDFS.
+//! A file is opened by its id, so that no other is ever read in its place, and in a snapshot by its path; where a reader
+//! fails, the file is opened anew, which finds out where its blocks lie now, and read on. What lies behind the last
+//! complete block of a file that is being written comes by WebHDFS.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that are asked of WebHDFS at once.
 const PIECE: u64 = 4 << 20;
 
-/// Open readers, by where they read.
+/// Open readers, by the key of where they read.
 #[derive(Default)]
 pub(super) struct Readers(Mutex<HashMap<String, (Arc<FileReader>, Instant)>>);
 
@@ -130,7 +130,7 @@ impl Reading {
                 Err(failure) => failure,
             };
             self.pieces = None;
-            self.tree.readers.forget(&self.place.at);
+            self.tree.readers.forget(&self.place.key());
             let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other);
             if !again || self.moved.elapsed() + PAUSE >= self.tree.limits.timeout.get() {
                 return Some(Err(failure));
@@ -174,14 +174,14 @@ impl Reading {
 
 /// An open reader: one that reaches as far as is wanted, or a new one.
 async fn reader(tree: &Tree, place: &Place, end: u64) -> Outcome<Arc<FileReader>> {
-    let at = place.at.as_str();
-    if let Some(reader) = tree.readers.get(at, end) {
+    let (at, key) = (place.at.as_str(), place.key());
+    if let Some(reader) = tree.readers.get(&key, end) {
         return Ok(reader);
     }
     let opened = tree.library.ask("stat", |client| async move { client.read(at).await }).await;
     let reader = Arc::new(opened.map_err(gone)?);
     place.check(tree).await.map_err(gone)?;
-    tree.readers.put(at, &reader);
+    tree.readers.put(&key, &reader);
     Ok(reader)
 }
 
