@@ -28,7 +28,7 @@ impl Packing {
         }
         if self.room.capacity() < piece.len() {
             let all = usize::try_from(rest).unwrap_or(ROOM).saturating_add(piece.len());
-            // Shorter than `ROOM` though it is only what was left of another.
+            // No more than the body still needs.
             self.room = BytesMut::with_capacity(all.min(ROOM).max(piece.len()));
         }
         self.room.extend_from_slice(&piece);
