@@ -5,6 +5,9 @@
 
 #[path = "../benches/read/announced.rs"]
 mod announced;
+#[allow(dead_code, reason = "processor time is for the bench")]
+#[path = "../benches/read/bare.rs"]
+mod bare;
 #[path = "../benches/read/dataset.rs"]
 mod dataset;
 #[allow(dead_code, reason = "times are for the bench")]
@@ -171,8 +174,9 @@ fn a_second_epoch_asks_the_store_for_no_data() {
     for epoch in epochs::all(Scale(2 * SCALE.0)) {
         let Some(seconds) = alone(async |dir| epoch.run(dir, WIRE, NO_CUT).await) else { return };
         assert_eq!(seconds.len(), 3);
-        for epochs::Second { workload, disk, outcome, counts, used } in seconds {
+        for epochs::Second { workload, disk, bare, outcome, counts, used } in seconds {
             assert_eq!(outcome.bytes, disk.bytes, "{}", workload.variant);
+            assert!(bare.is_none_or(|(bare, _)| bare.bytes == disk.bytes), "{}", workload.variant);
             // Of a file read in pieces the kernel, where it has dropped some, reads more around them than was read before.
             let most = if workload.variant.contains("chunks") { outcome.bytes / 5 } else { 0 };
             assert!(counts.bytes <= most && (most > 0 || counts.gets == 0), "{}: {counts:?}", workload.variant);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::bare::Bare;
 use super::local;
 use super::mounted::{How, Mounted};
 use super::origin::{Counts, Origin, Wire};
@@ -32,6 +33,8 @@ pub(crate) struct Second {
     pub(crate) workload: Workload,
     /// The local disk under the same condition.
     pub(crate) disk: Outcome,
+    /// Where files come from the cache's disk and not by passthrough: a server that does nothing else.
+    pub(crate) bare: Option<(Outcome, Used)>,
     pub(crate) outcome: Outcome,
     pub(crate) counts: Counts,
     pub(crate) used: Used,
@@ -81,11 +84,20 @@ impl Epoch {
             let opens = if *skip_opens { "opens skipped" } else { "passthrough" };
             let variant = format!("{} {}: {condition}, {opens}", workload.name, workload.variant);
             let (outcome, counts, used) = run::through(&origin, &mounted, workload, cut).await?;
+            let is_served = *skip_opens && condition.ends_with("warm");
+            let bare = if is_served { Some(served_bare(&disk, &dir.join("bare"), workload, cut).await?) } else { None };
             let disk = run::on(&disk, workload, cut).await?;
             let workload = Workload { name: "R7", variant, ..Workload::clone(workload) };
-            seconds.push(Second { workload, disk, outcome, counts, used });
+            seconds.push(Second { workload, disk, bare, outcome, counts, used });
         }
         mounted.unmount().await?;
         Ok(seconds)
     }
+}
+
+/// The files below `disk` through a server that does nothing but read them.
+async fn served_bare(disk: &Path, target: &Path, workload: &Arc<Workload>, cut: Duration) -> Result<(Outcome, Used)> {
+    let bare = Bare::start(disk, target)?;
+    let outcome = run::on(bare.root(), workload, cut).await?;
+    Ok((outcome, Used { cpu: Bare::cpu()?, peak: 0 }))
 }

@@ -8,6 +8,7 @@
 //! `make bench FULL=1 PAIRS=1 PEERS=1 ONLY=R1,R3` passes the words below on.
 
 mod announced;
+mod bare;
 mod dataset;
 mod epochs;
 mod local;
@@ -19,6 +20,7 @@ mod raw;
 mod reader;
 mod report;
 mod run;
+mod sdk;
 mod workload;
 
 use std::fs;
@@ -125,6 +127,7 @@ impl Pair<'_> {
         if self.workload.by == By::WholeFile {
             // What a client without foresight reaches with as many readers: one request each at a time.
             self.raw("on-demand", u32::try_from(self.workload.readers.len())?, Some(limit)).await?;
+            self.sdk(limit).await?;
         }
         for subject in subjects {
             self.subject(subject, limit).await?;
@@ -135,14 +138,33 @@ impl Pair<'_> {
     async fn raw(&mut self, subject: &str, connections: u32, limit: Option<Limit>) -> Result<Limit> {
         let (before, cpu) = (self.origin.counts(), process::own_cpu());
         let outcome = raw::run(self.origin.access(), FOLDER, self.workload, connections, self.cut).await?;
-        let (cpu, counts) = (process::own_cpu() - cpu, self.origin.counts().since(before));
         let limit = limit.unwrap_or_else(|| Limit {
             value: report::value(self.workload.unit, &outcome),
             valid: near(self.workload, &outcome),
         });
-        let peak = process::used(i32::try_from(std::process::id())?).peak;
-        self.add(subject, &outcome, counts, Used { cpu, peak }, limit)?;
+        self.of_this_process(subject, &outcome, before, cpu, limit)?;
         Ok(limit)
+    }
+
+    /// What the client costs that the driver is built on.
+    async fn sdk(&mut self, limit: Limit) -> Result<()> {
+        let (before, cpu) = (self.origin.counts(), process::own_cpu());
+        let outcome = sdk::run(&self.origin, FOLDER, self.workload, self.cut).await?;
+        self.of_this_process("sdk", &outcome, before, cpu, limit)
+    }
+
+    /// A row of a client in this process, which had spent `cpu` when the origin had counted `before`.
+    fn of_this_process(
+        &mut self,
+        subject: &str,
+        outcome: &Outcome,
+        before: Counts,
+        cpu: f64,
+        limit: Limit,
+    ) -> Result<()> {
+        let cpu = process::own_cpu() - cpu - outcome.checking;
+        let peak = process::used(i32::try_from(std::process::id())?).peak;
+        self.add(subject, outcome, self.origin.counts().since(before), Used { cpu, peak }, limit)
     }
 
     async fn subject(&mut self, subject: &str, limit: Limit) -> Result<()> {
@@ -184,12 +206,17 @@ fn near(workload: &Workload, raw: &Outcome) -> bool {
 async fn second_epochs(pair: usize, cut: Duration, results: &mut Results) -> Result<()> {
     for epoch in epochs::all(Scale(1)) {
         let dir = directory()?;
-        for epochs::Second { workload, disk, outcome, counts, used } in epoch.run(dir.path(), WIRE, cut).await? {
+        for epochs::Second { workload, disk, bare, outcome, counts, used } in epoch.run(dir.path(), WIRE, cut).await? {
             let limit = report::value(workload.unit, &disk);
             let (workload, valid, none) = (&workload, true, (Counts::default(), Used::default()));
             let disk =
                 Run { workload, subject: "disk", outcome: &disk, counts: none.0, used: none.1, limit, pair, valid };
             results.add(disk.row())?;
+            if let Some((outcome, used)) = bare {
+                let (subject, counts) = ("bare", Counts::default());
+                let run = Run { workload, subject, outcome: &outcome, counts, used, limit, pair, valid };
+                results.add(run.row())?;
+            }
             let run = Run { workload, subject: "millrace", outcome: &outcome, counts, used, limit, pair, valid };
             results.add(run.row())?;
         }

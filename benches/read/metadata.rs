@@ -73,7 +73,7 @@ async fn importing(root: &Path) -> Result<Outcome> {
         let (total, seconds) = said.trim().split_once(' ').context("the import said nothing")?;
         let (bytes, seconds): (u64, f64) = (total.parse()?, seconds.parse()?);
         ensure!(bytes > 0, "nothing was imported");
-        Ok(Outcome { seconds, bytes, steps: 1, times: vec![seconds * 1000.0] })
+        Ok(Outcome { seconds, bytes, steps: 1, times: vec![seconds * 1000.0], checking: 0.0 })
     })
     .await
 }
@@ -176,7 +176,7 @@ pub(crate) async fn volumes(dir: &Path, wire: Wire, keys: &[u64]) -> Result<Vec<
             ..Workload::new("R8", format!("mount of {count} keys, 1000 files read"), Vec::new(), Vec::new())
         };
         let times = vec![took * 1000.0];
-        let outcome = Outcome { seconds: took, bytes, steps: 1, times };
+        let outcome = Outcome { seconds: took, bytes, steps: 1, times, checking: 0.0 };
         let limit = *least.get_or_insert(took * 1000.0);
         looked.push(Looked {
             workload,

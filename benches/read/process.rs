@@ -1,5 +1,6 @@
 //! What a process and those below it have used.
 
+use nix::time::{ClockId, clock_gettime};
 use procfs::process::{Process, all_processes};
 
 /// Processor seconds and peak resident bytes.
@@ -42,4 +43,10 @@ pub(crate) fn children() -> Vec<i32> {
 pub(crate) fn own_cpu() -> f64 {
     let stat = Process::myself().and_then(|me| me.stat());
     stat.map_or(0.0, |stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+}
+
+/// Processor seconds of this thread.
+pub(crate) fn thread_cpu() -> nix::Result<f64> {
+    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(spent.tv_sec() as f64 + spent.tv_nsec() as f64 / 1e9)
 }

@@ -10,6 +10,7 @@ use millrace::sandbox::computed;
 use millrace::sandbox::raw::{Access, Raw};
 
 use super::dataset::Object;
+use super::process::thread_cpu;
 use super::reader::Outcome;
 use super::workload::{By, MIB, Step, Unit, Workload};
 
@@ -59,7 +60,9 @@ pub(crate) async fn run(
                     let mut body = raw.get(key, Some(step.at..step.at + step.length)).await?;
                     while let Some(chunk) = body.next().await {
                         let chunk = chunk?;
+                        let before = thread_cpu()?;
                         ensure!(computed::matches(*seed, position, &chunk), "{key} has wrong bytes at {position}");
+                        outcome.checking += thread_cpu()? - before;
                         position += chunk.len() as u64;
                     }
                     ensure!(position == step.at + step.length, "{key} ends at {position}");

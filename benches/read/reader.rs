@@ -24,6 +24,8 @@ pub(crate) struct Outcome {
     pub(crate) steps: u64,
     /// Milliseconds of each step.
     pub(crate) times: Vec<f64>,
+    /// Processor seconds of the check of bytes, where whoever checks is also whom the rest is counted of.
+    pub(crate) checking: f64,
 }
 
 impl Outcome {
@@ -33,6 +35,7 @@ impl Outcome {
         self.bytes += other.bytes;
         self.steps += other.steps;
         self.times.extend(other.times);
+        self.checking += other.checking;
         self
     }
 }
