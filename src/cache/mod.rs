@@ -35,13 +35,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::backend::{
     Backend, CreateOptions, Entry, Fetched, InPlace, Intent, Kind, Meta, Path, RenameOptions, Result, SetAttributes,
     Space, Traits, Upload, Version,
 };
 use crate::budget::Budget;
+use crate::observability::metrics::CACHE_READ_BYTES;
 pub use sealing::LocalFile;
 
 use disk::{Patience, Use};
@@ -160,9 +161,14 @@ impl Backend for Cached {
         if within
             && !any
             && self.store.disk.is_open(Use::Read)
-            && let Some(slot) = self.store.slot(file).await
+            && let Some((slot, whole)) = self.store.read(file).await
         {
             self.store.visit(&slot, range.start);
+            if let Some(whole) = whole {
+                let bytes = whole.slice(range.start as usize..range.end as usize);
+                metrics::counter!(CACHE_READ_BYTES).increment(bytes.len() as u64);
+                return Ok(stream::once(async { Ok(bytes) }).boxed());
+            }
             let reading = Reading { store: self.store.clone(), inner: self.inner.clone(), slot, why };
             return reading.begin(range, false).await;
         }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bits::Bits;
 use super::disk::{Disk, Patience, Use};
-use super::files::{Files, Part};
+use super::files::{Files, Found, Part};
 use super::layout::Key;
 use super::medium::Medium;
 use super::sketch::Sketch;
@@ -35,6 +35,8 @@ const HELD_UP: Duration = Duration::from_millis(500);
 const BEHIND: Duration = Duration::from_secs(10);
 /// After so long, counts of visits are halved, and what is on the disk is counted anew.
 const HOUR: Duration = Duration::from_secs(3600);
+/// A version of at most so many bytes is read whole when it is looked for.
+const SMALL: u64 = 1 << 20;
 /// What a map takes on the disk, in bytes, before its first block is written.
 const PAGE: u64 = 4096;
 
@@ -137,19 +139,49 @@ impl Store {
 
     /// What is known of a version; looks at the disk where nothing is. `None` where that cannot be looked at.
     pub(super) async fn slot(&self, version: &Version) -> Option<Arc<Slot>> {
+        self.look_at(version, false).await.map(|(slot, _)| slot)
+    }
+
+    /// As [`Store::slot`], for whoever reads it: with all bytes of a small one that nothing was known of and that is there,
+    /// which to ask for apart would take as long again.
+    pub(super) async fn read(&self, version: &Version) -> Option<(Arc<Slot>, Option<Bytes>)> {
+        self.look_at(version, true).await
+    }
+
+    async fn look_at(&self, version: &Version, is_read: bool) -> Option<(Arc<Slot>, Option<Bytes>)> {
         let slot = self.slots().of(version);
-        if !slot.lock().looked {
-            let _alone = slot.opening.lock().await;
-            if !slot.lock().looked {
-                let (part, key, version) = (self.part.clone(), slot.key, version.clone());
-                match self.disk.call(Use::Read, move || Files::open(&part, key, &version)).await? {
-                    Some((files, present)) => slot.opened(Arc::new(files), present),
-                    None => slot.lock().looked = true,
-                }
-                self.slots().weigh();
-            }
+        if slot.lock().looked {
+            return Some((slot, None));
         }
-        Some(slot)
+        let alone = slot.opening.lock().await;
+        if slot.lock().looked {
+            drop(alone);
+            return Some((slot, None));
+        }
+        let (part, key, version) = (self.part.clone(), slot.key, version.clone());
+        let (writes, count) = (is_read && self.disk.is_open(Use::Write), slot.layout.count());
+        let look = move || {
+            let Some((files, present)) = Files::open(&part, key, &version)? else { return Ok(None) };
+            let touched = if writes && files.writable && files.is_to_touch() { files.touch() } else { Ok(()) };
+            let comes_along = is_read && version.size <= SMALL && present.all();
+            let whole = comes_along.then(|| files.read(&(0..count))).transpose()?;
+            Ok(Some((files, present, whole, touched)))
+        };
+        let mut whole = None;
+        match self.disk.call(Use::Read, look).await? {
+            Some((files, present, found, touched)) => {
+                slot.opened(Arc::new(files), present);
+                if let Err(error) = touched {
+                    self.disk.failed(&error);
+                }
+                // What is wrong with it is found, and mended, when it is asked for apart.
+                whole = if let Some(Found::Right(bytes)) = found { Some(bytes) } else { None };
+            }
+            None => slot.lock().looked = true,
+        }
+        self.slots().weigh();
+        drop(alone);
+        Some((slot, whole))
     }
 
     /// Notes that the version is read from `start` on.
