@@ -1,7 +1,7 @@
 //! R7: what a second epoch costs, of which all is on the node already. The limit is the local disk, read in the same way.
 //!
 //! In the same mount the kernel still has pages of what fits; after a remount it has none of the mount's, and what the
-//! cache keeps comes from the disk's pages, or where those were dropped from the disk.
+//! cache keeps comes from the disk's pages, of which the kernel has all or none.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,10 +75,9 @@ impl Epoch {
         for condition in ["same mount", "after remount, disk warm", "after remount, disk cold"] {
             if condition != "same mount" {
                 mounted.unmount().await?;
-                if condition.ends_with("cold") {
-                    let dirs = [disk.clone(), cache.clone()];
-                    run::blocking(move || dirs.iter().try_for_each(|dir: &PathBuf| local::drop_pages(dir))).await?;
-                }
+                let prepare = if condition.ends_with("cold") { local::drop_pages } else { local::take_pages };
+                let dirs = [disk.clone(), cache.clone()];
+                run::blocking(move || dirs.iter().try_for_each(|dir: &PathBuf| prepare(dir))).await?;
                 mounted = Mounted::millrace(dir, &origin, "set", &how).await?;
             }
             let opens = if *skip_opens { "opens skipped" } else { "passthrough" };

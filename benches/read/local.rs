@@ -39,17 +39,31 @@ fn made(root: &Path, name: &str) -> Result<File> {
     Ok(File::create(path)?)
 }
 
+/// Has the kernel have every page of the files below `dir`.
+pub(crate) fn take_pages(dir: &Path) -> Result<()> {
+    each_file(dir, &|mut file| {
+        std::io::copy(&mut file, &mut std::io::sink())?;
+        Ok(())
+    })
+}
+
 /// Has the kernel keep no page of any file below `dir`: they are on the disk alone then.
 pub(crate) fn drop_pages(dir: &Path) -> Result<()> {
+    each_file(dir, &|file| {
+        file.sync_all()?;
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        Ok(())
+    })
+}
+
+fn each_file(dir: &Path, visit: &impl Fn(File) -> Result<()>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            drop_pages(&entry.path())?;
+            each_file(&entry.path(), visit)?;
         } else if kind.is_file() {
-            let file = File::open(entry.path())?;
-            file.sync_all()?;
-            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            visit(File::open(entry.path())?)?;
         }
     }
     Ok(())

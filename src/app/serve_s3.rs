@@ -136,7 +136,8 @@ pub(super) async fn run(file: &Path) -> anyhow::Result<()> {
 }
 
 fn understood(text: &str) -> anyhow::Result<Words> {
-    Ok(serde_saphyr::from_str(text)?)
+    // As many objects as whoever starts it likes: it is his own machine.
+    Ok(serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: None })?)
 }
 
 async fn start(words: &Words) -> anyhow::Result<Server> {
@@ -217,6 +218,14 @@ mod tests {
 
     use super::*;
     use crate::sandbox::raw::Raw;
+
+    #[test]
+    fn as_many_objects_are_served_as_the_file_has() {
+        let object = |number: u64| format!("{{bucket: b, key: k/{number}, seed: {number}, size: 5}}");
+        let objects: Vec<_> = (0..60_000).map(object).collect();
+        let text = format!("{{listen: '127.0.0.1:0', buckets: [b], users: [], objects: [{}]}}", objects.join(", "));
+        assert_eq!(understood(&text).unwrap().objects.len(), 60_000);
+    }
 
     #[tokio::test]
     async fn who_may_do_what_follows_the_file() {
