@@ -50,6 +50,9 @@ pub enum Command {
     /// Serves one mount. The node plugin starts it.
     #[command(hide = true)]
     Worker,
+    /// Keeps one store's records. The controller starts it.
+    #[command(hide = true)]
+    Clerk,
     /// Plays everything on this machine: a store, both plugins, provisioner and kubelet; reads a data set through the
     /// mount and checks every byte.
     #[cfg(feature = "sandbox")]

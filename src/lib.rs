@@ -59,6 +59,8 @@
 //!   room serves every store that can make a whole file appear where nothing lies.
 //! - What an AUTH_SYS store's controller acts as stands in the stores file, and is no secret: nodes must know it to refuse
 //!   it.
+//! - The controller's process for an HDFS store ([`backend::records::apart`]) is started when something is first asked of
+//!   the store, not when the stores file names it, and with the same words for each: with Kerberos or without.
 //! - A confined worker has no `/proc`, so that its keytab and Kerberos' configuration lie in a file system in memory of its
 //!   own rather than in a memfd, which only an unconfined one uses.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.

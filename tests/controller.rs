@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "controller/kerberos.rs"]
+mod kerberos;
 #[path = "controller/killed.rs"]
 mod killed;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -64,27 +66,7 @@ impl Rig {
     }
 
     async fn start(&self, name: &str) -> Process {
-        let socket = self.path(name);
-        let _ = std::fs::remove_file(&socket);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
-            .args(["controller", "--cluster-id", "one", "--endpoint"])
-            .arg(format!("unix://{}", socket.display()))
-            .arg("--stores")
-            .arg(self.path("stores.yaml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(self.path("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-        let until = Instant::now() + SOON;
-        loop {
-            if let Ok(channel) = endpoint.connect().await {
-                return Process { child, client: ControllerClient::new(channel) };
-            }
-            assert!(child.try_wait().unwrap().is_none() && Instant::now() < until, "the controller does not serve");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        Process::start(self.dir.path(), name).await
     }
 }
 
@@ -107,6 +89,31 @@ fn volume(name: &str, secrets: HashMap<String, String>) -> CreateVolumeRequest {
 }
 
 impl Process {
+    /// With the stores file in `dir`, on the socket `name` there.
+    async fn start(dir: &Path, name: &str) -> Process {
+        let socket = dir.join(name);
+        let _ = std::fs::remove_file(&socket);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace"))
+            .args(["controller", "--cluster-id", "one", "--endpoint"])
+            .arg(format!("unix://{}", socket.display()))
+            .arg("--stores")
+            .arg(dir.join("stores.yaml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+        let until = Instant::now() + SOON;
+        loop {
+            if let Ok(channel) = endpoint.connect().await {
+                return Process { child, client: ControllerClient::new(channel) };
+            }
+            assert!(child.try_wait().unwrap().is_none() && Instant::now() < until, "the controller does not serve");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn list(&mut self) -> Vec<Volume> {
         let answer = self.client.list_volumes(ListVolumesRequest::default()).await.unwrap().into_inner();
         answer.entries.into_iter().map(|entry| entry.volume.unwrap()).collect()

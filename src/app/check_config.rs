@@ -8,24 +8,25 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::auth::Credential;
+use crate::backend::records::apart::Clerks;
 use crate::backend::{self, hdfs, nfs, s3};
 use crate::cli::CheckConfig;
 use crate::config::stores::{ControllerKey, Credentials, Deletion, Store, Stores};
-use crate::csi::volumes::controller_credential;
+use crate::csi::volumes::{controller_credential, records};
 
 /// Prints every store of the file.
 ///
 /// # Errors
 /// What is wrong with the file; with `--connect`, that a store does not let its controller credential in.
-pub(super) async fn run(words: &CheckConfig) -> anyhow::Result<()> {
+pub(super) async fn run(words: &CheckConfig, clerks: &Clerks) -> anyhow::Result<()> {
     let stores = Stores::load(&words.file)?;
     let mut out = std::io::stdout().lock();
-    check(&mut out, &stores, words.connect).await?;
+    check(&mut out, &stores, words.connect, Some(clerks)).await?;
     writeln!(out, "{}: as it should be", words.file.display())?;
     Ok(out.flush()?)
 }
 
-async fn check(out: &mut dyn Write, stores: &Stores, connect: bool) -> anyhow::Result<()> {
+async fn check(out: &mut dyn Write, stores: &Stores, connect: bool, clerks: Option<&Clerks>) -> anyhow::Result<()> {
     let mut bad = Vec::new();
     for store in stores.iter() {
         describe(out, store)?;
@@ -37,7 +38,7 @@ async fn check(out: &mut dyn Write, stores: &Stores, connect: bool) -> anyhow::R
             backend::Config::Nfs(_) => "exclusive LINK",
             backend::Config::Hdfs(_) => "exclusive rename",
         };
-        match proved(store).await {
+        match proved(store, clerks).await {
             Ok((excludes, exposure)) => {
                 let replicas = if excludes { "honoured: several controllers may run" } else { ONE_REPLICA };
                 row(out, condition, replicas)?;
@@ -54,9 +55,8 @@ async fn check(out: &mut dyn Write, stores: &Stores, connect: bool) -> anyhow::R
 const ONE_REPLICA: &str = "IGNORED: run one replica of the controller only";
 
 /// Whether the store keeps two controllers apart, and why users could change what the controller rests on.
-async fn proved(store: &Store) -> anyhow::Result<(bool, Option<String>)> {
-    let credential = controller_credential(store)?;
-    let records = backend::records(&store.backend, &credential)?;
+async fn proved(store: &Store, clerks: Option<&Clerks>) -> anyhow::Result<(bool, Option<String>)> {
+    let records = records(store, clerks)?;
     Ok((records.excludes().await?, records.exposure().await?))
 }
 
@@ -223,7 +223,7 @@ mod tests {
 
     async fn said(text: &str, base: &Path, connect: bool) -> (String, anyhow::Result<()>) {
         let mut out = Vec::new();
-        let outcome = check(&mut out, &Stores::parse(text, base).unwrap(), connect).await;
+        let outcome = check(&mut out, &Stores::parse(text, base).unwrap(), connect, None).await;
         (String::from_utf8(out).unwrap(), outcome)
     }
 

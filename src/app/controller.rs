@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::control::{self, Answer, Ask};
 use super::{audit, monitor, until_told_to_stop};
 use crate::auth::memory::wipe_what_is_freed;
+use crate::backend::records::apart::Clerks;
 use crate::cli;
 use crate::config::stores::LiveStores;
 use crate::csi::controller::Controller;
@@ -18,7 +19,7 @@ use crate::observability::metrics::ProcessRecorder;
 ///
 /// # Errors
 /// Words that cannot be taken, a stores file that is wrong, a socket that cannot be had.
-pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
+pub(super) async fn run(words: &cli::Controller, clerks: Clerks) -> anyhow::Result<()> {
     let cli::Plugin { endpoint, driver_name, stores, metrics_address, .. } = &words.plugin;
     let recorder = ProcessRecorder::install();
     wipe_what_is_freed();
@@ -27,7 +28,7 @@ pub(super) async fn run(words: &cli::Controller) -> anyhow::Result<()> {
     let stores = LiveStores::load(stores)?;
     let health = Arc::new(Health::default());
     let identity = Identity::new(driver_name, Arc::clone(&health))?;
-    let controller = Controller::new(stores.clone(), &words.cluster_id, driver_name)?;
+    let controller = Controller::new(stores.clone(), &words.cluster_id, driver_name, Some(clerks))?;
     let listener = csi::bind(endpoint).with_context(|| format!("cannot serve on {}", endpoint.display()))?;
     tracing::info!(
         driver = driver_name,

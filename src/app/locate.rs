@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::columns::columns;
+use super::{block_on, log_in_to};
 use crate::backend::{self, Located, Path};
 use crate::cli::Locate;
 use crate::config::stores::Stores;
@@ -16,12 +17,14 @@ use crate::csi::volumes::controller_credential;
 ///
 /// # Errors
 /// What went wrong, for the person at the terminal.
-pub(super) async fn run(words: &Locate) -> anyhow::Result<()> {
+pub(super) fn run(words: &Locate) -> anyhow::Result<()> {
     let stores = Stores::load(&words.stores)?;
     let name = &words.store;
     let store = stores.get(name).with_context(|| format!("unknown store {name:?}; known are {}", stores.names()))?;
     let path = Path::parse(&words.path).with_context(|| format!("path {:?}", words.path))?;
-    let located = backend::locate(&store.backend, &controller_credential(store)?, &path).await?;
+    let credential = controller_credential(store)?;
+    log_in_to(&store.backend)?;
+    let located = block_on(async { Ok(backend::locate(&store.backend, &credential, &path).await?) })?;
     let text = if words.json { as_json(&located) } else { as_table(&located) };
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use super::columns::columns;
+use crate::backend::records::apart::Clerks;
 use crate::cli::{Records, RecordsCommand};
 use crate::config::stores::Stores;
 use crate::csi::volumes::{Listed, Record, Volumes};
@@ -18,9 +19,9 @@ type Open = (String, Volumes);
 ///
 /// # Errors
 /// What went wrong, for the person at the terminal.
-pub(super) async fn run(words: &Records) -> anyhow::Result<()> {
+pub(super) async fn run(words: &Records, clerks: &Clerks) -> anyhow::Result<()> {
     let stores = Stores::load(&words.stores)?;
-    let volumes = open(&stores, words)?;
+    let volumes = open(&stores, words, clerks)?;
     let mut out = std::io::stdout().lock();
     match &words.command {
         RecordsCommand::List { all_clusters, ended, json } => {
@@ -39,14 +40,15 @@ pub(super) async fn run(words: &Records) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-fn open(stores: &Stores, words: &Records) -> anyhow::Result<Vec<Open>> {
+fn open(stores: &Stores, words: &Records, clerks: &Clerks) -> anyhow::Result<Vec<Open>> {
+    let open = |store| Volumes::open(store, &words.cluster_id, Some(clerks));
     if let Some(name) = &words.store {
         let store =
             stores.get(name).with_context(|| format!("unknown store {name:?}; known are {}", stores.names()))?;
-        return Ok(vec![(name.clone(), Volumes::open(store, &words.cluster_id)?)]);
+        return Ok(vec![(name.clone(), open(store)?)]);
     }
     let with_records = stores.iter().filter(|store| store.controller_credential.is_some());
-    let opened = with_records.map(|store| Ok((store.name.clone(), Volumes::open(store, &words.cluster_id)?)));
+    let opened = with_records.map(|store| Ok((store.name.clone(), open(store)?)));
     let opened = opened.collect::<anyhow::Result<Vec<Open>>>()?;
     if opened.is_empty() {
         bail!("no store in {} has a controllerCredential, so there are no records", words.stores.display());

@@ -77,7 +77,8 @@ pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Creden
         (Some(principal), Some(keytab)) => (principal, keytab),
         (None, None) => {
             return bad(format!(
-                "the store demands Kerberos, and the Secret has neither {PRINCIPAL} nor {KEYTAB}: it needs {PRINCIPAL} (name,                  or name@{realm}) and {KEYTAB} (its keytab file as base64 text)"
+                "the store demands Kerberos, and the Secret has neither {PRINCIPAL} nor {KEYTAB}: it needs {PRINCIPAL} (name, \
+                 or name@{realm}) and {KEYTAB} (its keytab file as base64 text)"
             ));
         }
         (Some(_), None) => return Err(absent(&[KEYTAB], PRINCIPAL)),
@@ -107,6 +108,21 @@ pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Creden
 /// # Errors
 /// What cannot be read, and as [`s3`]. Never what stands in the file.
 pub fn s3_at(path: &Path) -> Result<Credential, BadSecret> {
+    at(path, s3)
+}
+
+/// As [`s3_at`], for what [`kerberos`] reads.
+///
+/// # Errors
+/// What cannot be read, and as [`kerberos`].
+pub fn kerberos_at(path: &Path, realm: &str) -> Result<Credential, BadSecret> {
+    at(path, |entries| kerberos(entries, realm))
+}
+
+fn at(
+    path: &Path,
+    read: impl Fn(&HashMap<String, String>) -> Result<Credential, BadSecret>,
+) -> Result<Credential, BadSecret> {
     let unread = |error: io::Error| BadSecret(format!("cannot read {}: {error}", path.display()));
     let entries = match fs::metadata(path).map_err(unread)?.is_dir() {
         true => directory(path).map_err(unread)?,
@@ -118,7 +134,7 @@ pub fn s3_at(path: &Path) -> Result<Credential, BadSecret> {
             })?
         }
     };
-    s3(&entries).map_err(|BadSecret(why)| BadSecret(format!("{}: {why}", path.display())))
+    read(&entries).map_err(|BadSecret(why)| BadSecret(format!("{}: {why}", path.display())))
 }
 
 /// The files of a mounted Secret. Names that begin with a dot are the kubelet's own.
@@ -220,6 +236,13 @@ mod tests {
         for name in ["keys.yaml", "keys.json", "mounted"] {
             assert_eq!(s3_at(&at(name)).as_ref(), Ok(&expected), "{name}");
         }
+        let keytab = Keytab::of("canary@REALM", b"canary-key");
+        fs::create_dir(at("login")).unwrap();
+        fs::write(at("login/principal"), "canary\n").unwrap();
+        fs::write(at("login/keytab"), keytab.text()).unwrap();
+        let expected = Ok(Credential::Kerberos { principal: "canary@REALM".into(), keytab });
+        assert_eq!(kerberos_at(&at("login"), "REALM"), expected);
+        assert!(kerberos_at(&at("mounted"), "REALM").unwrap_err().to_string().contains("neither principal nor keytab"));
         fs::write(at("bad"), "- canary-key\n: {").unwrap();
         fs::write(at("half"), "key_id: canary-id").unwrap();
         for (name, why) in [("none", "cannot read"), ("bad", "does not map"), ("half", "no access_key")] {

@@ -95,7 +95,7 @@ pub enum ErrorKind {
 }
 
 /// An operation of the seam, as it stands in messages and metric labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Op {
     /// `Backend::stat`
     Stat,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::on_one_thread;
 use crate::auth;
 use crate::backend::hdfs::kerberos;
 use crate::backend::{Backend, Limits, Swappable};
@@ -84,10 +85,6 @@ pub(super) fn run() -> anyhow::Result<()> {
     // A read that nobody waits for any more must not hold the process.
     runtime.shutdown_background();
     outcome
-}
-
-fn on_one_thread<T>(first: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(first)
 }
 
 async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Volume) -> anyhow::Result<()> {

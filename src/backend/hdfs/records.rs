@@ -26,8 +26,10 @@ const RECORD: u32 = 0o644;
 #[derive(Debug)]
 pub(in crate::backend) struct Root {
     tree: Arc<Tree>,
-    /// The controller's user.
+    /// The controller's user, or principal.
     user: String,
+    /// What the cluster calls it.
+    name: OnceCell<String>,
     prepared: OnceCell<()>,
 }
 
@@ -35,15 +37,25 @@ impl Root {
     /// See [`crate::backend::records`].
     pub(in crate::backend) fn connect(config: &Config, credential: &auth::Credential) -> Result<Root> {
         let tree = Tree::new(config, credential, &Path::root(), root::limits())?;
-        let user = if let auth::Credential::Hadoop { user } = credential { user.clone() } else { String::new() };
-        Ok(Root { tree: Arc::new(tree), user, prepared: OnceCell::new() })
+        let (user, name) = match credential {
+            auth::Credential::Hadoop { user } => (user.clone(), OnceCell::new_with(Some(user.clone()))),
+            auth::Credential::Kerberos { principal, .. } => (principal.clone(), OnceCell::new()),
+            _ => (String::new(), OnceCell::new()),
+        };
+        Ok(Root { tree: Arc::new(tree), user, name, prepared: OnceCell::new() })
+    }
+
+    /// What the cluster calls the controller's user: of a principal its own rules make a name.
+    async fn name(&self) -> Result<&str> {
+        let name = self.name.get_or_try_init(|| self.tree.web.user()).await;
+        name.map(String::as_str).map_err(self.told(&Path::root()))
     }
 
     fn told(&self, at: &Path) -> impl Fn(Failure) -> Error + use<> {
         let (at, user) = (at.clone(), self.user.clone());
         move |failure: Failure| match failure.kind {
             ErrorKind::Denied | ErrorKind::NotPermitted => {
-                let why = format!("HDFS refuses it to {user:?}, the controller's user (controllerUser)");
+                let why = format!("HDFS refuses it to {user:?}, as whom the controller uses the store");
                 Error::new(failure.kind, Op::Record, &at, why).with_detail(failure.detail)
             }
             _ => failure.at(Op::Record, &at),
@@ -137,7 +149,7 @@ impl Directories for Root {
             root::check_own(&Shown {
                 is_directory: is_directory(&found),
                 owner: &format!("{:?}", found.owner),
-                controller: &format!("{:?}", self.user),
+                controller: &format!("{:?}", self.name().await?),
                 mode: mode(&found),
             })
         };
@@ -214,7 +226,7 @@ impl Directories for Root {
         let found = self.tree.status(&at).await.map_err(&fail)?;
         // Whoever has all of the file system is its superuser.
         let is_strange =
-            found.owner != self.user && found.owner != self.tree.web.status("/").await.map_err(&fail)?.owner;
+            found.owner != self.name().await? && found.owner != self.tree.web.status("/").await.map_err(&fail)?.owner;
         let owner = format!("{:?}", found.owner);
         Ok(root::exposure(is_strange.then_some(&*owner), mode(&found)))
     }

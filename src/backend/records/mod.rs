@@ -3,6 +3,7 @@
 //! Paths are relative to the *store's* root (the bucket's prefix), not to a volume. The controller's own credential
 //! stands behind every call; no user's does. Every implementation passes the suite in `contract`.
 
+pub mod apart;
 #[cfg(test)]
 pub(crate) mod contract;
 #[cfg(test)]
@@ -98,7 +99,7 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
 }
 
 /// Whose a volume's directory is, where the store keeps owners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directory {
     /// Owner.
     pub uid: u32,
@@ -119,7 +120,7 @@ pub enum Extent {
 }
 
 /// What one page of a directory holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// Bytes of its files.
     pub bytes: u64,
@@ -128,7 +129,7 @@ pub struct Measured {
 }
 
 /// What one page of a removal did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
     /// Entries removed.
     pub count: u64,

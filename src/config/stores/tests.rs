@@ -302,7 +302,7 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
         (
             "prefix: data",
             "authentication: kerberos\n    realm: A\n    kdcs: ['k:88']\n    controllerUser: {name: boss}",
-            "does not log in",
+            "controllerCredential, which is missing",
         ),
         ("uid: 1001", "uid: 0", "uid 0"),
         ("uid: 1001", "uid: 1000", "a number one name"),
@@ -342,6 +342,15 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
     let lake = stores.get("lake").unwrap();
     assert_eq!(lake.backend.realm().unwrap().name, "A");
     assert!(matches!(&lake.credentials, Credentials::Principal(Some(_))));
+    let keyed = proven.replace(
+        "    realm: A",
+        "    controllerCredential: boss\n    controllerUser: {name: boss, uid: 7}\n    realm: A",
+    );
+    let stores = Stores::parse(&keyed, Path::new("/keys")).unwrap();
+    let lake = stores.get("lake").unwrap();
+    assert_eq!(lake.controller_credential, Some(ControllerKey::File("/keys/boss".into())));
+    let Credentials::Principal(Some(identities)) = &lake.credentials else { panic!("{lake:?}") };
+    assert!(matches!(identities.user(Some("team-a"), Some("boss")), Err(Unlisted::Nobody(_))));
     let alone = proven.split("    identities").next().unwrap();
     let stores = Stores::parse(alone, Path::new("")).unwrap();
     assert_eq!(stores.get("lake").unwrap().credentials, Credentials::Principal(None));

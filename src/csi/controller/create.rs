@@ -132,9 +132,17 @@ fn directory(
     store: &Store,
     claim: Option<&Claim>,
 ) -> Result<Option<Directory>, Status> {
-    let Credentials::Listed(identities) = &store.credentials else { return Ok(None) };
+    let identities = match &store.credentials {
+        Credentials::Listed(identities) => Some(identities),
+        Credentials::Principal(identities) => identities.as_ref(),
+        Credentials::Secret | Credentials::None => return Ok(None),
+    };
     let is_given = |word: &str| request.parameters.contains_key(word);
-    let listed = identities.user(claim.map(|claim| claim.namespace.as_str()), None);
+    let namespace = claim.map(|claim| claim.namespace.as_str());
+    let listed = match identities {
+        Some(identities) => identities.user(namespace, None).map_err(|why| why.to_string()),
+        None => Err("the store has no identities".to_owned()),
+    };
     let owner = match (is_given("uid"), is_given("gid"), listed) {
         (true, true, _) => (options.uid, options.gid),
         (true, false, Ok(user)) if user.uid == options.uid => (user.uid, user.gid),

@@ -35,6 +35,7 @@ use super::v1::{
 use super::volume_id::VolumeId;
 use super::volumes::{self, State, Volumes, controller_credential};
 use crate::auth::Credential;
+use crate::backend::records::apart::Clerks;
 use crate::config::stores::{LiveStores, Store};
 
 /// What can be asked of this controller beyond the calls that every plugin has.
@@ -64,6 +65,8 @@ struct Inner {
     cluster: String,
     /// The driver's name, which begins the keys of a topology.
     driver: String,
+    /// How stores get a process of their own; without it they share this one.
+    clerks: Option<Clerks>,
     inflight: Inflight,
     /// By store, as long as neither its words nor its credential change.
     opened: Mutex<HashMap<String, Opened>>,
@@ -84,11 +87,17 @@ struct Opened {
 pub struct BadClusterId(String);
 
 impl Controller {
-    /// For the cluster whose records are marked `cluster`, in the driver called `driver`.
+    /// For the cluster whose records are marked `cluster`, in the driver called `driver`. `clerks` start a process for
+    /// each store whose client needs one of its own.
     ///
     /// # Errors
     /// [`BadClusterId`].
-    pub fn new(stores: LiveStores, cluster: &str, driver: &str) -> Result<Controller, BadClusterId> {
+    pub fn new(
+        stores: LiveStores,
+        cluster: &str,
+        driver: &str,
+        clerks: Option<Clerks>,
+    ) -> Result<Controller, BadClusterId> {
         if !(1..=128).contains(&cluster.len()) || !cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(BadClusterId(cluster.to_owned()));
         }
@@ -96,6 +105,7 @@ impl Controller {
             stores,
             cluster: cluster.to_owned(),
             driver: driver.to_owned(),
+            clerks,
             inflight: Inflight::default(),
             opened: Mutex::default(),
             known: Mutex::default(),
@@ -128,7 +138,7 @@ impl Controller {
         if let Some(known) = known {
             return Ok(Arc::clone(&known.volumes));
         }
-        let volumes = Arc::new(Volumes::open(store, &self.0.cluster)?);
+        let volumes = Arc::new(Volumes::open(store, &self.0.cluster, self.0.clerks.as_ref())?);
         let known = Opened { store: store.clone(), credential, volumes: Arc::clone(&volumes) };
         opened.insert(store.name.clone(), known);
         Ok(volumes)

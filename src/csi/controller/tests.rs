@@ -46,7 +46,7 @@ stores:
     std::fs::write(dir.path().join("stores.yaml"), text).unwrap();
     std::fs::write(dir.path().join("key.yaml"), KEYS).unwrap();
     let stores = LiveStores::load(&dir.path().join("stores.yaml")).unwrap();
-    let controller = Controller::new(stores, "one", "csi.example.org").unwrap();
+    let controller = Controller::new(stores, "one", "csi.example.org", None).unwrap();
     let records = Arc::new(MemoryRecords::default());
     let store = controller.0.stores.current().get("lake").unwrap().clone();
     let opened = Opened {
@@ -372,6 +372,6 @@ fn a_cluster_id_is_a_word() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("s"), "stores: []").unwrap();
         let stores = LiveStores::load(&dir.path().join("s")).unwrap();
-        assert_eq!(Controller::new(stores, id, "csi.example.org").is_ok(), fits, "{id}");
+        assert_eq!(Controller::new(stores, id, "csi.example.org", None).is_ok(), fits, "{id}");
     }
 }

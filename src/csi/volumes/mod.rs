@@ -46,6 +46,7 @@ pub use record::{Claim, Record, State, VolumeFile};
 pub use upkeep::Listed;
 
 use crate::auth::{Credential, keys};
+use crate::backend::records::apart::Clerks;
 use crate::backend::records::{Records, Tag};
 use crate::backend::{self, ErrorKind, Op, Path};
 use crate::config::stores::{ControllerKey, Store};
@@ -117,14 +118,14 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// The volumes of `store`, with its controller credential as the file has it now. Asks nothing of the store.
+    /// The volumes of `store`, with its controller credential as the file has it now. Asks nothing of the store. Where its
+    /// client cannot share a process with another one's, `clerks` start one for it.
     ///
     /// # Errors
     /// `Precondition` where the store names no such credential or the file gives none; `Store` where no client can be
     /// built.
-    pub fn open(store: &Store, cluster: &str) -> Result<Volumes, Error> {
-        let credential = controller_credential(store)?;
-        Ok(Volumes::new(backend::records(&store.backend, &credential)?, cluster))
+    pub fn open(store: &Store, cluster: &str, clerks: Option<&Clerks>) -> Result<Volumes, Error> {
+        Ok(Volumes::new(records(store, clerks)?, cluster))
     }
 
     /// The volumes that `records` hold, for the controller of `cluster`. Asks nothing of the store.
@@ -257,6 +258,18 @@ impl Volumes {
     }
 }
 
+/// The control plane's view of `store`, with its controller credential as the file has it now. Asks nothing of the store.
+///
+/// # Errors
+/// As [`Volumes::open`].
+pub fn records(store: &Store, clerks: Option<&Clerks>) -> Result<Arc<dyn Records>, Error> {
+    let credential = controller_credential(store)?;
+    match (&store.backend, clerks) {
+        (backend::Config::Hdfs(_), Some(clerks)) => Ok(clerks.records(&store.backend, &credential)),
+        _ => Ok(backend::records(&store.backend, &credential)?),
+    }
+}
+
 /// The store's own key for the control plane, read anew each time, so that it can be rotated.
 ///
 /// # Errors
@@ -266,6 +279,7 @@ pub fn controller_credential(store: &Store) -> Result<Credential, Error> {
     match &store.controller_credential {
         None => {
             let word = match store.backend {
+                _ if store.backend.realm().is_some() => "controllerCredential",
                 backend::Config::S3(_) => "controllerCredential",
                 backend::Config::Hdfs(_) | backend::Config::Nfs(_) => "controllerUser",
             };
@@ -274,8 +288,13 @@ pub fn controller_credential(store: &Store) -> Result<Credential, Error> {
             )))
         }
         Some(ControllerKey::User(credential)) => Ok(credential.clone()),
-        Some(ControllerKey::File(file)) => keys::s3_at(file)
-            .map_err(|why| Error::Precondition(format!("the controllerCredential of store {name:?}: {why}"))),
+        Some(ControllerKey::File(file)) => {
+            let read = match store.backend.realm() {
+                Some(realm) => keys::kerberos_at(file, &realm.name),
+                None => keys::s3_at(file),
+            };
+            read.map_err(|why| Error::Precondition(format!("the controllerCredential of store {name:?}: {why}")))
+        }
     }
 }
 

@@ -30,6 +30,13 @@ pub(in crate::backend::hdfs) struct Capacity {
     pub(in crate::backend::hdfs) remaining: u64,
 }
 
+/// A user's home, whose last name is the user's.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Home {
+    pub(super) path: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct FileSystem {

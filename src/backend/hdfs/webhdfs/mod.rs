@@ -21,7 +21,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::answers::{Block, Defaults, FileSystem, Located, OnePage, OneStatus, Thrown, Truth};
+use self::answers::{Block, Defaults, FileSystem, Home, Located, OnePage, OneStatus, Thrown, Truth};
 use self::delegation::Delegation;
 use super::Config;
 use super::error::{Failure, Outcome, SAFE_MODE};
@@ -81,6 +81,13 @@ impl WebHdfs {
             Err(failure) if failure.kind == ErrorKind::NotADirectory => Err(Failure::absent()),
             answer => answer.map(|answer| answer.file_status),
         }
+    }
+
+    /// What the cluster calls this user.
+    pub(super) async fn user(&self) -> Outcome<String> {
+        let home: Home = self.ask("stat", Method::GET, "/", "GETHOMEDIRECTORY", "").await?;
+        let name = home.path.rsplit('/').next().filter(|name| !name.is_empty());
+        name.map(str::to_owned).ok_or_else(|| Failure::corrupt("WebHDFS does not tell the user's name"))
     }
 
     /// A page of a directory's entries in the order of their names, those behind `after`; and whether there are more.

@@ -21,14 +21,14 @@ const OPTIONS: [&str; 4] = [
 
 pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
     let kerberos = Login::of(words).realm()?;
-    if kerberos.is_some() && (words.controller_credential.is_some() || words.controller_user.is_some()) {
+    if kerberos.is_some() && words.controller_user.is_some() && words.controller_credential.is_none() {
         return Err(
-            "controllerCredential and controllerUser: the controller does not log in by Kerberos, so that a store with \
-             authentication: kerberos has static and inline volumes alone: leave them out"
+            "controllerUser with authentication: kerberos says what HDFS calls the principal of controllerCredential, which \
+             is missing: a file, or a mounted Secret, with principal and keytab"
                 .into(),
         );
     }
-    if words.controller_credential.is_some() {
+    if kerberos.is_none() && words.controller_credential.is_some() {
         return Err(
             "controllerCredential: HDFS without Kerberos believes whatever user it is told, so that there is no secret; give \
              controllerUser: {name}"
@@ -102,7 +102,10 @@ pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
         options,
         kerberos,
     };
-    let controller = controller.map(|(user, _)| ControllerKey::User(auth::Credential::Hadoop { user }));
+    let controller = match words.controller_credential.take() {
+        Some(path) => Some(ControllerKey::File(base.join(path))),
+        None => controller.map(|(user, _)| ControllerKey::User(auth::Credential::Hadoop { user })),
+    };
     let credentials = match (identities, &config.kerberos) {
         (Some(identities), None) => Credentials::Listed(identities),
         (identities, _) => Credentials::Principal(identities),

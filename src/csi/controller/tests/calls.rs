@@ -14,7 +14,7 @@ impl Plugin {
     /// A second controller of the same cluster on the same store.
     fn another(&self) -> Controller {
         let stores = self.controller.0.stores.clone();
-        let another = Controller::new(stores, "one", "csi.example.org").unwrap();
+        let another = Controller::new(stores, "one", "csi.example.org", None).unwrap();
         let store = another.0.stores.current().get("lake").unwrap().clone();
         let volumes = Arc::new(Volumes::new(self.records.clone(), "one"));
         let opened = Opened { credential: controller_credential(&store).unwrap(), store, volumes };

@@ -25,7 +25,7 @@ pub(super) trait Site {
 
     /// A controller that has just started.
     fn controller(&self) -> Controller {
-        Controller::new(LiveStores::load(&self.stores()).unwrap(), "one", "csi.example.org").unwrap()
+        Controller::new(LiveStores::load(&self.stores()).unwrap(), "one", "csi.example.org", None).unwrap()
     }
 
     /// Whether anything lies there in `lake`.

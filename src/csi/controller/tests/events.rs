@@ -43,7 +43,7 @@ async fn what_the_store_refuses_is_told_in_documented_words() {
             format!("name: lake, backend: s3, endpoint: '{endpoint}', bucket: data, controllerCredential: key.yaml");
         std::fs::write(&file, format!("stores: [{{{words}}}]")).unwrap();
         std::fs::write(dir.path().join("key.yaml"), KEYS).unwrap();
-        let controller = Controller::new(LiveStores::load(&file).unwrap(), "one", "csi.example.org").unwrap();
+        let controller = Controller::new(LiveStores::load(&file).unwrap(), "one", "csi.example.org", None).unwrap();
         let status = controller.create_volume(Request::new(request("pvc-1"))).await.unwrap_err();
         assert!(!status.message().contains("canary") && !status.message().contains("HTTP"), "{status:?}");
         met.push((situation, status));

@@ -34,7 +34,7 @@ impl Cluster {
     /// A controller that has just started.
     fn controller(&self) -> Controller {
         let stores = LiveStores::load(&self.dir.path().join("stores.yaml")).unwrap();
-        Controller::new(stores, "one", "csi.example.org").unwrap()
+        Controller::new(stores, "one", "csi.example.org", None).unwrap()
     }
 
     /// Keys outside the driver's own directory.
