@@ -78,6 +78,7 @@ impl Mounted {
                     backend: backend::Config::S3(store),
                     path: folder.into(),
                     generation: None,
+                    quota: false,
                     read_only: true,
                     most_memory: 1 << 30,
                     options,

@@ -506,11 +506,14 @@ pub struct Limits {
     pub budget: crate::budget::Budget,
     /// Deadline of a request, and of progress in one that moves bytes.
     pub timeout: crate::tunable::Span,
+    /// The store keeps the directory to a quota of its own ([`records::Records::set_quota`]), so that what it has room for
+    /// is what that leaves.
+    pub quota: bool,
 }
 
 impl Limits {
     /// A budget of `memory` bytes of its own.
     pub fn alone(memory: u64, timeout: Duration) -> Limits {
-        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into() }
+        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into(), quota: false }
     }
 }

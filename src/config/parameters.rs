@@ -27,6 +27,8 @@ pub struct Parameters {
     pub path: Option<String>,
     /// `deletion`, of a StorageClass only.
     pub deletion: Option<Deletion>,
+    /// `quota`, of a volume only: the store keeps its directory to a quota of its own.
+    pub quota: bool,
     /// `user`, of a volume only: which of the users that the store lists for the pod's namespace.
     pub user: Option<String>,
     /// How to show the volume; defaults where no word was given.
@@ -63,6 +65,9 @@ pub const OPTION_WORDS: &[&str] = &[
 /// The options that may change while a volume lives: what ControllerModifyVolume and a VolumeAttributesClass may set.
 pub const MUTABLE_WORDS: &[&str] = &["memory", "readAheadKb", "timeout", "ttl"];
 
+/// Of a volume whose directory the store keeps to a quota.
+pub const QUOTA_WORD: &str = "quota";
+
 /// The words that the driver itself puts into `volume_context`.
 pub const OWN_WORDS: &[&str] = &["format", "location"];
 
@@ -76,8 +81,8 @@ impl Parameters {
     /// # Errors
     /// The word, and those that are known or its right form.
     pub fn parse(words: &HashMap<String, String>, place: Place) -> Result<Parameters, BadWord> {
-        let mut parsed =
-            Parameters { store: None, path: None, deletion: None, user: None, options: VolumeOptions::default() };
+        let options = VolumeOptions::default();
+        let mut parsed = Parameters { store: None, path: None, deletion: None, quota: false, user: None, options };
         let mut sorted: Vec<_> = words.iter().collect();
         sorted.sort();
         for (word, value) in sorted {
@@ -96,6 +101,7 @@ impl Parameters {
                 ("deletion", Place::StorageClass) => {
                     one_of(value, "current, all, keep").map(|d| parsed.deletion = Some(d))
                 }
+                (QUOTA_WORD, Place::VolumeContext) => one_of(value, "true, false").map(|quota| parsed.quota = quota),
                 ("user", Place::VolumeContext) => {
                     parsed.user = Some(value.clone());
                     Ok(())
@@ -146,7 +152,7 @@ pub fn is_kubernetes(word: &str) -> bool {
 fn unknown(word: &str, place: Place) -> BadWord {
     let (what, extra) = match place {
         Place::StorageClass => ("StorageClass parameter", "store, path, deletion"),
-        Place::VolumeContext => ("volume attribute", "store, path, user"),
+        Place::VolumeContext => ("volume attribute", "store, path, quota, user"),
     };
     BadWord(format!("unknown {what} {}; known are {extra}, {}", quoted(word), OPTION_WORDS.join(", ")))
 }

@@ -23,6 +23,9 @@ pub struct VolumeSpec {
     /// The generation that `.millrace/volume.json` must carry, for volumes that CreateVolume made; another one, or
     /// none, is NOT_FOUND.
     pub generation: Option<String>,
+    /// The store keeps the directory to a quota of its own, and tells what of it is used.
+    #[serde(default)]
+    pub quota: bool,
     /// The mount refuses every change with EROFS.
     pub read_only: bool,
     /// The most that `options.memory` may become while the mount is served, in bytes: the store's `limits.memory`.

@@ -156,6 +156,7 @@ pub(super) fn request(endpoint: &str, target: &Path) -> Publish {
         backend,
         path: "data".into(),
         generation: None,
+        quota: false,
         read_only: false,
         most_memory: 1 << 30,
         options: VolumeOptions { memory: 32 << 20, read_ahead_kb: 2048, ..VolumeOptions::default() },

@@ -93,7 +93,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     let recorder = ProcessRecorder::install();
     let credential = auth::Current::new(credential);
     let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
-    let limits = Limits { budget: budget.clone(), timeout: timeout.clone() };
+    let limits = Limits { budget: budget.clone(), timeout: timeout.clone(), quota: spec.quota };
     let entered = match entry::client(&spec, &credential, limits) {
         Ok(client) => entry::enter(&*client, &spec).await.map(|known| (client, known)),
         Err(refusal) => Err(refusal),

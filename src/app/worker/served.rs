@@ -105,7 +105,7 @@ impl Served {
         let mut right = self.right.lock().await;
         let candidate = auth::Current::from(credential);
         let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
-        let limits = Limits { budget, timeout: self.timeout.clone() };
+        let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota };
         let client = entry::client(&self.spec, &candidate, limits)?;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
         entry::prove(&*client, &self.spec, known.as_ref()).await?;
@@ -264,6 +264,7 @@ pub(super) mod tests {
             backend: backend::Config::S3(s3::Config::at("http://127.0.0.1:1", "bucket")),
             path: "v".into(),
             generation: Some("abcdefghij".into()),
+            quota: false,
             read_only: false,
             most_memory: 1 << 30,
             options: VolumeOptions { uid: 7, ..VolumeOptions::default() },

@@ -15,6 +15,7 @@ mod locations;
 mod open;
 mod owners;
 mod pipeline;
+mod quota;
 mod read;
 mod records;
 mod snapshots;

@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::error::{Failure, Outcome, SAFE_MODE};
 use super::webhdfs::Status;
-use super::{Config, Hdfs, Tree, changes, in_place, list, version};
+use super::{Config, Hdfs, Tree, changes, in_place, list, quota, version};
 use crate::auth;
 use crate::backend::records::Directory;
 use crate::backend::records::numbered::root::{self, OWN, Shown, TIMEOUT};
@@ -218,6 +218,10 @@ impl Directories for Root {
     async fn identity(&self, at: &Path) -> Result<Option<String>> {
         let found = self.tree.status_any(at).await.map_err(self.told(at))?;
         Ok(found.filter(is_directory).map(|found| identity(&found)))
+    }
+
+    async fn set_quota(&self, at: &Path, bytes: u64) -> Result<bool> {
+        quota::set(&self.tree, at, bytes).await.map_err(self.told(at))
     }
 
     async fn exposure(&self) -> Result<Option<String>> {

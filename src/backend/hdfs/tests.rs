@@ -1,6 +1,7 @@
 //! The HDFS backend against Hadoop's own daemons.
 
 mod others;
+mod quotas;
 mod records;
 mod snapshots;
 mod striped;

@@ -21,6 +21,8 @@ pub(crate) struct MemoryRecords {
 struct Store {
     keys: BTreeMap<Path, (Bytes, u64)>,
     writes: u64,
+    /// Where the store keeps any.
+    quotas: Option<BTreeMap<Path, u64>>,
 }
 
 impl Store {
@@ -39,6 +41,16 @@ impl MemoryRecords {
     /// Puts a key there, as a user with another tool would.
     pub(crate) fn put(&self, key: &str) {
         self.store.lock().unwrap().put(&Path::parse(key).unwrap(), Bytes::from_static(b"data"));
+    }
+
+    /// Has it keep quotas, or let nobody set them any more.
+    pub(crate) fn keep_quotas(&self, keep: bool) {
+        self.store.lock().unwrap().quotas = keep.then(BTreeMap::new);
+    }
+
+    /// The quota of a directory.
+    pub(crate) fn quota(&self, dir: &str) -> Option<u64> {
+        self.store.lock().unwrap().quotas.as_ref()?.get(&Path::parse(dir).unwrap()).copied()
     }
 
     /// All keys.
@@ -105,6 +117,11 @@ impl Records for MemoryRecords {
     async fn is_vacant(&self, path: &Path) -> Result<bool> {
         let store = self.store.lock().unwrap();
         Ok(!store.keys.contains_key(path) && store.below(path).is_empty())
+    }
+
+    async fn set_quota(&self, at: &Path, bytes: u64) -> Result<bool> {
+        let mut store = self.store.lock().unwrap();
+        Ok(store.quotas.as_mut().map(|quotas| quotas.insert(at.clone(), bytes)).is_some())
     }
 
     async fn remove_page(&self, dir: &Path, _extent: Extent) -> Result<Removed> {

@@ -82,6 +82,12 @@ pub trait Records: std::fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Has the store itself keep what lies below a volume's directory to so many bytes, whoever writes it. False where it
+    /// keeps no such quota, or does not let this credential set one.
+    async fn set_quota(&self, _at: &Path, _bytes: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Why users could change what the control plane rests on, as far as the store tells; `None` where they cannot.
     async fn exposure(&self) -> Result<Option<String>> {
         Ok(None)

@@ -11,7 +11,7 @@ use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
 use super::super::volumes::{Claim, Record, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
 use crate::backend::{self, hdfs, records::Directory};
-use crate::config::parameters::{OPTION_WORDS, Parameters, Place, is_kubernetes, modify};
+use crate::config::parameters::{OPTION_WORDS, Parameters, Place, QUOTA_WORD, is_kubernetes, modify};
 use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::config::{VolumeOptions, quoted};
 use crate::topology::choose;
@@ -94,6 +94,9 @@ pub(super) fn volume(store: &Store, record: &Record, driver: &str) -> Result<Vol
     let mut volume_context: HashMap<_, _> = options.map(|(word, value)| (word.clone(), value.clone())).collect();
     volume_context.insert("format".to_owned(), CONTEXT_FORMAT.to_owned());
     volume_context.insert("location".to_owned(), record.location.clone());
+    if record.quota {
+        volume_context.insert(QUOTA_WORD.to_owned(), true.to_string());
+    }
     Ok(Volume {
         capacity_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         volume_id: id.to_string(),

@@ -58,6 +58,12 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
     let Whereabouts { store, path, generation } = whereabouts(&request.volume_id, &parameters, stores)?;
     if is_inline {
         inline::allow(store, &path, pod.as_ref())?;
+        if parameters.quota {
+            return Err(status::permission_denied(
+                "an inline volume's attributes are its pod's author's, and whether a directory has a quota is the \
+                 administrator's to say: leave quota out",
+            ));
+        }
     }
     if request.volume_context.get("location").is_some_and(|location| *location != store.location_hash()) {
         return Err(status::failed_precondition(format!(
@@ -102,6 +108,7 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             backend: store.backend.clone(),
             path: path.to_string(),
             generation,
+            quota: parameters.quota,
             read_only,
             most_memory: store.memory,
             options,

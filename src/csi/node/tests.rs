@@ -41,6 +41,17 @@ async fn the_id_says_where_a_made_volume_lies() {
 }
 
 #[tokio::test]
+async fn a_quota_is_known_from_the_context() {
+    let plugin = plugin();
+    for (words, quota) in [(&[][..], false), (&[("quota", "true")], true), (&[("quota", "false")], false)] {
+        let fixed = [("store", "lake"), ("path", "a")];
+        for request in [request(ID, words), request("x", &[&fixed, words].concat())] {
+            assert_eq!(plugin.publish(request).await.unwrap().spec.quota, quota);
+        }
+    }
+}
+
+#[tokio::test]
 async fn attributes_say_where_a_static_volume_lies() {
     let plugin = plugin();
     // Even where the id looks like one that CreateVolume made.

@@ -12,10 +12,10 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::owner::{Neighbour, Relation, Standing};
-use super::record::{self, Claim, FORMAT, Record, State, VolumeFile};
+use super::record::{self, Claim, FORMAT, Record, State};
 use super::{Error, PATIENCE, Volumes, path_of};
+use crate::backend::Path;
 use crate::backend::records::{Directory, Tag};
-use crate::backend::{ErrorKind, Path};
 use crate::config::stores::Deletion;
 use crate::csi::volume_id::Generation;
 
@@ -70,6 +70,7 @@ impl Wanted {
             mutable: self.mutable.clone(),
             deletion: self.deletion,
             directory: None,
+            quota: false,
             location: self.location.clone(),
             created: record::timestamp(SystemTime::now()),
             ended: None,
@@ -224,8 +225,8 @@ impl Volumes {
         for neighbour in self.neighbours(&path, Some(&record)).await? {
             withdrawn |= self.meet(&record, &tag, neighbour).await?;
         }
-        let directory = match self.make_directory(wanted, &record, &path).await {
-            Ok(directory) => directory,
+        let record = match self.make_directory(wanted, &record, &path).await {
+            Ok(record) => record,
             Err(error) => {
                 return Err(match error {
                     // What is in the way may be its file, which it removes when it finds out, or we do.
@@ -235,7 +236,6 @@ impl Volumes {
                 });
             }
         };
-        let record = Record { directory, ..record };
         match self.enter(&record, &tag, State::Ready).await? {
             Some((record, _)) => Ok(record),
             None => {
@@ -249,41 +249,6 @@ impl Volumes {
                 }
                 Err(Hurdle::raced(&record.name))
             }
-        }
-    }
-
-    /// Makes the directory, where nothing else lies, and in it its own file. What tells it from others.
-    async fn make_directory(&self, wanted: &Wanted, record: &Record, path: &Path) -> Result<Option<String>, Error> {
-        let at = record::volume_file_at(path);
-        let mine = VolumeFile::of(record);
-        let is_mine =
-            |found: Option<(VolumeFile, Tag)>| found.is_some_and(|(file, _)| file.generation == mine.generation);
-        if !is_mine(self.load(&at).await?) {
-            let made = match self.check_vacant(path).await {
-                Ok(()) => {
-                    if let Some(directory) = &wanted.directory {
-                        self.own_directory(path, directory).await?;
-                    }
-                    self.put_new(&at, &mine).await?.is_some()
-                }
-                Err(Error::Precondition(_)) => false,
-                Err(error) => return Err(error),
-            };
-            // Where it was not, another controller may have made the same file since.
-            if !made && !is_mine(self.load(&at).await?) {
-                return Err(occupied(path));
-            }
-        }
-        super::bounded(path, async { Ok(self.records.directory(path).await?) }).await
-    }
-
-    async fn own_directory(&self, path: &Path, directory: &Directory) -> Result<(), Error> {
-        match super::bounded(path, async { Ok(self.records.make_directory(path, directory).await?) }).await {
-            // No retry mends it.
-            Err(Error::Store(error)) if error.kind == ErrorKind::Misconfigured => {
-                Err(Error::Precondition(error.message))
-            }
-            made => made.map(drop),
         }
     }
 
@@ -311,11 +276,6 @@ impl Volumes {
             }
         }
         wait.map_or(Ok(()), Err)
-    }
-
-    async fn check_vacant(&self, path: &Path) -> Result<(), Error> {
-        let vacant = super::bounded(path, async { Ok(self.records.is_vacant(path).await?) }).await?;
-        if vacant { Ok(()) } else { Err(occupied(path)) }
     }
 
     /// Somebody else has our path.
@@ -363,14 +323,6 @@ impl Volumes {
         self.finish_withdrawal(&record, &tag).await?;
         Ok(Hurdle::Final(why))
     }
-}
-
-fn occupied(path: &Path) -> Error {
-    Error::Precondition(format!(
-        "{:?} already holds something that no CreateVolume made; existing data is shown by a static volume \
-         (volumeAttributes store and path)",
-        path.to_string()
-    ))
 }
 
 fn taken(relation: Relation, other: &Record) -> Error {

@@ -20,6 +20,7 @@ mod change;
 mod copy;
 mod create;
 mod delete;
+mod directory;
 mod health;
 mod listing;
 mod owner;

@@ -52,6 +52,9 @@ pub struct Record {
     /// What tells its directory from another that may lie there later, where directories are more than prefixes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    /// The store itself keeps its directory to `size`, by a quota.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quota: bool,
     /// A hash of where the store was.
     pub location: String,
     /// When CreateVolume began: RFC 3339 in UTC with milliseconds, so that text order is time order.
@@ -144,7 +147,8 @@ pub struct VolumeFile {
     pub format: u32,
     /// The volume's generation.
     pub generation: String,
-    /// The most bytes that the volume may hold; `None` for no limit.
+    /// The most bytes that the volume may hold, where whoever writes has to keep to it; `None` for no limit, and where the
+    /// store keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// The mutable parameters that were set, in the words of a StorageClass
@@ -162,7 +166,7 @@ impl VolumeFile {
         VolumeFile {
             format: FORMAT,
             generation: record.generation.clone(),
-            limit: Some(record.size).filter(|size| *size > 0),
+            limit: Some(record.size).filter(|size| *size > 0 && !record.quota),
             parameters: record.mutable.clone(),
             unknown: Map::new(),
         }

@@ -59,8 +59,8 @@ impl Hadoop {
         Ok(SHARED.get_or_try_init(|| Hadoop::start(&words)).await?.as_ref())
     }
 
-    /// Another one of this process, of one DataNode, which tests freeze or put into safe mode, one after the other. `None`
-    /// as [`start`](Self::start).
+    /// Another one of this process, of one DataNode, which tests freeze or put into safe mode, one after the other; its
+    /// owners of directories set quotas. `None` as [`start`](Self::start).
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -69,7 +69,8 @@ impl Hadoop {
     /// As [`start`](Self::start).
     pub async fn by_turns() -> io::Result<Option<Turn>> {
         static SHARED: OnceCell<Option<Mutex<Hadoop>>> = OnceCell::const_new();
-        let start = async || Ok::<_, io::Error>(Hadoop::start(&[("datanodes", "1")]).await?.map(Mutex::new));
+        let words = [("datanodes", "1"), ("conf", "dfs.permissions.allow.owner.set.quota=true")];
+        let start = async || Ok::<_, io::Error>(Hadoop::start(&words).await?.map(Mutex::new));
         match SHARED.get_or_try_init(start).await? {
             Some(cluster) => Ok(Some(Turn(cluster.lock().await))),
             None => Ok(None),

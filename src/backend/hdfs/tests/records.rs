@@ -6,13 +6,13 @@ use crate::backend::records::contract::{self, Users};
 use crate::backend::records::{Directory, Records};
 
 /// A store's root that belongs to `user`.
-async fn root_of(cluster: &Hadoop, user: &str) -> Config {
+pub(super) async fn root_of(cluster: &Hadoop, user: &str) -> Config {
     let prefix = cluster.fresh(user).await.unwrap();
     Config { prefix, ..config(cluster) }
 }
 
 /// The records of a store and its files, both as `user`.
-fn opened(config: &Config, user: &str) -> (Arc<dyn Records>, Users) {
+pub(super) fn opened(config: &Config, user: &str) -> (Arc<dyn Records>, Users) {
     let credential = Credential::Hadoop { user: user.into() };
     let records = backend::records(&backend::Config::Hdfs(config.clone()), &credential).unwrap();
     (records, Users(connect(config, user, "", limits())))

@@ -45,13 +45,36 @@ pub(super) struct FileSystem {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Defaults {
-    pub(super) fs_server_defaults: Replication,
+pub(super) struct OfServer {
+    pub(super) fs_server_defaults: Defaults,
+}
+
+/// What a file has whose writer does not say otherwise.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend::hdfs) struct Defaults {
+    /// Replicas.
+    pub(in crate::backend::hdfs) replication: u64,
+    /// Bytes.
+    pub(in crate::backend::hdfs) block_size: u64,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Replication {
-    pub(super) replication: u64,
+#[serde(rename_all = "PascalCase")]
+pub(super) struct OfQuota {
+    pub(super) quota_usage: QuotaUsage,
+}
+
+/// A directory's quotas, and what of them is used; a quota of less than 1 is none.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend::hdfs) struct QuotaUsage {
+    /// Files and directories, itself included.
+    pub(in crate::backend::hdfs) file_and_directory_count: i64,
+    pub(in crate::backend::hdfs) quota: i64,
+    /// Bytes of replicas.
+    pub(in crate::backend::hdfs) space_consumed: i64,
+    pub(in crate::backend::hdfs) space_quota: i64,
 }
 
 #[derive(Debug, Deserialize)]

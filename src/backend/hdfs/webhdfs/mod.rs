@@ -5,6 +5,7 @@
 
 mod answers;
 mod delegation;
+mod directories;
 mod open;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::answers::{Block, Defaults, FileSystem, Home, Located, OnePage, OneStatus, Thrown, Truth};
+use self::answers::{Block, FileSystem, Home, Located, OfServer, OnePage, OneStatus, Thrown, Truth};
 use self::delegation::Delegation;
 use super::Config;
 use super::error::{Failure, Outcome, SAFE_MODE};
@@ -31,7 +32,7 @@ use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, UNREACHED, answered};
 use crate::tunable::Span;
 
-pub(super) use answers::{Capacity, Status};
+pub(super) use answers::{Capacity, Defaults, Status};
 
 /// Everything but what a path is made of (RFC 3986, section 2.3).
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -120,10 +121,10 @@ impl WebHdfs {
         Ok(answer.fs_status)
     }
 
-    /// Replicas of a file whose writer does not say how many.
-    pub(super) async fn replication(&self, path: &str) -> Outcome<u64> {
-        let answer: Defaults = self.ask("stat", Method::GET, path, "GETSERVERDEFAULTS", "").await?;
-        Ok(answer.fs_server_defaults.replication)
+    /// What a file has whose writer does not say otherwise.
+    pub(super) async fn defaults(&self, path: &str) -> Outcome<Defaults> {
+        let answer: OfServer = self.ask("stat", Method::GET, path, "GETSERVERDEFAULTS", "").await?;
+        Ok(answer.fs_server_defaults)
     }
 
     /// Cuts a file. False where its end is still being recovered.
@@ -143,7 +144,7 @@ impl WebHdfs {
         self.meter.sent(bytes);
     }
 
-    /// Asks the name nodes in turn, until one that is active answers or the volume's time is over.
+    /// As [`WebHdfs::ask_for`], for what is told in JSON.
     async fn ask<T: DeserializeOwned>(
         &self,
         kind: &'static str,
@@ -152,6 +153,14 @@ impl WebHdfs {
         op: &str,
         more: &str,
     ) -> Outcome<T> {
+        let body = self.ask_for(kind, method, path, op, more).await?;
+        serde_json::from_slice(&body)
+            .map_err(|_| Failure::corrupt("a name node's answer by WebHDFS cannot be understood"))
+    }
+
+    /// Asks the name nodes in turn, until one that is active answers or the volume's time is over. What may have been done
+    /// is asked for again.
+    async fn ask_for(&self, kind: &'static str, method: Method, path: &str, op: &str, more: &str) -> Outcome<Bytes> {
         let begun = Instant::now();
         let deadline = begun + self.timeout.get();
         let (mut tried, mut forgot) = (0, false);
@@ -182,10 +191,7 @@ impl WebHdfs {
                 }
             };
             let failure = match asked {
-                Ok(body) => {
-                    return serde_json::from_slice(&body)
-                        .map_err(|_| Failure::corrupt("a name node's answer by WebHDFS cannot be understood"));
-                }
+                Ok(body) => return Ok(body),
                 Err(failure) if !failure.passing => return Err(failure),
                 Err(failure) => failure,
             };

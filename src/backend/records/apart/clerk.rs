@@ -120,6 +120,7 @@ async fn single(records: &dyn Records, ask: Ask) -> Result<Told> {
         Ask::RemovePage { dir, extent } => Told::Removed(records.remove_page(&path(&dir)?, extent).await?),
         Ask::MakeDirectory { at, how } => Told::Text(records.make_directory(&path(&at)?, &how).await?),
         Ask::Directory { at } => Told::Text(records.directory(&path(&at)?).await?),
+        Ask::SetQuota { at, bytes } => Told::Is(records.set_quota(&path(&at)?, bytes).await?),
         Ask::Exposure => Told::Text(records.exposure().await?),
         Ask::Halted => Told::Text(records.halted().await?),
         Ask::Clear => Told::Count(records.clear().await?),

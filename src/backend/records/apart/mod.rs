@@ -385,6 +385,13 @@ impl Records for Apart {
         }
     }
 
+    async fn set_quota(&self, at: &Path, bytes: u64) -> Result<bool> {
+        match self.ask(at, Ask::SetQuota { at: text(at)?, bytes }).await? {
+            Told::Is(is) => Ok(is),
+            _ => strange(at),
+        }
+    }
+
     async fn exposure(&self) -> Result<Option<String>> {
         match self.ask(&Path::root(), Ask::Exposure).await? {
             Told::Text(why) => Ok(why),

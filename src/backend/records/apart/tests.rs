@@ -77,6 +77,17 @@ async fn a_list_of_many_pages_comes_whole_and_an_error_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_quota_is_set_by_who_may() {
+    let records = Arc::new(MemoryRecords::default());
+    let apart = apart(&records);
+    for may in [true, false] {
+        records.keep_quotas(may);
+        assert_eq!(apart.set_quota(&at("a/b"), 7).await, Ok(may));
+        assert_eq!(records.quota("a/b"), may.then_some(7));
+    }
+}
+
+#[tokio::test]
 async fn one_that_ends_or_hangs_is_unavailable_and_the_next_call_has_another() {
     let ends = |mut far: Line| async move {
         let _ = far.receive::<ToClerk>().await;

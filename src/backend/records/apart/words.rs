@@ -112,6 +112,10 @@ pub(super) enum Ask {
     Directory {
         at: String,
     },
+    SetQuota {
+        at: String,
+        bytes: u64,
+    },
     Exposure,
     Halted,
     Clear,

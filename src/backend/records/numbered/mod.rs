@@ -70,6 +70,11 @@ pub(in crate::backend) trait Directories: Debug + Send + Sync + 'static {
     /// See [`Records::directory`].
     async fn identity(&self, at: &Path) -> Result<Option<String>>;
 
+    /// See [`Records::set_quota`].
+    async fn set_quota(&self, _at: &Path, _bytes: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     /// See [`Records::exposure`].
     async fn exposure(&self) -> Result<Option<String>>;
 
@@ -307,6 +312,10 @@ impl<D: Directories> Records for Numbered<D> {
 
     async fn directory(&self, at: &Path) -> Result<Option<String>> {
         self.store.identity(at).await
+    }
+
+    async fn set_quota(&self, at: &Path, bytes: u64) -> Result<bool> {
+        self.store.set_quota(at, bytes).await
     }
 
     async fn exposure(&self) -> Result<Option<String>> {

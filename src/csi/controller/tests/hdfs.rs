@@ -10,6 +10,7 @@ use futures::StreamExt;
 use super::directories::{self, Site, troubles};
 use super::*;
 use crate::auth::Credential;
+use crate::backend::hdfs;
 use crate::backend::{self, Backend, Kind, Limits, Path, Permissions, RenameOptions, SetAttributes};
 use crate::csi::v1::VolumeHealthErrorType;
 use crate::sandbox::hadoop::Hadoop;
@@ -118,6 +119,36 @@ async fn a_volume_that_hdfs_cannot_have_is_refused_with_the_reason() {
     let own = [("uid", "1002"), ("gid", "2001"), ("dirMode", "0770")];
     directories::refuses(&cluster, &refused, &own).await;
     assert_eq!(cluster.hadoop.get(&data).await.unwrap(), "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volumes_size_is_a_quota_of_hdfs_where_the_controller_may_set_it() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let controller = cluster.controller();
+    let of_alice = [("uid", "1000"), ("gid", "2000")];
+    let made = async |name: &str, store: &str, words: &[(&str, &str)]| {
+        let answer = controller.create_volume(Request::new(wanted(name, store, words))).await.unwrap();
+        answer.into_inner().volume.unwrap()
+    };
+    let volume = made("v", "lake", &of_alice).await;
+    assert_eq!(volume.volume_context.get("quota").map(String::as_str), Some("true"));
+    let total = async |dir: &str| {
+        let at = Path::parse(&format!("{}/{dir}", cluster.lake)).unwrap();
+        let config = hdfs::Config::at(cluster.hadoop.namenode(), cluster.hadoop.webhdfs());
+        let limits = Limits { quota: true, ..Limits::alone(16 << 20, Duration::from_secs(30)) };
+        let user = Credential::Hadoop { user: "alice".into() };
+        let store = backend::connect(&backend::Config::Hdfs(config), &user, &at, limits).unwrap();
+        store.space().await.unwrap().unwrap().total
+    };
+    assert_eq!(total("v").await, 1 << 30);
+    assert_eq!(expand(&controller, &volume.volume_id).await.unwrap(), 2 << 30);
+    assert_eq!(total("v").await, 2 << 30);
+    // Carol is no superuser, so that writers keep to the limit themselves.
+    let words = [("uid", "1002"), ("gid", "2001"), ("dirMode", "0770")];
+    let pooled = made("w", "pool", &words).await;
+    assert_eq!(pooled.volume_context.get("quota"), None);
+    delete(&controller, &volume.volume_id).await.unwrap();
+    delete(&controller, &pooled.volume_id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,6 +73,48 @@ async fn a_limit_is_raised_and_never_lowered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_that_the_store_keeps_is_nobody_elses() {
+    let store = Arc::new(MemoryRecords::default());
+    store.keep_quotas(true);
+    let volumes = controller(&store);
+    let made = volumes.create(&wanted("v", "a/b")).await.unwrap();
+    assert_eq!((made.quota, store.quota("a/b"), file_of(&store, &made).await.limit), (true, Some(GIB), None));
+    assert_eq!(volumes.create(&wanted("v", "a/b")).await.unwrap(), made);
+    let boundless = volumes.create(&Wanted { required: 0, ..wanted("w", "a/c") }).await.unwrap();
+    assert_eq!((boundless.quota, store.quota("a/c")), (false, None));
+    let expand = async |room| volumes.expand(&path("a/b"), &made.generation, room).await.map(|record| record.size);
+    assert_eq!((expand(to(2 * GIB)).await, store.quota("a/b")), (Ok(2 * GIB), Some(2 * GIB)));
+    assert_eq!((expand(to(GIB)).await, store.quota("a/b")), (Ok(2 * GIB), Some(2 * GIB)));
+    assert_eq!(assert_copied(&store, &made).await.size, 2 * GIB);
+    // Whoever may raise none any more says so, and promises nothing.
+    store.keep_quotas(false);
+    let refused = expand(to(3 * GIB)).await;
+    assert!(matches!(&refused, Err(Error::Precondition(why)) if why.contains("quota")), "{refused:?}");
+    assert_eq!(assert_copied(&store, &made).await.size, 2 * GIB);
+    let kept_by_writers = volumes.create(&wanted("x", "a/d")).await.unwrap();
+    assert_eq!((kept_by_writers.quota, file_of(&store, &kept_by_writers).await.limit), (false, Some(GIB)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_ends_a_creation_decides_who_keeps_the_limit() {
+    for (first, second) in [(false, true), (true, false)] {
+        let mut seen = 0;
+        for lives in 0..40 {
+            let store = Arc::new(MemoryRecords::default());
+            store.keep_quotas(first);
+            let died = Volumes::new(Arc::new(View::dying(&store, lives, End::After)), "one");
+            let unfinished = died.create(&wanted("v", "a/b")).await.is_err();
+            store.keep_quotas(second);
+            let made = controller(&store).create(&wanted("v", "a/b")).await.unwrap();
+            assert_eq!(assert_copied(&store, &made).await.quota, made.quota);
+            seen += u32::from(unfinished && made.quota == second);
+            assert!(unfinished || made.quota == first);
+        }
+        assert!(seen > 3, "{seen}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_capacity_is_shared_by_all_volumes_of_the_store() {
     let store = Arc::new(MemoryRecords::default());
     let volumes = controller(&store);

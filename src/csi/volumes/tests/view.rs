@@ -149,6 +149,10 @@ impl Records for View {
         self.call(self.store.is_vacant(path)).await
     }
 
+    async fn set_quota(&self, at: &Path, bytes: u64) -> backend::Result<bool> {
+        self.call(self.store.set_quota(at, bytes)).await
+    }
+
     async fn remove_page(&self, dir: &Path, extent: Extent) -> backend::Result<Removed> {
         self.call(self.store.remove_page(dir, extent)).await
     }
