@@ -102,6 +102,7 @@ fn describe_hdfs(out: &mut dyn Write, store: &Store, config: &hdfs::Config) -> a
     row(out, "prefix", if config.prefix.is_empty() { "none: the whole file system" } else { &config.prefix })?;
     row(out, "CA bundle", ca_bundle(config.ca_bundle.as_ref()))?;
     let options: Vec<String> = config.options.iter().map(|(word, value)| format!("{word}={value}")).collect();
+    row(out, "connections", &format!("{} a mount", config.connections))?;
     row(out, "options", if options.is_empty() { "none".into() } else { options.join(", ") }.as_str())?;
     let groups: Vec<String> = config.owners.groups.iter().map(|(name, gid)| format!("{name} ({gid})")).collect();
     row(out, "groups", if groups.is_empty() { "none by number".into() } else { groups.join(", ") }.as_str())?;

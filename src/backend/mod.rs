@@ -23,6 +23,7 @@ mod reading;
 pub mod records;
 pub mod s3;
 mod swappable;
+mod turns;
 
 use std::fmt::Debug;
 use std::ops::Range;

@@ -43,7 +43,8 @@ pub(super) async fn fetch(store: &dyn Backend, path: &Path, longest: u64, known:
 }
 
 async fn whole(store: &dyn Backend, file: &Version) -> Result<Bytes> {
-    let pieces: Vec<Bytes> = store.read(file, 0..file.size, Intent::Demand).await?.try_collect().await?;
+    // Nobody knows yet that there is such a file, and so nobody waits for it.
+    let pieces: Vec<Bytes> = store.read(file, 0..file.size, Intent::Ahead).await?.try_collect().await?;
     Ok(match <[Bytes; 1]>::try_from(pieces) {
         Ok([only]) => only,
         Err(pieces) => pieces.concat().into(),

@@ -18,6 +18,7 @@ mod pipeline;
 mod quota;
 mod read;
 mod records;
+mod slots;
 mod snapshots;
 mod space;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use self::growing::Growing;
 use self::identity::Identity;
 use self::kerberos::Realm;
 use self::read::Readers;
+use self::slots::Slots;
 use self::space::Room;
 use self::webhdfs::{Status, WebHdfs};
 use self::writers::Writers;
@@ -74,6 +76,14 @@ pub struct Config {
     /// Where users prove who they are; without it the cluster believes what it is told.
     #[serde(default)]
     pub kerberos: Option<Realm>,
+    /// The most blocks that a mount reads at once, each over a connection to a DataNode.
+    #[serde(default = "usual_connections")]
+    pub connections: u32,
+}
+
+/// What a mount reads at once where nobody says.
+pub fn usual_connections() -> u32 {
+    64
 }
 
 impl Config {
@@ -87,6 +97,7 @@ impl Config {
             owners: Owners::default(),
             options: BTreeMap::new(),
             kerberos: None,
+            connections: usual_connections(),
         }
     }
 }
@@ -107,6 +118,7 @@ struct Tree {
     root: String,
     limits: Limits,
     readers: Readers,
+    slots: Slots,
     writers: Writers,
     growing: Growing,
     room: Room,
@@ -135,8 +147,8 @@ impl Tree {
             .map_err(|why| wrong(ErrorKind::Misconfigured, why))?;
         let library = Library::new(config, identity, limits.timeout.clone());
         let (readers, writers, growing, room) = Default::default();
-        let owners = config.owners.clone();
-        Ok(Tree { library, web, owners, root, limits, readers, writers, growing, room })
+        let (owners, slots) = (config.owners.clone(), Slots::new(config.connections));
+        Ok(Tree { library, web, owners, root, limits, readers, slots, writers, growing, room })
     }
 
     /// The absolute path of `path`. `InvalidName` for names that HDFS does not have.
@@ -209,8 +221,8 @@ impl Backend for Hdfs {
         list::list(self.tree.clone(), dir)
     }
 
-    async fn read(&self, file: &Version, range: Range<u64>, _why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
-        read::read(&self.tree, file, range).await
+    async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>> {
+        read::read(&self.tree, file, range, why).await
     }
 
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Tree;
 use super::error::{Failure, Outcome, gone};
+use super::slots::{Slot, Turn};
 use super::snapshots::Place;
-use crate::backend::{ErrorKind, Op, Result, Version, reading};
+use crate::backend::{ErrorKind, Intent, Op, Result, Version, reading};
 
 /// How long an open reader is used again: rights that were withdrawn meanwhile are not seen.
 const FRESH: Duration = Duration::from_secs(30);
@@ -75,24 +76,31 @@ pub(super) async fn read(
     tree: &Arc<Tree>,
     file: &Version,
     range: Range<u64>,
+    why: Intent,
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
     if let Some(answer) = reading::at_once(file, &range) {
         return answer;
     }
     let path = file.path.clone();
     let fail = move |failure: Failure| failure.at(Op::Read, &path);
-    let body = body(tree, file, range).await.map_err(&fail)?;
+    let body = body(tree, file, range, why).await.map_err(&fail)?;
     Ok(body.map(move |piece| piece.map_err(&fail)).boxed())
 }
 
-async fn body(tree: &Arc<Tree>, file: &Version, range: Range<u64>) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
+async fn body(
+    tree: &Arc<Tree>,
+    file: &Version,
+    range: Range<u64>,
+    why: Intent,
+) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
     let place = tree.place(file)?;
     if place.frozen.is_none()
         && let Some(open) = tree.writers.get(place.id)
     {
         open.readable(range.end).await?;
     }
-    let mut reading = Reading { tree: tree.clone(), place, range, pieces: None, moved: Instant::now() };
+    let turn = tree.slots.turn(why).await;
+    let mut reading = Reading { tree: tree.clone(), place, range, pieces: None, moved: Instant::now(), _turn: turn };
     // The first answer decides whether there is a body at all.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(Some(reading), async |reading| {
@@ -105,7 +113,11 @@ async fn body(tree: &Arc<Tree>, file: &Version, range: Range<u64>) -> Outcome<Bo
     Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
 }
 
-type Pieces = BoxStream<'static, std::thread::Result<hdfs_native::Result<Bytes>>>;
+/// What the library gives, and the connection that it comes by.
+struct Pieces {
+    stream: BoxStream<'static, std::thread::Result<hdfs_native::Result<Bytes>>>,
+    _slot: Slot,
+}
 
 struct Reading {
     tree: Arc<Tree>,
@@ -116,6 +128,7 @@ struct Reading {
     pieces: Option<Pieces>,
     /// When the last bytes came.
     moved: Instant,
+    _turn: Turn,
 }
 
 impl Reading {
@@ -141,6 +154,11 @@ impl Reading {
         None
     }
 
+    /// How long the next bytes may take.
+    fn patience(&self) -> Duration {
+        self.tree.limits.timeout.get().saturating_sub(self.moved.elapsed())
+    }
+
     async fn piece(&mut self) -> Outcome<Bytes> {
         if self.pieces.is_none() {
             let reader = reader(&self.tree, &self.place, self.range.end).await?;
@@ -149,12 +167,15 @@ impl Reading {
                 return tail(&self.tree, &self.place, self.range.clone()).await;
             }
             let (at, length) = (self.range.start as usize, (end - self.range.start) as usize);
+            let patience = self.patience();
+            let slot = timeout(patience, self.tree.slots.connection()).await.map_err(|_| Failure::late(patience))?;
             // The library panics where it does not know better.
-            self.pieces = Some(AssertUnwindSafe(reader.read_range_stream(at, length)).catch_unwind().boxed());
+            let stream = AssertUnwindSafe(reader.read_range_stream(at, length)).catch_unwind().boxed();
+            self.pieces = Some(Pieces { stream, _slot: slot });
         }
+        let patience = self.patience();
         let Some(pieces) = &mut self.pieces else { return Err(Failure::corrupt("a body without pieces")) };
-        let patience = self.tree.limits.timeout.get().saturating_sub(self.moved.elapsed());
-        match timeout(patience, pieces.next()).await {
+        match timeout(patience, pieces.stream.next()).await {
             Ok(Some(Ok(Ok(piece)))) if piece.len() as u64 <= self.range.end - self.range.start => {
                 self.tree.web.fetched(piece.len());
                 Ok(piece)

@@ -28,9 +28,9 @@ use super::connector::{Connector, Patience};
 use super::error::Failure;
 use super::keys::Keys;
 use super::schedule::Schedule;
-use super::turns::Turns;
 use super::{Checksums, Config};
 use crate::auth::{self, Credential};
+use crate::backend::turns::Turns;
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
 
 /// A server-side copy or completion is given a second more for so many bytes.

@@ -21,7 +21,6 @@ mod stat;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod turns;
 mod upload;
 
 use std::ops::Range;

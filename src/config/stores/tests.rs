@@ -288,7 +288,7 @@ fn each_wrong_word_of_an_hdfs_store_is_refused_with_a_reason() {
         ("'http://nn1.example:9870'", "'http://nn1.example:9870/webhdfs/v1'", "nothing after it"),
         ("prefix: data", "prefix: 'a:b'", "colon"),
         ("prefix: data", "bucket: data", "bucket means nothing"),
-        ("prefix: data", "limits: {connections: 4}", "limits.connections means nothing"),
+        ("prefix: data", "limits: {connections: 0}", "at least 1"),
         ("prefix: data", "controllerCredential: x", "controllerUser"),
         ("prefix: data", "controllerUser: {uid: 7, gid: 7}", "has a name"),
         ("prefix: data", "controllerUser: {name: 'a b'}", "white space"),

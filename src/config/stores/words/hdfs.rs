@@ -58,6 +58,10 @@ pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
     for address in &webhdfs {
         web_address("webHdfs", address, &["http", "https"])?;
     }
+    let connections = words.limits.connections.unwrap_or_else(hdfs::usual_connections);
+    if connections == 0 {
+        return Err("limits: connections must be at least 1".into());
+    }
     let options = words.options.take().unwrap_or_default();
     if let Some(word) = options.keys().find(|word| !OPTIONS.contains(&word.as_str())) {
         return Err(format!("options: {word:?} is none that may be set here; those are {}", OPTIONS.join(", ")));
@@ -101,6 +105,7 @@ pub(super) fn store(words: &mut Words, base: &Path) -> Result<Reached, String> {
         owners: hdfs::Owners { users, groups },
         options,
         kerberos,
+        connections,
     };
     let controller = match words.controller_credential.take() {
         Some(path) => Some(ControllerKey::File(base.join(path))),

@@ -184,7 +184,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
 impl Words {
     /// The words that not every backend has, whether they are there, and who has them. Of `controllerCredential` each
     /// backend says by itself what to give instead.
-    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 29] {
+    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 28] {
         use Kind::{Hdfs, Nfs, S3};
         // A new word has to be put here, or below.
         let Words {
@@ -226,7 +226,7 @@ impl Words {
             superusers,
             limits,
         } = self;
-        let Limits { connections, memory: _, requests_per_second } = limits;
+        let Limits { connections: _, memory: _, requests_per_second } = limits;
         [
             ("endpoint", endpoint.is_some(), &[S3]),
             ("bucket", bucket.is_some(), &[S3]),
@@ -240,7 +240,6 @@ impl Words {
             ("storageClass", storage_class.is_some(), &[S3]),
             ("checksums", checksums.is_some(), &[S3]),
             ("limits.requestsPerSecond", requests_per_second.is_some(), &[S3]),
-            ("limits.connections", connections.is_some(), &[S3, Nfs]),
             ("nameNodes", name_nodes.is_some(), &[Hdfs]),
             ("webHdfs", web_hdfs.is_some(), &[Hdfs]),
             ("authentication", authentication.is_some(), &[Hdfs]),
