@@ -32,12 +32,18 @@ sanity: own
 faults: tools own
 	@scripts/faults.sh
 
-# Minutes each: the mount beside a raw client, what the embedded server itself can give, and what a publish costs.
+# Minutes each: the mount beside a raw client, what the embedded server itself can give, and what a publish costs. With
+# BACKEND=nfs or hdfs the mount alone, on nfs-ganesha or on Hadoop (`make tools` provides them): a quarter of an hour.
+WORDS = $(if $(FULL),--full) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(PEERS),--peers) $(if $(ONLY),--only $(ONLY))
 bench: own
+ifeq ($(filter-out s3,$(BACKEND)),)
 	cargo bench --bench embedded
 	cargo bench --bench mount
-	cargo bench --bench read -- $(if $(FULL),--full) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(PEERS),--peers) $(if $(ONLY),--only $(ONLY))
+	cargo bench --bench read -- $(WORDS)
 	cargo bench --bench publish
+else
+	cargo bench --bench read -- --backend $(BACKEND) $(WORDS)
+endif
 
 # Real programs on a mount, compared with local disk. Half an hour.
 zoo: own

@@ -30,6 +30,8 @@ mod process;
 #[allow(dead_code, reason = "times are for the bench")]
 #[path = "../benches/read/reader.rs"]
 mod reader;
+#[path = "../benches/read/servers/relay.rs"]
+mod relay;
 mod replies;
 #[path = "../benches/read/run.rs"]
 mod run;
@@ -37,10 +39,14 @@ mod run;
 #[path = "../benches/read/workload.rs"]
 mod workload;
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use millrace::sandbox::computed;
 use millrace::sandbox::requirement::{self, Requirement};
 
 use mounted::{How, Mounted};
@@ -209,4 +215,46 @@ fn a_large_volume_costs_as_little_as_a_small_one() {
     assert!(large.used.peak <= small.used.peak + (16 << 20), "{} and {}", small.used.peak, large.used.peak);
     let asked = |counts: Counts| counts.gets + counts.heads + counts.lists;
     assert!(asked(large.counts) <= asked(small.counts) * 2 + 200, "{:?} and {:?}", small.counts, large.counts);
+}
+
+#[test]
+fn what_stands_for_the_wire_changes_no_byte_and_is_a_round_trip_away() {
+    const LENGTH: usize = 3_000_001;
+    const DELAY: Duration = Duration::from_millis(20);
+    const REQUESTS: u64 = 3;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let SocketAddr::V4(to) = listener.local_addr().unwrap() else { panic!("no IPv4 address") };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // No server shall take the client for one on its own machine.
+            assert_eq!(stream.peer_addr().unwrap().ip(), Ipv4Addr::new(127, 0, 1, 9));
+            let mut request = [0; 9];
+            while stream.read_exact(&mut request).is_ok() {
+                stream.write_all(&computed::bytes(u64::from(request[8]), 0, LENGTH)).unwrap();
+            }
+        }
+    });
+    for requests in [relay::Requests::Records, relay::Requests::Turns] {
+        let counters = Arc::new(relay::Counters::default());
+        let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, 9), 0);
+        let pace = relay::Pace { delay: DELAY, bytes_per_second: 200_000_000 };
+        let at = relay::listen(&[relay::Link { from, to, requests }], pace, &counters).unwrap();
+        let mut client = TcpStream::connect(at[0]).unwrap();
+        let mut answer = vec![0; LENGTH];
+        for seed in 1..=REQUESTS {
+            let begun = Instant::now();
+            // A record of five bytes, cut where its length stands where records are told apart.
+            let request = [&(1 << 31 | 5_u32).to_be_bytes()[..], &[0, 0, 0, 0, seed as u8]].concat();
+            client.write_all(&request[..2]).unwrap();
+            if requests == relay::Requests::Records {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            client.write_all(&request[2..]).unwrap();
+            client.read_exact(&mut answer).unwrap();
+            assert!(computed::matches(seed, 0, &answer) && begun.elapsed() >= DELAY);
+        }
+        assert_eq!(counters.bytes.load(Ordering::Relaxed), REQUESTS * LENGTH as u64);
+        assert_eq!(counters.requests.load(Ordering::Relaxed), REQUESTS);
+    }
 }

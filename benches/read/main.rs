@@ -5,7 +5,7 @@
 //! adjacent pairs with the raw client, so that what else the machine does meets both, and a pair counts only if the
 //! raw client reached 0.9 of what the wire gives. Lines of JSON go to `target/bench/results.jsonl`.
 //!
-//! `make bench FULL=1 PAIRS=1 PEERS=1 ONLY=R1,R3` passes the words below on.
+//! `make bench FULL=1 PAIRS=1 PEERS=1 ONLY=R1,R3 BACKEND=nfs` passes the words below on.
 
 mod announced;
 mod bare;
@@ -21,6 +21,7 @@ mod reader;
 mod report;
 mod run;
 mod sdk;
+mod servers;
 mod workload;
 
 use std::fs;
@@ -35,7 +36,7 @@ use millrace::sandbox::requirement::{self, Requirement};
 use tempfile::TempDir;
 
 use mounted::{How, Mounted, PEERS};
-use origin::{Counts, Origin, WIRE};
+use origin::{Counts, Origin, WIRE, Wire};
 use process::Used;
 use reader::Outcome;
 use report::{Results, Run};
@@ -59,6 +60,12 @@ struct Words {
     /// Some workloads alone, as `R1,R3`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// A real file server instead of the embedded S3 server.
+    #[arg(long)]
+    backend: Option<servers::Kind>,
+    /// Only stands for the wire before a file server, as the standard input says.
+    #[arg(long, hide = true)]
+    relay: bool,
     /// What cargo says to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,10 +73,13 @@ struct Words {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let words = Words::parse();
+    if words.relay {
+        return servers::serve();
+    }
     if !requirement::met(&[Requirement::Root, Requirement::Fuse]) {
         bail!("this bench needs root and /dev/fuse");
     }
-    let words = Words::parse();
     let (pairs, cut) = if words.full { (5, Duration::from_secs(20)) } else { (3, Duration::from_secs(10)) };
     let pairs = words.pairs.unwrap_or(pairs);
     let named = |name: &str| words.only.is_empty() || words.only.iter().any(|one| one == name);
@@ -80,6 +90,11 @@ async fn main() -> Result<()> {
     }
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench").join("results.jsonl");
     let mut results = Results::create(&file)?;
+    if let Some(backend) = words.backend {
+        servers::bench(backend, pairs, cut, named, &mut results).await?;
+        println!("\n{}", results.table());
+        return Ok(());
+    }
     for workload in workload::all(Scale(1)).into_iter().filter(wanted) {
         let workload = Arc::new(workload);
         for pair in 1..=pairs {
@@ -137,10 +152,11 @@ impl Pair<'_> {
 
     async fn raw(&mut self, subject: &str, connections: u32, limit: Option<Limit>) -> Result<Limit> {
         let (before, cpu) = (self.origin.counts(), process::own_cpu());
-        let outcome = raw::run(self.origin.access(), FOLDER, self.workload, connections, self.cut).await?;
+        let client = Arc::new(raw::Http::new(self.origin.access(), FOLDER)?);
+        let outcome = raw::run(client, self.workload, connections, self.cut).await?;
         let limit = limit.unwrap_or_else(|| Limit {
             value: report::value(self.workload.unit, &outcome),
-            valid: near(self.workload, &outcome),
+            valid: near(self.workload, &outcome, WIRE),
         });
         self.of_this_process(subject, &outcome, before, cpu, limit)?;
         Ok(limit)
@@ -193,13 +209,14 @@ impl Pair<'_> {
     }
 }
 
-fn near(workload: &Workload, raw: &Outcome) -> bool {
+/// Whether the raw client was near what such a wire gives.
+fn near(workload: &Workload, raw: &Outcome, wire: Wire) -> bool {
     let part = match workload.unit {
         Unit::Milliseconds => return true,
         Unit::FilesPerSecond => raw.bytes / raw.steps.max(1),
         Unit::MegabytesPerSecond => raw::PART,
     };
-    raw.bytes as f64 / raw.seconds >= NEAR * WIRE.limit(workload.connections, part)
+    raw.bytes as f64 / raw.seconds >= NEAR * wire.limit(workload.connections, part)
 }
 
 /// R7: the second epochs of `scale`, each beside the local disk.

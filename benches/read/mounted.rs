@@ -9,17 +9,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use millrace::auth::{Credential, Secret};
+use millrace::auth::Credential;
 use millrace::backend;
-use millrace::backend::s3::Config as S3;
 use millrace::config::{CacheMode, VolumeOptions, VolumeSpec};
 use millrace::mount::{CacheDir, Config, Consumer, Mounter, Publish, Workers};
 
-use super::origin::{ACCESS_KEY, BUCKET, KEY_ID, Origin};
+use super::origin::{ACCESS_KEY, BUCKET, Counts, KEY_ID, Origin};
 use super::process;
 
 /// Other clients, by the names of their programs.
 pub(crate) const PEERS: &[&str] = &["mount-s3", "geesefs", "goofys", "rclone", "s3fs"];
+
+/// What a volume shows, and whom it is used as.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) backend: backend::Config,
+    pub(crate) path: String,
+    pub(crate) credential: Credential,
+}
+
+/// A store that counts what is asked of it.
+pub(crate) trait Source {
+    /// Since its start.
+    fn counts(&self) -> Result<Counts>;
+
+    /// `folder` over so many connections.
+    fn volume(&self, folder: &str, connections: u32) -> Result<Volume>;
+}
 
 /// How a volume is mounted.
 #[derive(Debug, Clone)]
@@ -46,7 +62,7 @@ pub(crate) enum Mounted {
 
 impl Mounted {
     /// A worker of its own for each mount. The volume's data never changes, which is what a training set's owner says.
-    pub(crate) async fn millrace(dir: &Path, origin: &Origin, folder: &str, how: &How) -> Result<Mounted> {
+    pub(crate) async fn millrace(dir: &Path, source: &impl Source, folder: &str, how: &How) -> Result<Mounted> {
         let workers = Workers::start(Config {
             state_dir: dir.join("state"),
             program: env!("CARGO_BIN_EXE_millrace").into(),
@@ -60,8 +76,7 @@ impl Mounted {
         })
         .await?;
         let target = dir.join("pod");
-        let ca_bundle = origin.ca_pem.clone();
-        let store = S3 { max_connections: how.connections, ca_bundle, ..S3::at(&origin.endpoint, BUCKET) };
+        let Volume { backend, path, credential } = source.volume(folder, how.connections)?;
         let options = VolumeOptions {
             immutable: true,
             skip_opens: how.skip_opens,
@@ -75,19 +90,15 @@ impl Mounted {
                 spec: VolumeSpec {
                     volume_id: "bench-volume".into(),
                     store: "bench".into(),
-                    backend: backend::Config::S3(store),
-                    path: folder.into(),
+                    backend,
+                    path,
                     generation: None,
                     quota: false,
                     read_only: true,
                     most_memory: 1 << 30,
                     options,
                 },
-                credential: Credential::S3 {
-                    key_id: KEY_ID.into(),
-                    secret_key: Secret::new(ACCESS_KEY.into()),
-                    session_token: None,
-                },
+                credential,
                 arguments: "bench".into(),
                 single_writer: false,
                 namespace: how.cache.is_some().then(|| "bench".into()),

@@ -8,11 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use millrace::auth::{Credential, Secret};
+use millrace::backend;
+use millrace::backend::s3::Config as S3;
 use millrace::sandbox::raw::Access;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::dataset::Object;
+use super::mounted::{Source, Volume};
 
 pub(crate) const BUCKET: &str = "bench";
 pub(crate) const KEY_ID: &str = "bench";
@@ -43,6 +47,8 @@ pub(crate) struct Counts {
     pub(crate) heads: u64,
     pub(crate) lists: u64,
     pub(crate) bytes: u64,
+    /// Processor seconds of what stands for the wire, where that is a process of its own.
+    pub(crate) relay_cpu: f64,
 }
 
 impl Counts {
@@ -52,6 +58,7 @@ impl Counts {
             heads: self.heads - before.heads,
             lists: self.lists - before.lists,
             bytes: self.bytes - before.bytes,
+            relay_cpu: self.relay_cpu - before.relay_cpu,
         }
     }
 }
@@ -152,7 +159,8 @@ impl Origin {
                 let Ok(Line { requests, body_bytes }) = serde_json::from_str(&line) else { continue };
                 let of = |kind: &str| requests.get(kind).copied().unwrap_or_default();
                 let (gets, heads, lists) = (of("GetObject"), of("HeadObject"), of("ListObjectsV2"));
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = Counts { gets, heads, lists, bytes: body_bytes };
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Counts { gets, heads, lists, bytes: body_bytes, relay_cpu: 0.0 };
             }
         });
         Ok(Origin { child, latest, endpoint: hello.endpoint, ca_pem: hello.ca })
@@ -174,6 +182,23 @@ impl Origin {
             session_token: None,
             ca_pem: self.ca_pem.clone(),
         }
+    }
+}
+
+impl Source for Origin {
+    fn counts(&self) -> Result<Counts> {
+        Ok(Origin::counts(self))
+    }
+
+    fn volume(&self, folder: &str, connections: u32) -> Result<Volume> {
+        let ca_bundle = self.ca_pem.clone();
+        let store = S3 { max_connections: connections, ca_bundle, ..S3::at(&self.endpoint, BUCKET) };
+        let secret_key = Secret::new(ACCESS_KEY.into());
+        Ok(Volume {
+            backend: backend::Config::S3(store),
+            path: folder.to_owned(),
+            credential: Credential::S3 { key_id: KEY_ID.into(), secret_key, session_token: None },
+        })
     }
 }
 

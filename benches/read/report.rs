@@ -30,10 +30,12 @@ pub(crate) struct Row {
     pub(crate) requests: u64,
     /// HEAD and LIST requests among them.
     pub(crate) metadata_requests: u64,
-    /// Bytes that left the store, over bytes read.
-    pub(crate) fetched_per_read: f64,
+    /// Bytes that left the store, over bytes read; `None` where nobody counted.
+    pub(crate) fetched_per_read: Option<f64>,
     /// Of the serving process.
     pub(crate) cpu_s_per_gib: f64,
+    /// Of what stands for the wire, where that is a process of its own.
+    pub(crate) relay_cpu_s_per_gib: f64,
     pub(crate) peak_rss_mib: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
@@ -92,8 +94,9 @@ impl Run<'_> {
             ratio_to_limit: round(ratio),
             requests: counts.gets + counts.heads + counts.lists,
             metadata_requests: counts.heads + counts.lists,
-            fetched_per_read: round(counts.bytes as f64 / bytes),
+            fetched_per_read: (!workload.direct).then(|| round(counts.bytes as f64 / bytes)),
             cpu_s_per_gib: round(self.used.cpu / (bytes / f64::from(1 << 30))),
+            relay_cpu_s_per_gib: round(counts.relay_cpu / (bytes / f64::from(1 << 30))),
             peak_rss_mib: round(self.used.peak as f64 / f64::from(1 << 20)),
             p50_ms: round(quantile(&outcome.times, 50)),
             p99_ms: round(quantile(&outcome.times, 99)),
@@ -101,6 +104,10 @@ impl Run<'_> {
             counts: self.valid,
         }
     }
+}
+
+fn fetched(per_read: Option<f64>) -> String {
+    per_read.map_or_else(|| "-".to_owned(), |number| format!("{number:.3}"))
 }
 
 /// The file of rows.
@@ -122,14 +129,14 @@ impl Results {
     pub(crate) fn add(&mut self, row: Row) -> Result<()> {
         writeln!(self.file, "{}", serde_json::to_string(&row)?)?;
         println!(
-            "{:<3} {:<28} {:<10} {:>9.1} {:<7} ratio {:>5.2}  fetched {:>6.3}  requests {:>6}  {:>6.2} CPU-s/GiB  {:>5.0} MiB{}",
+            "{:<3} {:<28} {:<10} {:>9.1} {:<7} ratio {:>5.2}  fetched {:>6}  requests {:>6}  {:>6.2} CPU-s/GiB  {:>5.0} MiB{}",
             row.workload,
             row.variant,
             row.subject,
             row.value,
             row.unit,
             row.ratio_to_limit,
-            row.fetched_per_read,
+            fetched(row.fetched_per_read),
             row.requests,
             row.cpu_s_per_gib,
             row.peak_rss_mib,
@@ -137,6 +144,18 @@ impl Results {
         );
         self.rows.push(row);
         Ok(())
+    }
+
+    /// The median of a subject's runs of a workload that count, or of all where none does; `None` without a run.
+    pub(crate) fn median(&self, workload: &Workload, subject: &str, of: impl Fn(&Row) -> f64) -> Option<f64> {
+        let all = self.rows.iter().filter(|row| {
+            (row.workload, row.variant.as_str(), row.subject.as_str()) == (workload.name, &*workload.variant, subject)
+        });
+        let all: Vec<_> = all.collect();
+        let counting = all.iter().any(|row| row.counts);
+        let mut numbers: Vec<_> = all.iter().filter(|row| row.counts || !counting).map(|row| of(row)).collect();
+        numbers.sort_by(f64::total_cmp);
+        numbers.get(numbers.len() / 2).copied()
     }
 
     /// The table of medians, as Markdown. A median of runs that count; where none does, of all, and marked so.
@@ -165,14 +184,14 @@ impl Results {
             };
             let (least, ratio, most) = mid(|row| row.ratio_to_limit);
             table += &format!(
-                "| {} | {} | {}{mark} | {:.1} {} | {:.1} | {ratio:.2} ({least:.2} to {most:.2}) | {:.3} | {:.0} | {:.2} | {:.0} | {:.2}, {:.1} |\n",
+                "| {} | {} | {}{mark} | {:.1} {} | {:.1} | {ratio:.2} ({least:.2} to {most:.2}) | {} | {:.0} | {:.2} | {:.0} | {:.2}, {:.1} |\n",
                 key.0,
                 key.1,
                 key.2,
                 mid(|row| row.value).1,
                 rows[0].unit,
                 mid(|row| row.raw_value).1,
-                mid(|row| row.fetched_per_read).1,
+                fetched(rows[0].fetched_per_read.map(|_| mid(|row| row.fetched_per_read.unwrap_or_default()).1)),
                 mid(|row| row.requests as f64).1,
                 mid(|row| row.cpu_s_per_gib).1,
                 mid(|row| row.peak_rss_mib).2,

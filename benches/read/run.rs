@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::mounted::Mounted;
-use super::origin::{Counts, Origin};
+use super::mounted::{Mounted, Source};
+use super::origin::Counts;
 use super::process::{self, Used};
 use super::reader::{self, Outcome};
 use super::workload::Workload;
 
 /// Runs `workload` on a mount.
 pub(crate) async fn through(
-    origin: &Origin,
+    source: &impl Source,
     mounted: &Mounted,
     workload: &Arc<Workload>,
     cut: Duration,
 ) -> Result<(Outcome, Counts, Used)> {
     let root = mounted.root().to_owned();
-    let (listed, work, before) = (root.clone(), workload.clone(), origin.counts());
+    let (listed, work, before) = (root.clone(), workload.clone(), source.counts()?);
     blocking(move || reader::prepare(&listed, &work)).await?;
     let cpu = process::used(mounted.pid()).cpu;
     let outcome = on(&root, workload, cut).await?;
     let mut used = process::used(mounted.pid());
     used.cpu -= cpu;
-    Ok((outcome, origin.counts().since(before), used))
+    Ok((outcome, source.counts()?.since(before), used))
 }
 
 /// Runs `workload` on a directory that no process of its own serves.

@@ -58,6 +58,8 @@ pub(crate) struct Workload {
     /// The order is announced to a mount that takes it.
     pub(crate) announced: bool,
     pub(crate) tls: bool,
+    /// Without the wire's delay and bound.
+    pub(crate) direct: bool,
 }
 
 impl Workload {
@@ -78,6 +80,7 @@ impl Workload {
             listed: false,
             announced: false,
             tls: false,
+            direct: false,
         }
     }
 }
@@ -218,6 +221,21 @@ pub(crate) fn mapped(scale: Scale) -> Vec<Workload> {
         let variant = format!("{order}, {loaders} loader{}", if loaders == 1 { "" } else { "s" });
         all.push(Workload { by: By::Mapping, ..Workload::new("R6", variant, model.clone(), vec![tensors; loaders]) });
     }
+    all
+}
+
+/// What is read of a real file server, over `connections`, small files so many `at_once`: R1, R3 and R5 of what fits into
+/// its memory.
+pub(crate) fn of_a_file_server(connections: u32, at_once: u32) -> Vec<Workload> {
+    let usual = sequential(Scale(4)).into_iter().filter(|one| !one.tls && one.connections == 8);
+    let mut all: Vec<_> = usual.map(|one| Workload { connections, ..one }).collect();
+    let direct = all.iter().filter(|one| one.variant.ends_with("1024 KiB"));
+    let direct =
+        direct.map(|one| Workload { direct: true, variant: format!("{}, uncapped", one.variant), ..one.clone() });
+    all.extend(direct.collect::<Vec<_>>());
+    let small = small_files(Scale(10)).into_iter().filter(|one| one.announced || one.variant.starts_with("listed"));
+    all.extend(small.map(|one| Workload { connections: at_once, ..one }));
+    all.extend(random(Scale(2)).into_iter().map(|one| Workload { connections, ..one }));
     all
 }
 

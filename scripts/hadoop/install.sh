@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes FOLDER/bin/millrace-hadoop, which runs HadoopCluster.java of this folder; its jars and classes stay in
-# FOLDER/hadoop. What is there already, made of the same files, is left alone. usage: install.sh FOLDER
+# Makes FOLDER/bin/millrace-hadoop, which runs HadoopCluster.java of this folder, and millrace-hadoop-fs, Hadoop's own client;
+# their jars and classes stay in FOLDER/hadoop. What is there already, made of the same files, is left alone.
+# usage: install.sh FOLDER
 set -euo pipefail
 folder=$1
 cd "$(dirname "$0")"
@@ -18,6 +19,8 @@ if [ ! -e "$home/cluster.jar" ]; then
         echo '<web-app/>' >"$home.part/classes/webapps/$page/WEB-INF/web.xml"
     done
     cp log4j.properties "$home.part/classes/"
+    # Hadoop's own client insists on them.
+    for site in core hdfs; do echo '<configuration/>' >"$home.part/classes/$site-site.xml"; done
     javac -nowarn -cp "$home.part/jars/*" -d "$home.part/classes" HadoopCluster.java
     jar cf "$home.part/cluster.jar" -C "$home.part/classes" .
     rm -rf "$home"
@@ -39,6 +42,16 @@ exec java -Xlog:disable "\${loaded[@]}" -Xmx512m -Xss512k -XX:+UseSerialGC -XX:T
 RUN
 chmod +x "$folder/bin/millrace-hadoop.part"
 mv "$folder/bin/millrace-hadoop.part" "$folder/bin/millrace-hadoop"
+cat >"$folder/bin/millrace-hadoop-fs.part" <<RUN
+#!/usr/bin/env bash
+# usage: millrace-hadoop-fs WORDS: those of "hadoop fs", such as -fs hdfs://HOST:PORT -cat /FILE
+unset HADOOP_CONF_DIR HADOOP_HOME
+exec java -Xlog:disable -Xmx256m -Djava.net.preferIPv4Stack=true --add-opens=java.base/java.lang=ALL-UNNAMED \\
+    --add-opens=java.base/java.nio=ALL-UNNAMED --add-opens=java.base/sun.nio.ch=ALL-UNNAMED \\
+    -cp "$home/cluster.jar:$home/jars/*" org.apache.hadoop.fs.FsShell "\$@"
+RUN
+chmod +x "$folder/bin/millrace-hadoop-fs.part"
+mv "$folder/bin/millrace-hadoop-fs.part" "$folder/bin/millrace-hadoop-fs"
 # What loading its classes takes, half of a start, is kept too, where this Java can: a cluster that starts and ends.
 if [ ! -e "$home/loaded.jsa" ]; then
     "$folder/bin/millrace-hadoop" -XX:ArchiveClassesAtExit="$home/loaded.part" -Dmr.dir="$home/first" </dev/null >/dev/null 2>&1 &&
