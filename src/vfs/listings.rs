@@ -109,6 +109,7 @@ impl Listings {
 
     /// A pass is at its end: from now on it is what is remembered.
     pub(super) fn done(&self, pass: &Arc<Pass>) {
+        pass.rows().complete();
         self.known().passes.insert(pass.dir.clone(), (pass.clone(), Instant::now()));
     }
 
@@ -156,17 +157,18 @@ impl Listings {
         let (at, ahead, passed, beyond) = {
             let mut rows = pass.rows();
             let at = rows.find(&name)?;
-            let length = rows.rows.len();
-            let next = rows.runs.read(at, length, found, MOST_AHEAD);
-            let passed = next.passed.filter_map(|at| Some(pass.dir.join(&rows.name(rows.rows.get(at)?)?)));
-            (at, rows.files(next.ahead, &pass.dir), passed.collect(), next.beyond)
+            let (mut ahead, mut passed, mut beyond) = (Vec::new(), Vec::new(), None);
+            for (order, next) in rows.read(at, found, MOST_AHEAD) {
+                ahead.extend(rows.files(order, next.ahead, &pass.dir));
+                passed.extend(rows.names(order, next.passed).iter().map(|name| pass.dir.join(name)));
+                beyond = beyond.or(next.beyond.map(|window| (order, window)));
+            }
+            (at, ahead, passed, beyond)
         };
-        let beyond = beyond.and_then(|window| {
+        let beyond = beyond.and_then(|(order, window)| {
             let after = self.after(&pass.dir, reign)?;
-            let mut rows = after.rows();
-            let length = rows.rows.len();
-            let first = rows.runs.expect(window, length);
-            Some((after.source, rows.files(first, &after.dir)))
+            let first = after.rows().expect(order, window, &after.dir);
+            Some((after.source, first))
         });
         Some(Follow { source: pass.source, ahead, passed, pass, at, beyond })
     }
@@ -227,7 +229,7 @@ impl Pass {
 
     /// So many files were fetched ahead of whoever read the one at `at` and passed over.
     pub(super) fn wasted(&self, at: usize, files: usize) {
-        self.rows().runs.wasted(at, files);
+        self.rows().wasted(at, files);
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -373,6 +375,30 @@ mod tests {
         }
         assert!(ahead.len() > 10 && ahead.is_sorted());
         assert_eq!(ahead[0], "d/003");
+    }
+
+    #[tokio::test]
+    async fn who_sorts_the_names_first_is_run_ahead_of_too() {
+        let rig = rig(64 << 20);
+        // As a file system tells them that keeps them by a hash of their names, or newest first.
+        let told = |number: usize| format!("{:03}", number * 37 % 100);
+        let sorted = |number: usize| format!("{number:03}");
+        let newest = |number: usize| sorted(99 - number);
+        type Named<'a> = &'a dyn Fn(usize) -> String;
+        let cases: [(&str, Named<'_>, Named<'_>); 3] =
+            [("hashed", &told, &sorted), ("newest", &newest, &sorted), ("as told", &told, &told)];
+        for (dir, listed, order) in cases {
+            rig.listings.done(&rig.list(dir, (0..100).map(listed), "tag"));
+            let mut ahead = Vec::new();
+            for at in 0..50 {
+                let at = path(&format!("{dir}/{}", order(at)));
+                let found = if ahead.contains(&at) { Ahead::There } else { Ahead::Coming };
+                let follow = rig.listings.follow(&at, 0, found).unwrap();
+                ahead.extend(follow.ahead.into_iter().map(|version| version.path));
+            }
+            let expected: Vec<_> = (0..100).map(|at| path(&format!("{dir}/{}", order(at)))).collect();
+            assert!(ahead.len() > 40 && expected[3..].starts_with(&ahead), "{dir}: {ahead:?}");
+        }
     }
 
     #[tokio::test]

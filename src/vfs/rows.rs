@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
 use crate::budget::Lease;
-use crate::prefetch::Runs;
+use crate::prefetch::{Ahead, Next, Runs};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,7 +22,26 @@ pub(super) struct Rows {
     pub(super) leases: Vec<Lease>,
     /// What comes now is not kept: memory was short.
     pub(super) full: bool,
-    pub(super) runs: Runs,
+    /// Of readers that go through it as the store told it.
+    runs: Runs,
+    /// Of those that sort the names first, where that is another order.
+    by_name: Option<ByName>,
+}
+
+/// The rows in the order of their names.
+#[derive(Debug)]
+struct ByName {
+    /// The row at each place of that order, and the place of each row.
+    rows: Vec<u32>,
+    places: Vec<u32>,
+    runs: Runs,
+}
+
+/// One of the orders in which a listing may be gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Listed,
+    ByName,
 }
 
 /// One entry.
@@ -105,9 +124,73 @@ impl Rows {
         Meta { node, mtime: row.mtime, permissions: row.permissions, readable: row.readable }
     }
 
-    /// Those at `places` that are files and can be read.
-    pub(super) fn files(&self, places: Range<usize>, dir: &Path) -> Vec<Version> {
-        let metas = places.filter_map(|at| Some(self.meta(self.rows.get(at)?, dir)));
+    /// All rows are there: from now on who reads them sorted by name is known, too.
+    pub(super) fn complete(&mut self) {
+        let name = |at: u32| self.rows.get(at as usize).map(|row| self.slice(row.start, row.name.into()));
+        let mut rows: Vec<u32> = (0..).take(self.rows.len()).collect();
+        // S3 tells a directory as if its name ended with a slash, and nobody reads one.
+        let files = self.rows.iter().filter(|row| row.size.is_some());
+        if self.by_name.is_some() || files.map(|row| self.slice(row.start, row.name.into())).is_sorted() {
+            return;
+        }
+        rows.sort_unstable_by_key(|at| name(*at));
+        let mut places = vec![0; rows.len()];
+        for (place, row) in (0..).zip(&rows) {
+            places[*row as usize] = place;
+        }
+        self.by_name = Some(ByName { rows, places, runs: Runs::default() });
+    }
+
+    /// Takes note that the row `at` is read, in each order; see [`Runs::read`].
+    pub(super) fn read(&mut self, at: usize, found: Ahead, most: usize) -> Vec<(Order, Next)> {
+        let length = self.rows.len();
+        let mut next = vec![(Order::Listed, self.runs.read(at, length, found, most))];
+        if let Some(by_name) = &mut self.by_name
+            && let Some(place) = by_name.places.get(at)
+        {
+            next.push((Order::ByName, by_name.runs.read(*place as usize, length, found, most)));
+        }
+        next
+    }
+
+    /// Which files whoever reads in that order most likely reads first; see [`Runs::expect`].
+    pub(super) fn expect(&mut self, order: Order, window: usize, dir: &Path) -> Vec<Version> {
+        let length = self.rows.len();
+        // Where the names are in the order of the listing there is no other.
+        let (order, runs) = match (&mut self.by_name, order) {
+            (Some(by_name), Order::ByName) => (Order::ByName, &mut by_name.runs),
+            _ => (Order::Listed, &mut self.runs),
+        };
+        let places = runs.expect(window, length);
+        self.files(order, places, dir)
+    }
+
+    /// See [`Runs::wasted`].
+    pub(super) fn wasted(&mut self, at: usize, files: usize) {
+        self.runs.wasted(at, files);
+        if let Some(by_name) = &mut self.by_name
+            && let Some(place) = by_name.places.get(at)
+        {
+            by_name.runs.wasted(*place as usize, files);
+        }
+    }
+
+    /// The names at `places` of an order.
+    pub(super) fn names(&self, order: Order, places: Range<usize>) -> Vec<Name> {
+        places.filter_map(|place| self.name(self.at(order, place)?)).collect()
+    }
+
+    fn at(&self, order: Order, place: usize) -> Option<&Row> {
+        let at = match (&self.by_name, order) {
+            (Some(by_name), Order::ByName) => *by_name.rows.get(place)? as usize,
+            _ => place,
+        };
+        self.rows.get(at)
+    }
+
+    /// Those at `places` of an order that are files and can be read.
+    pub(super) fn files(&self, order: Order, places: Range<usize>, dir: &Path) -> Vec<Version> {
+        let metas = places.filter_map(|place| Some(self.meta(self.at(order, place)?, dir)));
         metas.filter(|meta| meta.readable).filter_map(|meta| meta.version().cloned()).collect()
     }
 
