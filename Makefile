@@ -53,10 +53,10 @@ zoo: own
 pytorch: own
 	scripts/pytorch.sh
 
-# The driver in a real Kubernetes on this machine, as root; STORAGE=1 adds Kubernetes' own storage tests (up to an hour), CASE=words
-# picks cases. The cluster's programs are built once, which takes long.
+# The driver in a real Kubernetes on this machine, as root, on S3 or on BACKEND=nfs or hdfs; STORAGE=1 adds Kubernetes' own storage
+# tests (up to an hour), CASE=words picks cases. The cluster's programs are built once, which takes long.
 e2e: own
-	STORAGE=$(STORAGE) scripts/e2e.sh $(CASE)
+	STORAGE=$(STORAGE) BACKEND=$(BACKEND) scripts/e2e.sh $(CASE)
 
 lint: tools own
 	cargo fmt --check

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings up the Kubernetes of deploy/e2e, installs the driver in it, and runs its cases; with STORAGE=1 Kubernetes' own storage
-# tests, too. Needs root. Arguments are parts of cases' names.
+# Brings up the Kubernetes of deploy/e2e, installs the driver in it, and runs the cases of BACKEND (s3, nfs or hdfs); with STORAGE=1
+# Kubernetes' own storage tests, too. Needs root. Arguments are parts of cases' names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${MILLRACE_CACHE:?the folder for built tools; make sets it}
@@ -14,4 +14,4 @@ deploy/image/pack millrace.test/millrace:1 "$MILLRACE_IMAGE"
 # The test's own S3 server, which the image is built without.
 cargo build --release
 MILLRACE=$(realpath "${CARGO_TARGET_DIR:-target}/release/millrace")
-exec deploy/e2e/run "${storage[@]}" "$@"
+exec deploy/e2e/run --backend "${BACKEND:-s3}" "${storage[@]}" "$@"

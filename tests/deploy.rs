@@ -42,7 +42,8 @@ fn base() -> Vec<(String, Value)> {
 }
 
 fn all() -> Vec<(String, Value)> {
-    ["kustomize/base", "kustomize/overlays/e2e", "examples", "e2e/servers"].into_iter().flat_map(manifests).collect()
+    let overlays = ["kustomize/overlays/e2e", "kustomize/overlays/e2e-hdfs", "kustomize/overlays/e2e-nfs"];
+    ["kustomize/base", "examples", "e2e/servers"].into_iter().chain(overlays).flat_map(manifests).collect()
 }
 
 /// The words of `manifest` that `T` does not know: what it forgets when it is written again.

@@ -7,12 +7,18 @@ from collections import Counter
 
 import testbed
 
-# What is left out, and why. All else runs, or says by itself which of the driver's abilities it wants (driver.yaml).
-LEFT_OUT = {
+# What is left out, and why. All else runs, or says by itself which of the driver's abilities it wants (driver-BACKEND.yaml).
+EVERYWHERE = {
     r"\[Disruptive\]": "ends kubelets and nodes; cases/restarts.py does",
     r"\[Serial\]": "wants the cluster to itself and takes hours",
-    "should write files of various sizes": "appends to files that are closed, which S3 cannot",
-    "is outside the volume": "makes symbolic links, which S3 does not have",
+}
+LEFT_OUT = {
+    "s3": {
+        "should write files of various sizes": "appends to files that are closed, which S3 cannot",
+        "is outside the volume": "makes symbolic links, which S3 does not have",
+    },
+    "nfs": {},
+    "hdfs": {"is outside the volume": "makes symbolic links, which HDFS does not have"},
 }
 LEAST = 40
 
@@ -20,10 +26,10 @@ LEAST = 40
 def run(cluster, focus="External.Storage"):
     """Runs those whose names `focus` finds. Lists every skip with its reason; how many passed, failed and were skipped."""
     begun = time.monotonic()
-    log = cluster.run / "log" / "storage-e2e.log"
+    log, left_out = cluster.run / "log" / "storage-e2e.log", EVERYWHERE | LEFT_OUT[cluster.backend]
     with open(log, "w") as out:
         # Its exit status says no more than the report.
-        subprocess.run([testbed.SCRIPTS / "storage-e2e", testbed.HERE / "driver.yaml", focus, "|".join(LEFT_OUT)],
+        subprocess.run([testbed.SCRIPTS / "storage-e2e", testbed.HERE / f"driver-{cluster.backend}.yaml", focus, "|".join(left_out)],
                        stdout=out, stderr=subprocess.STDOUT, check=False)
     reports = sorted((cluster.run / "e2e").glob("junit*.xml"))
     if not reports:
@@ -36,7 +42,7 @@ def run(cluster, focus="External.Storage"):
         if status == "passed":
             passed.append(name)
         elif status == "skipped":
-            skipped[name, reason(name, spec)] += 1
+            skipped[name, reason(name, spec, left_out)] += 1
         else:
             failed.append(name)
             print(f"FAIL  {name}\n{''.join(spec.itertext())[-1500:]}")
@@ -49,8 +55,8 @@ def run(cluster, focus="External.Storage"):
     return len(passed), len(failed), sum(skipped.values())
 
 
-def reason(name, spec):
-    for pattern, why in LEFT_OUT.items():
+def reason(name, spec, left_out):
+    for pattern, why in left_out.items():
         if re.search(pattern, name):
             return why
     message = spec.find("skipped").get("message") or ""

@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 DEPLOY = HERE.parent
 SCRIPTS = HERE / "cluster"
 IMAGE = "millrace.test/millrace:1"
-OVERLAY = DEPLOY / "kustomize" / "overlays" / "e2e"
+OVERLAYS = DEPLOY / "kustomize" / "overlays"
 DRIVER = "csi.millrace.dev"
 STATE = f"/var/lib/kubelet/plugins/{DRIVER}/state"
 # What a case made that lies in no namespace, and goes with it.
@@ -39,7 +39,10 @@ def until(what, seconds, question):
 
 
 class Cluster:
-    def __init__(self):
+    def __init__(self, backend, server):
+        self.backend = backend
+        self.overlay = OVERLAYS / ("e2e" if backend == "s3" else f"e2e-{backend}")
+        self.server = server(self)
         os.environ.setdefault("K8S_NODES", "node1 node2")
         self.run = Path(os.environ["K8S_RUN"])
         self.bin = Path(os.environ["K8S_BIN"])
@@ -59,16 +62,9 @@ class Cluster:
 
     def install(self):
         """The servers, then the driver."""
-        for name in ("s3", "s3-tls"):
-            # A copy, which a case may change.
-            file = self.run / f"{name}.yaml"
-            if file.exists():
-                continue
-            file.write_text((HERE / "servers" / file.name).read_text())
-            self.daemon(name, self.millrace, "serve-s3", file)
-            until(f"the endpoint of {name}", 10, lambda: "endpoint" in self.log(name))
-        self.k("apply", "-k", OVERLAY)
-        self.k("apply", "-f", HERE / "servers" / "classes.yaml")
+        self.server.start()
+        self.k("apply", "-k", self.overlay)
+        self.k("apply", "-f", HERE / "servers" / f"classes-{self.backend}.yaml")
         self.settled()
 
     @contextlib.contextmanager

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Serves HOME/root and HOME/squash by nfs-ganesha over NFSv3 on 127.0.0.1, and prints READY when it does. As root, in a
+# Serves HOME/root and HOME/squash by nfs-ganesha over NFSv3 on one address, and prints READY when it does. As root, in a
 # mount namespace and a pid namespace of its own: its /run is private, and all of it ends with this script.
-# usage: unshare --mount --pid --fork --kill-child --mount-proc start.sh HOME NFS_PORT MOUNT_PORT
+# usage: unshare --mount --pid --fork --kill-child --mount-proc start.sh HOME NFS_PORT MOUNT_PORT [ADDRESS]
 #   HOME/exports.conf, where it exists, is read after the two exports.
 set -euo pipefail
-home=$1 nfs=$2 mount=$3
+home=$1 nfs=$2 mount=$3 address=${4:-127.0.0.1}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$home/root" "$home/squash" "$home/recovery"
 touch "$home/exports.conf"
@@ -16,7 +16,7 @@ cat >"$home/ganesha.conf" <<CONF
 NFS_CORE_PARAM {
   Protocols = 3;
   NFS_Port = $nfs; MNT_Port = $mount;
-  Bind_addr = 127.0.0.1;
+  Bind_addr = $address;
   Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
   mount_path_pseudo = false;
 }

@@ -1,5 +1,5 @@
-// A real HDFS on loopback in one process: a NameNode, DataNodes, and where asked for a KDC. Every port is free and told in one
-// line "READY {json}". It ends, and removes what it wrote, when its standard input ends: so none outlives who started it.
+// A real HDFS in one process, on loopback unless told otherwise: a NameNode, DataNodes, and where asked for a KDC. Every port is
+// free unless told otherwise, and told in one line "READY {json}". It ends, and removes what it wrote, when its standard input ends: so none outlives who started it.
 //
 // Words are system properties, -Dmr.WORD=VALUE; a list is joined by commas:
 //   dir          where everything is kept; must not exist                          (needed)
@@ -9,6 +9,8 @@
 //   racks        one for each DataNode, the last for all others                    (/rack1,/rack1,/rack2)
 //   hosts        the names that they register by                                   (their addresses)
 //   users        user=group,group;user=...: who is in which groups; each has a home (alice=users;bob=users;carol=staff)
+//   address      where all of it listens, but for what tests ask it to do              (127.0.0.1, and see below for DataNodes)
+//   ports        of the NameNode's RPC and HTTP                                    (free ones)
 //   kerberos     true: everybody needs a ticket; USER.keytab lie in dir/kdc        (false)
 //   protection   of data and of calls, under Kerberos                              (authentication)
 //   conf         key=value;key=value: more of Hadoop's own words
@@ -19,7 +21,7 @@
 //   i            which of the two it is; its dir may be there from before          (0)
 //   first        the dir of the other, where both are to be made                   ()
 //
-// DataNode number i listens at 127.0.0.(i+1), and comes to the NameNode from there.
+// DataNode number i listens at 127.0.0.(i+1) unless there is an address, and comes to the NameNode from there.
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
@@ -171,14 +173,16 @@ public class HadoopCluster {
     if (!dir.mkdirs() && !role.equals("node")) throw new IOException(dir + " is there already");
     DefaultMetricsSystem.setMiniClusterMode(true);
     conf = new Configuration();
-    String host = kerberos ? "localhost" : "127.0.0.1";
-    String address = host + ":" + freePort();
+    String host = kerberos ? "localhost" : word("address", "127.0.0.1");
+    String[] ports = list("ports", freePort() + ",0");
+    String address = host + ":" + ports[0];
     conf.set("fs.defaultFS", "hdfs://" + address);
     conf.set("hadoop.tmp.dir", dir + "/tmp");
     conf.set("dfs.namenode.name.dir", "file://" + dir + "/nn");
     conf.set("dfs.namenode.rpc-address", address);
-    conf.set("dfs.namenode.rpc-bind-host", "127.0.0.1");
-    conf.set("dfs.namenode.http-address", "127.0.0.1:0");
+    String listens = word("address", "127.0.0.1");
+    conf.set("dfs.namenode.rpc-bind-host", listens);
+    conf.set("dfs.namenode.http-address", listens + ":" + ports[1]);
     conf.set("dfs.blocksize", word("blocksize", "1048576"));
     conf.set("dfs.namenode.fs-limits.min-block-size", "4096");
     conf.set("dfs.replication", word("replication", "1"));
@@ -332,7 +336,7 @@ public class HadoopCluster {
     String[] racks = list("racks", "/rack1,/rack1,/rack2"), hosts = list("hosts", "");
     for (int i = 0; i < count; i++) {
       Configuration own = new Configuration(conf);
-      String ip = "127.0.0." + (i + 1), host = i < hosts.length ? hosts[i] : ip;
+      String ip = word("address", "127.0.0." + (i + 1)), host = i < hosts.length ? hosts[i] : ip;
       Racks.RACKS.put(host, racks[Math.min(i, racks.length - 1)]);
       own.set("dfs.datanode.data.dir", "file://" + dir + "/dn" + i);
       own.set("dfs.datanode.hostname", host);

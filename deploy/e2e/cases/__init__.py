@@ -1,7 +1,7 @@
 """What is shown, in this order. A case gets the testbed.Cluster, and leaves the default namespace to be cleared."""
-from . import examples, install, observed, refused, residency, restarts, scale, volumes
+from . import examples, file_servers, install, observed, refused, residency, restarts, scale, volumes
 
-ALL = [
+S3 = [
     install.everything_is_ready,
     install.the_nodes_are_registered,
     install.rights_are_the_golden_ones,
@@ -45,3 +45,22 @@ ALL = [
     scale.a_hundred_claims_and_fifty_pods,
     scale.nothing_is_left_of_volumes,
 ]
+
+FILE_SERVER = [
+    install.everything_is_ready,
+    install.the_nodes_are_registered,
+    install.rights_are_the_golden_ones,
+    volumes.one_pod_writes_and_another_nodes_pod_reads,
+    file_servers.a_pod_that_is_not_root_acts_as_the_table_says,
+    volumes.a_sub_path_and_two_containers_see_one_volume,
+    volumes.a_read_only_claim_refuses_writes,
+    volumes.a_read_write_once_pod_claim_has_one_pod,
+    volumes.a_claim_grows_under_its_pod,
+    volumes.another_class_of_attributes_reaches_a_running_pod,
+    file_servers.the_server_is_silent_under_running_pods,
+    restarts.a_kubelet_restarts_under_a_running_pod,
+    restarts.the_node_plugin_is_deleted_under_load,
+    file_servers.nothing_is_left_of_volumes,
+]
+
+OF = {"s3": S3, "nfs": FILE_SERVER, "hdfs": FILE_SERVER}

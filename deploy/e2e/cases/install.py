@@ -15,7 +15,7 @@ def everything_is_ready(cluster):
             name = f"{pod['metadata']['name']}/{container['name']}"
             assert container["ready"], f"{name} is not ready"
             assert container["restartCount"] == 0, f"{name} was restarted {container['restartCount']} times"
-    applied = cluster.k("apply", "-k", testbed.OVERLAY, "--dry-run=server", "--warnings-as-errors")
+    applied = cluster.k("apply", "-k", cluster.overlay, "--dry-run=server", "--warnings-as-errors")
     assert "daemonset.apps/node" in applied, applied
 
 
@@ -24,7 +24,7 @@ def the_cache_may_lie_in_the_pod(cluster):
     overlay.mkdir(exist_ok=True)
     component = testbed.DEPLOY / "kustomize" / "components" / "cache-emptydir"
     (overlay / "kustomization.yaml").write_text(json.dumps({
-        "resources": [os.path.relpath(testbed.OVERLAY, overlay)], "components": [os.path.relpath(component, overlay)]}))
+        "resources": [os.path.relpath(cluster.overlay, overlay)], "components": [os.path.relpath(component, overlay)]}))
     objects = json.loads(cluster.k("apply", "-k", overlay, "--dry-run=server", "--warnings-as-errors", "-o", "json"))["items"]
     node = next(one for one in objects if one["kind"] == "DaemonSet")
     cache = [volume for volume in node["spec"]["template"]["spec"]["volumes"] if volume["name"] == "cache"]
