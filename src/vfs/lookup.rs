@@ -46,6 +46,11 @@ impl Vfs {
         if let Some((ino, believed)) = self.enter_remembered(&path).await {
             return Ok((self.getattr(ino)?, believed));
         }
+        if self.list_beside(&path).await
+            && let Some((ino, believed)) = self.enter_remembered(&path).await
+        {
+            return Ok((self.getattr(ino)?, believed));
+        }
         let ino = self.enter(&path).await?;
         Ok((self.getattr(ino)?, self.believed()))
     }

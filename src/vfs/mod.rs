@@ -22,6 +22,7 @@ mod lookup;
 #[cfg(test)]
 mod model;
 mod names;
+mod neighbours;
 mod news;
 mod passing;
 mod publish;
@@ -71,6 +72,7 @@ use inodes::Inodes;
 use ledger::Ledger;
 use listings::Listings;
 use locks::Locks;
+use neighbours::Neighbours;
 use passing::Passing;
 use recent::Recent;
 use reign::Reign;
@@ -198,6 +200,7 @@ pub struct Vfs {
     handles: Handles,
     changes: Changes,
     absences: Absences,
+    neighbours: Neighbours,
     listings: Listings,
     orders: Orders,
     ledger: Mutex<Ledger>,
@@ -227,6 +230,7 @@ impl Vfs {
             handles: Handles::default(),
             changes: Changes::default(),
             absences: Absences::default(),
+            neighbours: Neighbours::default(),
             orders: Orders::default(),
             ledger: Mutex::default(),
             reign: Reign::default(),
