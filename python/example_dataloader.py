@@ -1,4 +1,4 @@
-"""A PyTorch DataLoader over a Millrace mount that is told each epoch's shuffle: python3 example_dataloader.py /data"""
+"""A PyTorch DataLoader over a Millrace mount that is told each epoch's shuffle: python3 example_dataloader.py /data [/data/train]"""
 
 import os
 import sys
@@ -19,7 +19,7 @@ class Files(Dataset):
             return file.read()
 
 if __name__ == "__main__":
-    dataset = Files(sys.argv[1])
+    dataset = Files(sys.argv[-1])
     sampler = AheadSampler(RandomSampler(dataset), dataset.paths, mount=sys.argv[1])
     loader = DataLoader(dataset, sampler=sampler, batch_size=32, num_workers=4, collate_fn=list)
     for epoch in range(2):
