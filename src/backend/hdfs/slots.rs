@@ -53,6 +53,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::FutureExt;
 
     use super::*;
@@ -70,7 +72,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_guess_leaves_a_connection_to_who_waits() {
         let slots = Slots::new(2);
-        slots.turn(Intent::Demand).await;
+        // He waits again and again.
+        for _ in 0..5 {
+            slots.turn(Intent::Demand).await;
+            tokio::time::advance(Duration::from_millis(20)).await;
+        }
         let guess = slots.turn(Intent::Ahead).now_or_never();
         assert!(guess.is_some() && slots.turn(Intent::Ahead).now_or_never().is_none());
         assert!(slots.turn(Intent::Demand).now_or_never().is_some());
