@@ -106,7 +106,7 @@ pub(super) struct Footprint {
 impl Footprint {
     /// Of new files in a directory.
     pub(super) async fn of(tree: &Tree, at: &str) -> Outcome<Footprint> {
-        let policy = tree.web.status(at).await?.ec_policy;
+        let policy = known(tree.web.status(at).await)?.and_then(|status| status.ec_policy);
         let (stored, held) = match policy.as_deref().and_then(striped) {
             Some(ratio) => ratio,
             None => (tree.web.defaults(at).await?.replication.max(1), 1),
