@@ -15,6 +15,10 @@ use super::{Ailment, Error};
 /// A failed publish is forgotten after this: the kubelet tries again at least every two minutes.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 
+/// How long the end of a worker may take to be known behind that of its socket, and how often it is looked for.
+const MOMENT: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The publishes that failed, by target.
 #[derive(Debug, Default)]
 pub(super) struct Failures(HashMap<PathBuf, Failure>);
@@ -116,8 +120,19 @@ async fn of_mount(mount: &Shared) -> Vec<Ailment> {
     }
     let health = match worker.usage().await {
         Ok(usage) => usage.health,
-        // It may have ended while it was asked.
-        Err(error) => return vec![worker.ended().map_or_else(|| Ailment::WorkerSilent(error.to_string()), gone)],
+        // Its socket may have ended a moment before it is known that it did.
+        Err(error) => {
+            let ended = async {
+                loop {
+                    if let Some(why) = worker.ended() {
+                        return why;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let ended = tokio::time::timeout(MOMENT, ended).await;
+            return vec![ended.map_or_else(|_| Ailment::WorkerSilent(error.to_string()), gone)];
+        }
     };
     let told = [
         health.credential.map(Ailment::CredentialRefused),
