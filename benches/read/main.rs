@@ -39,7 +39,7 @@ use mounted::{How, Mounted, PEERS};
 use origin::{Counts, Origin, WIRE, Wire};
 use process::Used;
 use reader::Outcome;
-use report::{Results, Run};
+use report::{Limit, Results, Run};
 use workload::{By, Scale, Unit, Workload};
 
 const FOLDER: &str = "set";
@@ -128,13 +128,6 @@ struct Pair<'a> {
     results: &'a mut Results,
 }
 
-/// What the raw client reached, and whether that is near what the wire gives.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    value: f64,
-    valid: bool,
-}
-
 impl Pair<'_> {
     async fn run(mut self, subjects: &[&str]) -> Result<()> {
         let connections = if self.workload.unit == Unit::Milliseconds { 1 } else { self.workload.connections };
@@ -165,7 +158,9 @@ impl Pair<'_> {
     /// What the client costs that the driver is built on.
     async fn sdk(&mut self, limit: Limit) -> Result<()> {
         let (before, cpu) = (self.origin.counts(), process::own_cpu());
-        let outcome = sdk::run(&self.origin, FOLDER, self.workload, self.cut).await?;
+        let connections = self.workload.connections;
+        let client = Arc::new(sdk::Sdk::new(&self.origin, FOLDER, connections)?);
+        let outcome = raw::run(client, self.workload, connections, self.cut).await?;
         self.of_this_process("sdk", &outcome, before, cpu, limit)
     }
 

@@ -59,6 +59,13 @@ fn quantile(times: &[f64], percent: usize) -> f64 {
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
+/// What others reach at the most with a workload, and whether the raw client was near what the wire gives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) value: f64,
+    pub(crate) valid: bool,
+}
+
 /// Everything about one run, before it is a row.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {

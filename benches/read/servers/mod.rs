@@ -24,7 +24,7 @@ use crate::origin::{Counts, Wire};
 use crate::process::{self, Used};
 use crate::raw::{self, Client};
 use crate::reader::Outcome;
-use crate::report::{self, Results, Run};
+use crate::report::{self, Limit, Results, Run};
 use crate::workload::{By, Unit, Workload};
 use crate::{directory, near, run};
 
@@ -146,13 +146,6 @@ struct Pair<'a> {
     number: usize,
     cut: Duration,
     results: &'a mut Results,
-}
-
-/// What the others reached, and whether the raw client was near what the wire gives.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    value: f64,
-    valid: bool,
 }
 
 impl Pair<'_> {
