@@ -114,6 +114,7 @@ async fn through_mount(workers: &Arc<Workers>, server: &Server, user: &User, tar
         backend: backend::Config::S3(S3::at(&server.endpoint(), BUCKET)),
         path: String::new(),
         generation: None,
+        snapshot: None,
         quota: false,
         read_only: true,
         most_memory: 1 << 30,

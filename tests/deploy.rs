@@ -43,7 +43,8 @@ fn base() -> Vec<(String, Value)> {
 
 fn all() -> Vec<(String, Value)> {
     let overlays = ["kustomize/overlays/e2e", "kustomize/overlays/e2e-hdfs", "kustomize/overlays/e2e-nfs"];
-    ["kustomize/base", "examples", "e2e/servers"].into_iter().chain(overlays).flat_map(manifests).collect()
+    let folders = ["kustomize/base", "kustomize/components/snapshots", "examples", "e2e/servers"];
+    folders.into_iter().chain(overlays).flat_map(manifests).collect()
 }
 
 /// The words of `manifest` that `T` does not know: what it forgets when it is written again.
@@ -52,6 +53,12 @@ fn unknown<T: DeserializeOwned + Serialize>(manifest: &Value) -> Vec<String> {
     let mut lost = Vec::new();
     missing(manifest, &serde_json::to_value(known).unwrap(), "", &mut lost);
     lost
+}
+
+/// The words of `manifest` that are not among these.
+fn beyond(manifest: &Value, known: &[&str]) -> Vec<String> {
+    let words = manifest.as_object().unwrap().keys();
+    words.filter(|word| !known.contains(&word.as_str())).cloned().collect()
 }
 
 fn missing(given: &Value, kept: &Value, at: &str, lost: &mut Vec<String>) {
@@ -100,6 +107,12 @@ fn every_manifest_is_what_kubernetes_calls_by_that_name() {
             "ServiceAccount" => unknown::<ServiceAccount>(&manifest),
             "StorageClass" => unknown::<StorageClass>(&manifest),
             "VolumeAttributesClass" => unknown::<VolumeAttributesClass>(&manifest),
+            // Custom resources, of which there are no types here.
+            "VolumeSnapshot" => beyond(&manifest["spec"], &["volumeSnapshotClassName", "source"]),
+            "VolumeSnapshotClass" => {
+                assert_eq!(manifest["driver"], DRIVER, "{file}");
+                beyond(&manifest, &["apiVersion", "kind", "metadata", "driver", "deletionPolicy"])
+            }
             other => panic!("{file}: no type for {other}"),
         };
         assert!(lost.is_empty(), "{file}: {kind} knows no {lost:?}");

@@ -63,7 +63,7 @@ use std::time::{Duration, Instant};
 
 use millrace::auth::{Credential, Secret};
 use millrace::backend::{self, ErrorKind, s3};
-use millrace::config::{VolumeOptions, VolumeSpec};
+use millrace::config::{SnapshotSpec, VolumeOptions, VolumeSpec};
 use millrace::mount::handover::Refusal;
 use millrace::mount::{Ailment, Config, Consumer, Error, Health, Mounter, Publish, Usage, Whose, Workers};
 use millrace::sandbox::requirement::{self, Requirement};

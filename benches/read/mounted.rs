@@ -93,6 +93,7 @@ impl Mounted {
                     backend,
                     path,
                     generation: None,
+                    snapshot: None,
                     quota: false,
                     read_only: true,
                     most_memory: 1 << 30,

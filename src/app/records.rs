@@ -161,6 +161,7 @@ mod tests {
             location: String::new(),
             claim,
             capacity: None,
+            source: None,
         };
         Volumes::new(records.clone(), cluster).create(&wanted).await.unwrap()
     }

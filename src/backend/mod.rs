@@ -2,7 +2,8 @@
 //!
 //! [`Backend`] is the seam. Whatever lies above it (read-ahead, VFS, FUSE) cannot tell which store it reads, and a
 //! wrapper of a backend (a cache, failure injection) is a backend. Every implementation and every wrapper passes the
-//! suite in [`contract`]. The control plane's own small trait, [`records::Records`], stands beside it.
+//! suite in [`contract`]. The control plane's own small traits, [`records::Records`] and [`snapshots::Snapshots`], stand
+//! beside it.
 //!
 //! Retry lives in each store's folder and nowhere above.
 
@@ -22,6 +23,7 @@ pub mod nfs;
 mod reading;
 pub mod records;
 pub mod s3;
+pub mod snapshots;
 mod swappable;
 mod turns;
 
@@ -424,6 +426,15 @@ pub enum Config {
 }
 
 impl Config {
+    /// The word for the backend in a stores file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Config::S3(_) => "s3",
+            Config::Hdfs(_) => "hdfs",
+            Config::Nfs(_) => "nfs",
+        }
+    }
+
     /// Where whoever uses the store has to log in by Kerberos.
     pub fn realm(&self) -> Option<&hdfs::kerberos::Realm> {
         match self {
@@ -468,6 +479,33 @@ pub fn records(config: &Config, credential: &auth::Credential) -> Result<Arc<dyn
         }
         Config::Hdfs(config) => {
             Ok(Arc::new(records::numbered::Numbered::new(Arc::new(hdfs::Root::connect(config, credential)?))))
+        }
+    }
+}
+
+/// What takes snapshots of a store's directories, used as `credential`; `None` where the backend has none.
+///
+/// Asks nothing of the store.
+///
+/// # Errors
+/// As [`connect`].
+pub fn snapshots(config: &Config, credential: &auth::Credential) -> Result<Option<Arc<dyn snapshots::Snapshots>>> {
+    match config {
+        Config::Hdfs(config) => Ok(Some(Arc::new(hdfs::Taking::connect(config, credential)?))),
+        Config::S3(_) | Config::Nfs(_) => Ok(None),
+    }
+}
+
+/// Where a mount finds what lay in the directory `dir` when its snapshot `name` was taken.
+///
+/// # Errors
+/// `Unsupported` where the backend has none, `InvalidName` for a name that no snapshot has.
+pub fn snapshot_of(config: &Config, dir: &Path, name: &str) -> Result<Path> {
+    match config {
+        Config::Hdfs(_) => hdfs::snapshot_of(dir, name),
+        Config::S3(_) | Config::Nfs(_) => {
+            let why = format!("a store of backend {} has no snapshots", config.word());
+            Err(Error::new(ErrorKind::Unsupported, Op::Connect, dir, why))
         }
     }
 }

@@ -6,4 +6,4 @@ pub mod stores;
 mod volume;
 
 pub use quoted::quoted;
-pub use volume::{AttributeChanges, CacheMode, Overwrite, VolumeOptions, VolumeSpec};
+pub use volume::{AttributeChanges, CacheMode, Overwrite, SnapshotSpec, VolumeOptions, VolumeSpec};

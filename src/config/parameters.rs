@@ -19,7 +19,7 @@ pub enum Place {
 }
 
 /// The words of one volume, understood.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameters {
     /// `store`.
     pub store: Option<String>,
@@ -29,6 +29,10 @@ pub struct Parameters {
     pub deletion: Option<Deletion>,
     /// `quota`, of a volume only: the store keeps its directory to a quota of its own.
     pub quota: bool,
+    /// `snapshot`, of a volume that CreateVolume made only: which one it shows, in the controller's words.
+    pub snapshot: Option<String>,
+    /// `version`, of a volume only: the snapshot of its directory that it shows.
+    pub version: Option<String>,
     /// `user`, of a volume only: which of the users that the store lists for the pod's namespace.
     pub user: Option<String>,
     /// How to show the volume; defaults where no word was given.
@@ -68,6 +72,9 @@ pub const MUTABLE_WORDS: &[&str] = &["memory", "readAheadKb", "timeout", "ttl"];
 /// Of a volume whose directory the store keeps to a quota.
 pub const QUOTA_WORD: &str = "quota";
 
+/// Of a volume that shows a snapshot: which.
+pub const SNAPSHOT_WORD: &str = "snapshot";
+
 /// The words that the driver itself puts into `volume_context`.
 pub const OWN_WORDS: &[&str] = &["format", "location"];
 
@@ -81,8 +88,7 @@ impl Parameters {
     /// # Errors
     /// The word, and those that are known or its right form.
     pub fn parse(words: &HashMap<String, String>, place: Place) -> Result<Parameters, BadWord> {
-        let options = VolumeOptions::default();
-        let mut parsed = Parameters { store: None, path: None, deletion: None, quota: false, user: None, options };
+        let mut parsed = Parameters::default();
         let mut sorted: Vec<_> = words.iter().collect();
         sorted.sort();
         for (word, value) in sorted {
@@ -102,6 +108,14 @@ impl Parameters {
                     one_of(value, "current, all, keep").map(|d| parsed.deletion = Some(d))
                 }
                 (QUOTA_WORD, Place::VolumeContext) => one_of(value, "true, false").map(|quota| parsed.quota = quota),
+                (SNAPSHOT_WORD, Place::VolumeContext) => {
+                    parsed.snapshot = Some(value.clone());
+                    Ok(())
+                }
+                ("version", Place::VolumeContext) => {
+                    parsed.version = Some(value.clone());
+                    Ok(())
+                }
                 ("user", Place::VolumeContext) => {
                     parsed.user = Some(value.clone());
                     Ok(())
@@ -152,7 +166,7 @@ pub fn is_kubernetes(word: &str) -> bool {
 fn unknown(word: &str, place: Place) -> BadWord {
     let (what, extra) = match place {
         Place::StorageClass => ("StorageClass parameter", "store, path, deletion"),
-        Place::VolumeContext => ("volume attribute", "store, path, quota, user"),
+        Place::VolumeContext => ("volume attribute", "store, path, version, quota, user"),
     };
     BadWord(format!("unknown {what} {}; known are {extra}, {}", quoted(word), OPTION_WORDS.join(", ")))
 }

@@ -23,6 +23,9 @@ pub struct VolumeSpec {
     /// The generation that `.millrace/volume.json` must carry, for volumes that CreateVolume made; another one, or
     /// none, is NOT_FOUND.
     pub generation: Option<String>,
+    /// The snapshot that is shown in the place of the directory's own content.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotSpec>,
     /// The store keeps the directory to a quota of its own, and tells what of it is used.
     #[serde(default)]
     pub quota: bool,
@@ -32,6 +35,18 @@ pub struct VolumeSpec {
     pub most_memory: u64,
     /// The options a StorageClass or a volume's attributes may set.
     pub options: VolumeOptions,
+}
+
+/// A snapshot of another volume of the same store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSpec {
+    /// That volume's directory below the store's root.
+    pub path: String,
+    /// The generation that its `.millrace/volume.json` carried when the snapshot was taken.
+    pub generation: String,
+    /// The snapshot's name in the store.
+    pub name: String,
 }
 
 /// Options of a volume: the same words in StorageClass parameters and in `volumeAttributes`.

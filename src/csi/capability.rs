@@ -71,6 +71,12 @@ impl Access {
     }
 }
 
+/// Whether the access mode is a reader's.
+pub fn is_readers(capability: &VolumeCapability) -> bool {
+    let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, |access| access.mode());
+    matches!(mode, Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly)
+}
+
 /// (gid_t)-1 means "leave it" to chown(2) and is nobody's.
 fn group_of(text: &str) -> Result<u32, BadCapability> {
     let group = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();

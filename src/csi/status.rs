@@ -75,6 +75,11 @@ pub fn unavailable(message: impl Into<String>) -> Status {
     status(Code::Unavailable, message)
 }
 
+/// What no store that is configured can do.
+pub fn unimplemented(message: impl Into<String>) -> Status {
+    status(Code::Unimplemented, message)
+}
+
 /// A fault of the driver's own.
 pub fn internal(message: impl Into<String>) -> Status {
     status(Code::Internal, message)
@@ -173,6 +178,7 @@ impl From<volumes::Error> for Status {
             volumes::Error::OutOfRange(_) => Code::OutOfRange,
             volumes::Error::Exists(_) => Code::AlreadyExists,
             volumes::Error::Precondition(_) | volumes::Error::NewerFormat { .. } => Code::FailedPrecondition,
+            volumes::Error::Full(_) => Code::ResourceExhausted,
             volumes::Error::Busy(_) => Code::Aborted,
             volumes::Error::Unreadable { .. } | volumes::Error::Internal(_) => Code::Internal,
             volumes::Error::Store(error) => return refused_us(error, ""),

@@ -116,6 +116,40 @@ impl fmt::Display for VolumeId {
     }
 }
 
+/// What a volume shows that is a view of a snapshot: `<source's path>@<source's generation>/<snapshot's generation>`, the
+/// value of the word `snapshot` in its context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The directory of the snapshot's source below the store's root.
+    pub path: Path,
+    /// The source's generation.
+    pub volume: Generation,
+    /// The snapshot's, which is its name in the store.
+    pub snapshot: Generation,
+}
+
+impl Shown {
+    /// Reads one. There is one text for it: what parses is what [`fmt::Display`] writes.
+    ///
+    /// # Errors
+    /// What the grammar of ids refuses.
+    pub fn parse(text: &str) -> Result<Shown, BadId> {
+        let (source, snapshot) = text.rsplit_once('/').ok_or(BadId::Form)?;
+        let (path, volume) = source.rsplit_once('@').ok_or(BadId::Form)?;
+        let path = parse_path(path, LONGEST_ID)?;
+        match path.is_root() {
+            true => Err(BadId::Path(BadPath::Name(BadName::Empty))),
+            false => Ok(Shown { path, volume: Generation::parse(volume)?, snapshot: Generation::parse(snapshot)? }),
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}/{}", self.path, self.volume, self.snapshot)
+    }
+}
+
 /// Checks the id of a static or unknown volume, which may be any text of 1 to [`LONGEST_ID`] bytes without control
 /// characters.
 ///
@@ -240,6 +274,28 @@ mod tests {
             assert_eq!(VolumeId::parse(id), Err(why), "{id:?}");
         }
         assert_eq!(VolumeId::parse(&format!("{}/p@{GENERATION}", "s".repeat(33))), Err(BadId::Store));
+    }
+
+    #[test]
+    fn a_view_says_of_what_snapshot() {
+        let shown = Shown::parse("team-a/pvc-1@abcdefg234/zyxwvut765").unwrap();
+        assert_eq!((shown.path.to_string().as_str(), shown.volume.as_str()), ("team-a/pvc-1", GENERATION));
+        assert_eq!(
+            (shown.snapshot.as_str(), shown.to_string()),
+            ("zyxwvut765", "team-a/pvc-1@abcdefg234/zyxwvut765".into())
+        );
+        for (text, why) in [
+            ("", BadId::Form),
+            ("a@abcdefg234", BadId::Form),
+            ("a/zyxwvut765", BadId::Form),
+            ("@abcdefg234/zyxwvut765", BadId::Path(BadPath::Name(BadName::Empty))),
+            ("../b@abcdefg234/zyxwvut765", BadId::Path(BadPath::Name(BadName::Dots))),
+            (".millrace@abcdefg234/zyxwvut765", BadId::Path(BadPath::Reserved)),
+            ("a@abcdefg234/../../b", BadId::Generation),
+            ("a@abcdefg234/zyxwvut76", BadId::Generation),
+        ] {
+            assert_eq!(Shown::parse(text), Err(why), "{text:?}");
+        }
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(super) mod tests {
                 backend: backend::Config::S3(backend::s3::Config::at("http://127.0.0.1:1", "bucket")),
                 path: "data".into(),
                 generation: None,
+                snapshot: None,
                 quota: false,
                 read_only: false,
                 most_memory: 1 << 30,

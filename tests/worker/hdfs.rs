@@ -173,6 +173,54 @@ fn a_log_that_another_client_writes_is_followed() {
     rig.unpublish(&workers, "a").unwrap();
 }
 
+/// As CreateVolume and CreateSnapshot leave things: a volume, a snapshot of it, and a volume that shows that.
+#[test]
+fn a_volume_that_shows_a_snapshot_shows_it_as_it_was_and_no_others() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    let superuser = lake.hadoop.superuser();
+    let mut request = lake.request("a", "alice", SOON);
+    let backend::Config::Hdfs(config) = &mut request.spec.backend else { unreachable!() };
+    config.prefix.clone_from(&lake.dir);
+    let at = |text: &str| backend::Path::parse(text).unwrap();
+    let controller = Credential::Hadoop { user: superuser.into() };
+    let (config, name) = (request.spec.backend.clone(), "zyxwvut765");
+    rig.runtime.block_on(async {
+        let records = backend::records(&config, &controller).unwrap();
+        for (dir, generation) in [("source", "aaaaaaaaaa"), ("view", "bbbbbbbbbb")] {
+            let file = format!(r#"{{"format":1,"generation":"{generation}"}}"#);
+            records.create(&at(&format!("{dir}/.millrace/volume.json")), file.into()).await.unwrap();
+        }
+        lake.hadoop.put(&lake.path("source/data"), superuser, noise(2_000_000)).await.unwrap();
+        backend::snapshots(&config, &controller).unwrap().unwrap().take(&at("source"), name).await.unwrap();
+        lake.hadoop.put(&lake.path("source/data"), superuser, "later").await.unwrap();
+    });
+    let shown = SnapshotSpec { path: "source".into(), generation: "aaaaaaaaaa".into(), name: name.into() };
+    request.spec.path = "view".into();
+    request.spec.generation = Some("bbbbbbbbbb".into());
+    request.spec.snapshot = Some(shown.clone());
+    request.spec.read_only = true;
+    let refused = |spec: VolumeSpec| {
+        let error = rig.publish(&workers, Publish { spec, ..request.clone() }).unwrap_err();
+        assert!(matches!(error, Error::NoSuchVolume(_)), "{error:?}");
+    };
+    let spec = &request.spec;
+    refused(VolumeSpec { generation: Some("cccccccccc".into()), ..spec.clone() });
+    refused(VolumeSpec {
+        snapshot: Some(SnapshotSpec { generation: "cccccccccc".into(), ..shown.clone() }),
+        ..spec.clone()
+    });
+    refused(VolumeSpec { snapshot: Some(SnapshotSpec { name: "gone".into(), ..shown }), ..spec.clone() });
+    rig.publish(&workers, request.clone()).unwrap();
+    let names: Vec<_> = fs::read_dir(rig.target("a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["data"]);
+    assert!(fs::read(lake.at("a", "data")).unwrap() == noise(2_000_000));
+    assert_eq!(errno(fs::write(lake.at("a", "new"), "x")), Errno::EROFS);
+    assert_eq!(errno(fs::remove_file(lake.at("a", "data"))), Errno::EROFS);
+    rig.unpublish(&workers, "a").unwrap();
+    assert_eq!(lake.get("source/data"), "later");
+}
+
 #[test]
 fn an_open_file_of_hdfs_outlives_its_name() {
     let Some(lake) = Lake::shared() else { return };

@@ -156,6 +156,7 @@ pub(super) fn request(endpoint: &str, target: &Path) -> Publish {
         backend,
         path: "data".into(),
         generation: None,
+        snapshot: None,
         quota: false,
         read_only: false,
         most_memory: 1 << 30,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::auth;
 use crate::backend::records;
 use crate::backend::{self, Backend, ErrorKind, Fetched, Limits, Path, Version};
-use crate::config::VolumeSpec;
+use crate::config::{SnapshotSpec, VolumeSpec};
 use crate::csi::volumes::VolumeFile;
 use crate::csi::volumes::record::{FORMAT, volume_file_at};
 use crate::mount::handover::Refusal;
@@ -31,28 +31,49 @@ pub(super) enum Look {
     None(String),
 }
 
-/// A client of the volume as whoever `credential` is. Asks nothing of the store.
-pub(super) fn client(
-    spec: &VolumeSpec,
-    credential: &auth::Current,
-    limits: Limits,
-) -> Result<Arc<dyn Backend>, Refusal> {
-    let root = Path::parse(&spec.path).map_err(|why| Refusal::Worker(format!("path {:?}: {why}", spec.path)))?;
-    Ok(backend::connect(&spec.backend, credential, &root, limits)?)
+/// Clients of a volume.
+#[derive(Debug, Clone)]
+pub(super) struct Clients {
+    /// Of what is shown.
+    pub(super) shown: Arc<dyn Backend>,
+    /// Of the volume's own directory, where that is another.
+    pub(super) own: Option<Arc<dyn Backend>>,
+}
+
+impl Clients {
+    /// Of the volume as whoever `credential` is. Asks nothing of the store.
+    pub(super) fn new(spec: &VolumeSpec, credential: &auth::Current, limits: Limits) -> Result<Clients, Refusal> {
+        let parsed = |path: &str| Path::parse(path).map_err(|why| Refusal::Worker(format!("path {path:?}: {why}")));
+        let root = parsed(&spec.path)?;
+        let Some(SnapshotSpec { path, name, .. }) = &spec.snapshot else {
+            return Ok(Clients { shown: backend::connect(&spec.backend, credential, &root, limits)?, own: None });
+        };
+        let source = backend::snapshot_of(&spec.backend, &parsed(path)?, name)?;
+        Ok(Clients {
+            shown: backend::connect(&spec.backend, credential, &source, limits.clone())?,
+            own: Some(backend::connect(&spec.backend, credential, &root, limits)?),
+        })
+    }
+
+    /// Of the directory with the volume's own file.
+    fn own(&self) -> &dyn Backend {
+        &**self.own.as_ref().unwrap_or(&self.shown)
+    }
 }
 
 /// Proves that the store accepts the client's credential, and that it shows the very directory that is meant. A volume
-/// that CreateVolume made has its own file, of the generation in its id; of another the root is looked at.
-pub(super) async fn enter(backend: &dyn Backend, spec: &VolumeSpec) -> Result<Option<Known>, Refusal> {
+/// that CreateVolume made has its own file, of the generation in its id, and so has the source of a snapshot that it shows;
+/// of another the root is looked at.
+pub(super) async fn enter(clients: &Clients, spec: &VolumeSpec) -> Result<Option<Known>, Refusal> {
     let Some(generation) = &spec.generation else {
-        backend.stat(&Path::root()).await?;
+        clients.shown.stat(&Path::root()).await?;
         return Ok(None);
     };
     let gone = |why: &str| {
         let id = &spec.volume_id;
         Refusal::NoSuchVolume(format!("there is no volume {id:?} in store {:?}: {why}", spec.store))
     };
-    let known = match look(backend, None).await? {
+    let known = match look(clients.own(), None).await? {
         Look::New(known) => known,
         Look::None(why) => return Err(gone(&why)),
         Look::Same => return Err(gone("its volume.json cannot be read")),
@@ -64,19 +85,26 @@ pub(super) async fn enter(backend: &dyn Backend, spec: &VolumeSpec) -> Result<Op
     if known.file.generation != *generation {
         return Err(gone("another volume lies at its path now"));
     }
+    if let Some(snapshot) = &spec.snapshot {
+        match look(&*clients.shown, None).await? {
+            Look::New(frozen) if frozen.file.generation == snapshot.generation => {}
+            Look::New(_) => return Err(gone("the snapshot that it shows is of another volume")),
+            Look::None(_) | Look::Same => return Err(gone("the snapshot that it shows is not there")),
+        }
+    }
     Ok(Some(known))
 }
 
 /// Proves that the store accepts the client's credential, where the volume is known: that nothing lies there any more
 /// is the answer to somebody it knows, too.
-pub(super) async fn prove(
-    backend: &dyn Backend,
-    spec: &VolumeSpec,
-    known: Option<&Version>,
-) -> Result<(), backend::Error> {
+pub(super) async fn prove(clients: &Clients, spec: &VolumeSpec, known: Option<&Version>) -> Result<(), backend::Error> {
     match spec.generation {
-        Some(_) => look(backend, known).await.map(drop),
-        None => backend.stat(&Path::root()).await.map(drop),
+        Some(_) => look(clients.own(), known).await.map(drop)?,
+        None => clients.shown.stat(&Path::root()).await.map(drop)?,
+    }
+    match spec.snapshot {
+        Some(_) => look(&*clients.shown, None).await.map(drop),
+        None => Ok(()),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::observability::{self, Log};
 use crate::prefetch::{self, ReadAhead};
 use crate::tunable::Span;
 use crate::vfs::{self, Vfs};
+use entry::Clients;
 use kept::Kept;
 use right::Right;
 use served::{Served, State};
@@ -94,11 +95,11 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
     let credential = auth::Current::new(credential);
     let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
     let limits = Limits { budget: budget.clone(), timeout: timeout.clone(), quota: spec.quota };
-    let entered = match entry::client(&spec, &credential, limits) {
-        Ok(client) => entry::enter(&*client, &spec).await.map(|known| (client, known)),
+    let entered = match Clients::new(&spec, &credential, limits) {
+        Ok(clients) => entry::enter(&clients, &spec).await.map(|known| (clients, known)),
         Err(refusal) => Err(refusal),
     };
-    let (client, known) = match entered {
+    let (Clients { shown: client, own: own_directory }, known) = match entered {
         Ok(entered) => entered,
         Err(refusal) => {
             channel.send(&FromWorker::Refused(refusal)).await?;
@@ -148,6 +149,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
         recorder,
         credential: Mutex::new(credential),
         backend,
+        own: own_directory.map(Swappable::new),
         read_ahead,
         budget,
         timeout,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::entry::{self, Known, Look};
+use super::entry::{self, Clients, Known, Look};
 use super::kept::Kept;
 use super::right::Right;
 use super::sharing::Others;
@@ -31,6 +31,8 @@ pub(super) struct Served {
     pub(super) recorder: ProcessRecorder,
     pub(super) credential: Mutex<auth::Current>,
     pub(super) backend: Swappable,
+    /// Where the volume's own file lies, if not there.
+    pub(super) own: Option<Swappable>,
     pub(super) read_ahead: Arc<ReadAhead>,
     pub(super) budget: Budget,
     pub(super) timeout: Span,
@@ -106,9 +108,9 @@ impl Served {
         let candidate = auth::Current::from(credential);
         let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
         let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota };
-        let client = entry::client(&self.spec, &candidate, limits)?;
+        let clients = Clients::new(&self.spec, &candidate, limits)?;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
-        entry::prove(&*client, &self.spec, known.as_ref()).await?;
+        entry::prove(&clients, &self.spec, known.as_ref()).await?;
         if same_principal {
             self.credential().renew(credential);
             if right.is_closed() {
@@ -116,12 +118,16 @@ impl Served {
             }
             tracing::info!("the credential was renewed");
         } else {
-            *right = Right::proven(client.clone());
+            let Clients { shown, own } = clients;
+            *right = Right::proven(shown.clone());
             // What is kept is the other's. The next worker of this one has a part of its own.
             self.kept.give_up();
             self.vfs
                 .succeed(|| {
-                    self.backend.swap(client);
+                    self.backend.swap(shown);
+                    if let (Some(seat), Some(own)) = (&self.own, own) {
+                        seat.swap(own);
+                    }
                     *self.credential() = candidate;
                 })
                 .await;
@@ -166,7 +172,7 @@ impl Served {
         }
         let _alone = self.looking.lock().await;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
-        let looked = entry::look(&self.backend, known.as_ref()).await;
+        let looked = entry::look(self.own.as_ref().unwrap_or(&self.backend), known.as_ref()).await;
         self.recovered();
         match looked {
             Ok(Look::Same) => Ok(()),
@@ -264,6 +270,7 @@ pub(super) mod tests {
             backend: backend::Config::S3(s3::Config::at("http://127.0.0.1:1", "bucket")),
             path: "v".into(),
             generation: Some("abcdefghij".into()),
+            snapshot: None,
             quota: false,
             read_only: false,
             most_memory: 1 << 30,

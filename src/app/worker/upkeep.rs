@@ -93,6 +93,7 @@ pub(super) mod tests {
             recorder: ProcessRecorder::default(),
             credential: Mutex::new(Current::new(Credential::Anonymous)),
             backend: swappable,
+            own: None,
             read_ahead,
             budget,
             timeout: Span::new(spec.options.timeout),

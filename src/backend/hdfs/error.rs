@@ -118,6 +118,7 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
         }
         "AccessControlException" => (ErrorKind::Denied, "HDFS refuses it to the mount's user"),
         "SnapshotAccessControlException" => (ErrorKind::ReadOnly, IN_SNAPSHOT),
+        "SnapshotException" => snapshots(text),
         "DSQuotaExceededException" | "QuotaByStorageTypeExceededException" => (
             ErrorKind::OverQuota,
             "the directory's space quota in HDFS is used up (a block counts whole, once a replica)",
@@ -150,6 +151,27 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
             (ErrorKind::Unsupported, "a directory cannot move into itself")
         }
         _ => (ErrorKind::Other, "HDFS failed"),
+    }
+}
+
+/// What a name node means by what it throws about snapshots.
+fn snapshots(text: &str) -> (ErrorKind, &'static str) {
+    match text {
+        _ if text.contains("already has snapshots") => {
+            (ErrorKind::NotEmpty, "the directory has snapshots, and HDFS removes none that has")
+        }
+        _ if text.contains("already a snapshot with") => (ErrorKind::AlreadyExists, "there is a snapshot of that name"),
+        _ if text.contains("does not exist") => (ErrorKind::NotFound, "there is no such snapshot"),
+        _ if text.contains("not a snapshottable") => {
+            (ErrorKind::Unsupported, "no snapshots may be taken of the directory (hdfs dfsadmin -allowSnapshot)")
+        }
+        _ if text.contains("ested snapshottable") => (
+            ErrorKind::Misconfigured,
+            "a directory above or below has snapshots of its own in HDFS, which takes none of one in the other: disallow \
+             those (hdfs dfsadmin -disallowSnapshot)",
+        ),
+        _ if text.contains("limit") => (ErrorKind::NoSpace, "the directory has as many snapshots as HDFS allows"),
+        _ => (ErrorKind::Other, "HDFS failed to take, to find or to remove a snapshot"),
     }
 }
 
@@ -242,6 +264,12 @@ mod tests {
                 "canary",
                 ErrorKind::Unauthenticated,
                 "credential",
+            ),
+            (
+                "org.apache.hadoop.hdfs.protocol.SnapshotException",
+                "Nested snapshottable directories not allowed: path=canary, the ancestor is already a snapshottable directory.",
+                ErrorKind::Misconfigured,
+                "disallow",
             ),
             ("java.io.IOException", "File canary could only be written to 0 of the 1", ErrorKind::NoSpace, "space"),
             ("java.lang.NullPointerException", "canary", ErrorKind::Other, "failed"),

@@ -18,9 +18,11 @@ mod pipeline;
 mod quota;
 mod read;
 mod records;
+mod restoring;
 mod slots;
 mod snapshots;
 mod space;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -56,6 +58,8 @@ use crate::backend::{
 
 pub use owners::{NOBODY, Owners};
 pub(super) use records::Root;
+pub(super) use snapshots::snapshot_of;
+pub(super) use taking::Taking;
 
 /// How to reach a cluster, or a directory of it: the administrator's words, no identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

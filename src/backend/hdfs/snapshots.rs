@@ -6,10 +6,26 @@
 
 use super::error::{Failure, Outcome};
 use super::{Tree, version};
-use crate::backend::{ErrorKind, Path, Version};
+use crate::backend::{Error, ErrorKind, Name, Op, Path, Result, Version};
 
 /// The directory through which HDFS shows the snapshots of the one above it; a listing does not name it.
 const SNAPSHOTS: &str = ".snapshot";
+
+/// The directory of the snapshots of `dir`, or one of them.
+pub(super) fn within(dir: &Path, name: Option<&Name>) -> Path {
+    let all = Name::new(SNAPSHOTS.as_bytes()).map_or_else(|_| dir.clone(), |all| dir.join(&all));
+    name.map_or_else(|| all.clone(), |name| all.join(name))
+}
+
+/// See [`crate::backend::snapshot_of`].
+pub(in crate::backend) fn snapshot_of(dir: &Path, name: &str) -> Result<Path> {
+    let bad = |why: String| Error::new(ErrorKind::InvalidName, Op::Connect, dir, why);
+    match Name::new(name.as_bytes()) {
+        Ok(_) if name.contains(':') => Err(bad(format!("{name:?} is no snapshot's name: HDFS takes no colon (':')"))),
+        Ok(name) => Ok(within(dir, Some(&name))),
+        Err(why) => Err(bad(format!("{name:?} is no snapshot's name: {why}"))),
+    }
+}
 
 /// Where the bytes of a version are read.
 #[derive(Debug, Clone)]

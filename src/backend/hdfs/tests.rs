@@ -5,6 +5,7 @@ mod quotas;
 mod records;
 mod snapshots;
 mod striped;
+mod taking;
 mod trouble;
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Records in memory, for tests of what stands above: one flat map of keys, as S3 has.
+//! Records in memory, for tests of what stands above: one flat map of keys, as S3 has. With quotas and snapshots, which S3
+//! has not.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,6 +10,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use super::{Extent, Measured, Records, Removed, Tag, own_directory, removable};
+use crate::backend::snapshots::Snapshots;
 use crate::backend::{Error, ErrorKind, Op, Path, Result};
 
 /// Keys, their content and the number of the write that made it.
@@ -23,6 +25,8 @@ struct Store {
     writes: u64,
     /// Where the store keeps any.
     quotas: Option<BTreeMap<Path, u64>>,
+    /// What lay below a directory, by paths from there, when the snapshot of that name was taken.
+    snapshots: BTreeMap<(Path, String), BTreeMap<Vec<u8>, Bytes>>,
 }
 
 impl Store {
@@ -134,6 +138,48 @@ impl Records for MemoryRecords {
             store.keys.remove(key);
         }
         Ok(Removed { count: page.len() as u64, done })
+    }
+}
+
+#[async_trait]
+impl Snapshots for MemoryRecords {
+    async fn permitted(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn take(&self, dir: &Path, name: &str) -> Result<()> {
+        let mut store = self.store.lock().unwrap();
+        let inside = |key: &Path| key.as_bytes()[dir.as_bytes().len() + 1..].to_vec();
+        let taken = store.below(dir).into_iter().map(|key| (inside(&key), store.keys[&key].0.clone())).collect();
+        store.snapshots.entry((dir.clone(), name.to_owned())).or_insert(taken);
+        Ok(())
+    }
+
+    async fn discard(&self, dir: &Path, name: &str) -> Result<()> {
+        self.store.lock().unwrap().snapshots.remove(&(dir.clone(), name.to_owned()));
+        Ok(())
+    }
+
+    async fn names(&self, dir: &Path) -> Result<Vec<String>> {
+        let store = self.store.lock().unwrap();
+        Ok(store.snapshots.keys().filter(|(of, _)| of == dir).map(|(_, name)| name.clone()).collect())
+    }
+
+    fn restore(&self, dir: &Path, name: &str, to: &Path) -> BoxStream<'static, Result<u64>> {
+        let mut store = self.store.lock().unwrap();
+        let Some(taken) = store.snapshots.get(&(dir.clone(), name.to_owned())).cloned() else {
+            return stream::iter([fail(ErrorKind::NotFound, dir)]).boxed();
+        };
+        let mut copied = Vec::new();
+        for (key, body) in taken {
+            let key = String::from_utf8(key).unwrap();
+            let at = Path::parse(&format!("{to}/{key}")).unwrap();
+            if !key.starts_with(".millrace/") {
+                copied.push(Ok(body.len() as u64));
+                store.put(&at, body);
+            }
+        }
+        stream::iter(copied).boxed()
     }
 }
 

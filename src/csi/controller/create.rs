@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use tonic::Status;
 
-use super::super::capability::Access;
-use super::super::v1::{CapacityRange, CreateVolumeRequest, Topology, TopologyRequirement, Volume};
+use super::super::capability::{Access, is_readers};
+use super::super::v1::{
+    CapacityRange, CreateVolumeRequest, Topology, TopologyRequirement, Volume, VolumeContentSource,
+    volume_content_source,
+};
 use super::super::volume_id::{Generation, LONGEST_ID, VolumeId, parse_path};
 use super::super::volumes::placement::{DEFAULT_TEMPLATE, Names, place};
-use super::super::volumes::{Claim, Record, Wanted};
+use super::super::volumes::{Claim, Record, Source, Wanted};
 use super::super::{CONTEXT_FORMAT, status};
+use super::snapshots;
 use crate::backend::{self, hdfs, records::Directory};
-use crate::config::parameters::{OPTION_WORDS, Parameters, Place, QUOTA_WORD, is_kubernetes, modify};
+use crate::config::parameters::{OPTION_WORDS, Parameters, Place, QUOTA_WORD, SNAPSHOT_WORD, is_kubernetes, modify};
 use crate::config::stores::{Credentials, Deletion, Store, Stores};
 use crate::config::{VolumeOptions, quoted};
 use crate::topology::choose;
@@ -35,13 +39,11 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
     for capability in &request.volume_capabilities {
         Access::of(Some(capability))?;
     }
-    if request.volume_content_source.is_some() {
-        return Err(status::invalid("volumes here are made empty: this driver has no snapshots and no clones"));
-    }
     let (required, limit) = size(request.capacity_range.as_ref())?;
     let parameters = Parameters::parse(&request.parameters, Place::StorageClass)?;
     let store = store(parameters.store.as_deref(), stores)?;
     within(store, &parameters.options)?;
+    let source = source(request, store)?;
     let mut modified = parameters.options.clone();
     modify(&mut modified, &request.mutable_parameters)?;
     within(store, &modified)?;
@@ -60,6 +62,7 @@ pub(super) fn understand<'a>(request: &CreateVolumeRequest, stores: &'a Stores) 
         location: store.location_hash(),
         claim,
         capacity: store.capacity,
+        source,
     };
     Ok((store, wanted))
 }
@@ -97,12 +100,21 @@ pub(super) fn volume(store: &Store, record: &Record, driver: &str) -> Result<Vol
     if record.quota {
         volume_context.insert(QUOTA_WORD.to_owned(), true.to_string());
     }
+    if let Some(source) = record.source.as_ref().filter(|source| source.view) {
+        let shown = format!("{}@{}/{}", source.path, source.volume, source.snapshot);
+        volume_context.insert(SNAPSHOT_WORD.to_owned(), shown);
+    }
+    let content_source = record.source.as_ref().map(|source| {
+        let snapshot_id = format!("{}/{}@{}", store.name, source.path, source.snapshot);
+        let snapshot = volume_content_source::SnapshotSource { snapshot_id };
+        VolumeContentSource { r#type: Some(volume_content_source::Type::Snapshot(snapshot)) }
+    });
     Ok(Volume {
+        content_source,
         capacity_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         volume_id: id.to_string(),
         volume_context,
         accessible_topology: reachable(store, driver, None)?,
-        ..Default::default()
     })
 }
 
@@ -114,6 +126,32 @@ pub(super) fn id_of(store: &Store, record: &Record) -> Result<VolumeId, Status> 
     let bad = |why: &dyn std::fmt::Display| status::internal(format!("the record of {:?}: {why}", record.name));
     let generation = Generation::parse(&record.generation).map_err(|why| bad(&why))?;
     VolumeId::new(&store.name, &record.path, generation).map_err(|why| bad(&why))
+}
+
+/// The snapshot that the volume is to be made from, if any. Its generation alone is known here; whose it is, is looked up.
+fn source(request: &CreateVolumeRequest, store: &Store) -> Result<Option<Source>, Status> {
+    let Some(content) = &request.volume_content_source else { return Ok(None) };
+    let id = match &content.r#type {
+        Some(volume_content_source::Type::Snapshot(snapshot)) => snapshot.snapshot_id.as_str(),
+        Some(volume_content_source::Type::Volume(_)) | None => {
+            return Err(status::invalid("volumes here are made empty or from a snapshot: this driver has no clones"));
+        }
+    };
+    snapshots::of_store_with(store)?;
+    let id = snapshots::known(id)?;
+    if id.store() != store.name {
+        return Err(status::invalid(format!(
+            "the snapshot lies in store {:?}, and the StorageClass names {:?}: a volume is made where its snapshot is",
+            id.store(),
+            store.name
+        )));
+    }
+    Ok(Some(Source {
+        path: id.path().to_string(),
+        volume: String::new(),
+        snapshot: id.generation().to_string(),
+        view: request.volume_capabilities.iter().all(is_readers),
+    }))
 }
 
 /// What DeleteVolume will do.
@@ -200,13 +238,11 @@ pub(super) fn own_parameters(parameters: &HashMap<String, String>) -> BTreeMap<S
     own.map(|(word, value)| (word.clone(), value.clone())).collect()
 }
 
-fn checked_name(name: &str) -> Result<&str, Status> {
+pub(super) fn checked_name(name: &str) -> Result<&str, Status> {
     match name {
         "" => Err(status::invalid("the request has no name")),
-        _ if name.len() > LONGEST_NAME => {
-            Err(status::invalid(format!("a volume's name has at most {LONGEST_NAME} bytes")))
-        }
-        _ if name.chars().any(char::is_control) => Err(status::invalid("a volume's name holds no control characters")),
+        _ if name.len() > LONGEST_NAME => Err(status::invalid(format!("a name has at most {LONGEST_NAME} bytes"))),
+        _ if name.chars().any(char::is_control) => Err(status::invalid("a name holds no control characters")),
         _ => Ok(name),
     }
 }

@@ -23,7 +23,17 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) fn after(store: &Store, record: &Record) -> Token {
-        Token { store: store.name.clone(), key: record::key_of(&record.name) }
+        Token::after_name(store, &record.name)
+    }
+
+    /// Behind what has this name.
+    pub(super) fn after_name(store: &Store, name: &str) -> Token {
+        Token { store: store.name.clone(), key: record::key_of(name) }
+    }
+
+    /// Whether `other` is a place further on.
+    pub(super) fn is_before(&self, other: &Token) -> bool {
+        (&self.store, &self.key) < (&other.store, &other.key)
     }
 
     /// Reads what a caller brings back.

@@ -8,6 +8,7 @@ mod create;
 mod health;
 mod list;
 mod single;
+mod snapshots;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::calls::Subject;
-use super::capability::{Access, BadCapability};
+use super::capability::{Access, BadCapability, is_readers};
 use super::inflight::Inflight;
 use super::secrets::forget;
 use super::status;
@@ -27,10 +28,11 @@ use super::v1::{
     ControllerGetCapabilitiesResponse, ControllerGetVolumeHealthRequest, ControllerGetVolumeHealthResponse,
     ControllerGetVolumeRequest, ControllerGetVolumeResponse, ControllerListVolumeHealthRequest,
     ControllerListVolumeHealthResponse, ControllerModifyVolumeRequest, ControllerModifyVolumeResponse,
-    ControllerServiceCapability, CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
-    GetCapacityRequest, GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, controller_server,
-    controller_service_capability,
+    ControllerServiceCapability, CreateSnapshotRequest, CreateSnapshotResponse, CreateVolumeRequest,
+    CreateVolumeResponse, DeleteSnapshotRequest, DeleteSnapshotResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    GetCapacityRequest, GetCapacityResponse, GetSnapshotRequest, GetSnapshotResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse, ListVolumesRequest, ListVolumesResponse, ValidateVolumeCapabilitiesRequest,
+    ValidateVolumeCapabilitiesResponse, controller_server, controller_service_capability,
 };
 use super::volume_id::VolumeId;
 use super::volumes::{self, State, Volumes, controller_credential};
@@ -50,6 +52,10 @@ const CAPABILITIES: [rpc::Type; 9] = [
     rpc::Type::ListVolumeHealth,
     rpc::Type::SingleNodeMultiWriter,
 ];
+
+/// And where a store is configured that lets the controller take snapshots.
+const OF_SNAPSHOTS: [rpc::Type; 3] =
+    [rpc::Type::CreateDeleteSnapshot, rpc::Type::ListSnapshots, rpc::Type::GetSnapshot];
 
 /// How often tombstones are looked for; the first time a while after the start, when a crash loop would be over.
 const TIDY: Duration = Duration::from_secs(6 * 3600);
@@ -307,7 +313,47 @@ impl controller_server::Controller for Controller {
                 r#type: kind.into(),
             })),
         };
-        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities: CAPABILITIES.map(capability).to_vec() }))
+        let of_snapshots = if self.takes_snapshots().await { &OF_SNAPSHOTS[..] } else { &[] };
+        let capabilities = CAPABILITIES.iter().chain(of_snapshots).copied().map(capability).collect();
+        Ok(Response::new(ControllerGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        mut request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().name, "");
+        let snapshot = Some(self.take_snapshot(request.get_ref(), &Subject::of(&request)).await?);
+        Ok(Response::new(CreateSnapshotResponse { snapshot }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        mut request: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().snapshot_id, "");
+        self.discard_snapshot(&request.get_ref().snapshot_id, &Subject::of(&request)).await?;
+        Ok(Response::new(DeleteSnapshotResponse {}))
+    }
+
+    async fn list_snapshots(
+        &self,
+        mut request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Ok(Response::new(self.snapshots(request.get_ref()).await?))
+    }
+
+    async fn get_snapshot(
+        &self,
+        mut request: Request<GetSnapshotRequest>,
+    ) -> Result<Response<GetSnapshotResponse>, Status> {
+        forget(&mut request.get_mut().secrets);
+        Subject::note(&request, &request.get_ref().snapshot_id, "");
+        let snapshot = Some(self.snapshot(&request.get_ref().snapshot_id).await?);
+        Ok(Response::new(GetSnapshotResponse { snapshot }))
     }
 }
 
@@ -321,6 +367,9 @@ fn unmet(
             Ok(_) => {}
             Err(BadCapability::Unsupported(why)) => return Ok(Some(why)),
             Err(malformed @ BadCapability::Malformed(_)) => return Err(malformed),
+        }
+        if record.is_view() && !is_readers(capability) {
+            return Ok(Some("the volume is a view of a snapshot, which can be read only".to_owned()));
         }
     }
     let mutable = create::own_parameters(&request.mutable_parameters);

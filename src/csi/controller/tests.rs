@@ -5,6 +5,7 @@ mod garbage;
 mod hdfs;
 mod nfs;
 mod s3;
+mod snapshots;
 
 use tonic::Code;
 

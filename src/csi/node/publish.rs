@@ -12,7 +12,7 @@ use super::super::capability::Access;
 use super::super::redact::SECRET_CONTEXT;
 use super::super::v1::volume_capability::AccessType;
 use super::super::v1::{NodePublishVolumeRequest, VolumeCapability};
-use super::super::volume_id::{LONGEST_STATIC_PATH, VolumeId, check_opaque, parse_path};
+use super::super::volume_id::{LONGEST_STATIC_PATH, Shown, VolumeId, check_opaque, parse_path};
 use super::super::{CONTEXT_FORMAT, status};
 use super::pod::Pod;
 use super::{inline, pod, target_of};
@@ -20,7 +20,7 @@ use crate::auth::{Credential, keys};
 use crate::backend;
 use crate::config::parameters::{Parameters, Place};
 use crate::config::stores::{Credentials, Identities, Store, Stores, Unlisted, User};
-use crate::config::{VolumeOptions, VolumeSpec, quoted};
+use crate::config::{SnapshotSpec, VolumeOptions, VolumeSpec, quoted};
 use crate::mount::{Consumer, Publish};
 use crate::observability::audit::Entry;
 
@@ -29,6 +29,9 @@ struct Whereabouts<'a> {
     store: &'a Store,
     path: backend::Path,
     generation: Option<String>,
+    snapshot: Option<SnapshotSpec>,
+    /// It is a snapshot that is shown.
+    is_frozen: bool,
 }
 
 /// Reads `request`; what lies in the store is not looked at.
@@ -55,7 +58,8 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             "an inline volume names its store, and its directory as path, in volumeAttributes",
         ));
     }
-    let Whereabouts { store, path, generation } = whereabouts(&request.volume_id, &parameters, stores)?;
+    let Whereabouts { store, path, generation, snapshot, is_frozen } =
+        whereabouts(&request.volume_id, &parameters, stores)?;
     if is_inline {
         inline::allow(store, &path, pod.as_ref())?;
         if parameters.quota {
@@ -79,7 +83,7 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
         )));
     }
     let mut options = parameters.options;
-    let read_only = request.readonly || access.read_only || options.immutable;
+    let read_only = request.readonly || access.read_only || options.immutable || is_frozen;
     let (credential, owner) = credential(request, store, pod.as_ref(), parameters.user.as_deref(), is_inline)?;
     match (owner, access.group) {
         // What the server keeps is shown. The pod's author chooses its group, so that it has no say here.
@@ -108,6 +112,7 @@ pub(super) fn understand(request: &NodePublishVolumeRequest, stores: &Stores) ->
             backend: store.backend.clone(),
             path: path.to_string(),
             generation,
+            snapshot,
             quota: parameters.quota,
             read_only,
             most_memory: store.memory,
@@ -150,10 +155,28 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
                 stores.names()
             ))
         })?;
-        return Ok(Whereabouts { store, path: static_path(given)?, generation: None });
+        if given.snapshot.is_some() {
+            return Err(status::invalid(
+                "the volume's attributes have a snapshot, which is the driver's own word: name the store, its path, and the \
+                 snapshot's name as version",
+            ));
+        }
+        let path = static_path(given)?;
+        let path = match &given.version {
+            None => path,
+            Some(name) => backend::snapshot_of(&store.backend, &path, name)
+                .map_err(|error| status::invalid(format!("the volume's attribute version: {}", error.message)))?,
+        };
+        let is_frozen = given.version.is_some();
+        return Ok(Whereabouts { store, path, generation: None, snapshot: None, is_frozen });
     }
-    if given.path.is_some() {
-        return Err(status::invalid("the volume's attributes have a path and no store: name the store, too"));
+    if let Some(word) = [("path", &given.path), ("version", &given.version)]
+        .into_iter()
+        .find_map(|(word, given)| given.as_ref().map(|_| word))
+    {
+        return Err(status::invalid(format!(
+            "the volume's attributes have a {word} and no store: name the store, too"
+        )));
     }
     let id = VolumeId::parse(volume_id)?;
     let store = stores.get(id.store()).ok_or_else(|| {
@@ -164,7 +187,20 @@ fn whereabouts<'a>(volume_id: &str, given: &Parameters, stores: &'a Stores) -> R
         ))
     })?;
     let generation = Some(id.generation().to_string());
-    Ok(Whereabouts { store, path: id.path().clone(), generation })
+    let snapshot = given.snapshot.as_deref().map(shown).transpose()?;
+    let is_frozen = snapshot.is_some();
+    Ok(Whereabouts { store, path: id.path().clone(), generation, snapshot, is_frozen })
+}
+
+/// The snapshot that a volume shows, in the controller's words.
+fn shown(text: &str) -> Result<SnapshotSpec, Status> {
+    let shown = Shown::parse(text)
+        .map_err(|why| status::invalid(format!("the volume's context has the snapshot {}: {why}", quoted(text))))?;
+    Ok(SnapshotSpec {
+        path: shown.path.to_string(),
+        generation: shown.volume.to_string(),
+        name: shown.snapshot.to_string(),
+    })
 }
 
 /// The directory that attributes name; the store's root where they name none.

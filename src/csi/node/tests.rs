@@ -18,6 +18,7 @@ use super::node_server::Node as _;
 use super::*;
 use crate::auth::{Credential, Secret};
 use crate::backend::ErrorKind;
+use crate::config::SnapshotSpec;
 use crate::csi::capability::tests::mounted;
 use crate::csi::v1::VolumeCapability;
 use crate::csi::v1::VolumeHealthErrorType;
@@ -63,6 +64,45 @@ async fn attributes_say_where_a_static_volume_lies() {
     let mut open = request("x", &[("store", "open"), ("path", "")]);
     open.secrets.clear();
     assert_eq!(plugin.publish(open).await.unwrap().credential, Credential::Anonymous);
+}
+
+#[tokio::test]
+async fn a_static_volume_shows_a_version_of_its_directory() {
+    let plugin = plugin_of(
+        "
+stores:
+  - {name: lake, backend: s3, endpoint: 'http://127.0.0.1:9000', bucket: data}
+  - name: cluster
+    backend: hdfs
+    nameNodes: ['127.0.0.1:8020']
+    webHdfs: ['http://127.0.0.1:9870']
+    identities: [{namespace: '*', users: [{name: alice, uid: 1000, gid: 2000}]}]
+",
+    );
+    let of_alice =
+        |id: &str, words: &[(&str, &str)]| NodePublishVolumeRequest { secrets: HashMap::new(), ..request(id, words) };
+    let fixed = [("store", "cluster"), ("path", "sets/a")];
+    let shown = async |words: &[(&str, &str)]| plugin.publish(of_alice("x", &[&fixed, words].concat())).await;
+    let spec = shown(&[("version", "2026-11")]).await.unwrap().spec;
+    assert_eq!((spec.path.as_str(), spec.read_only, spec.snapshot), ("sets/a/.snapshot/2026-11", true, None));
+    assert!(!shown(&[]).await.unwrap().spec.read_only);
+    // What CreateVolume made says what it shows.
+    let view = of_alice("cluster/v@abcdefg234", &[("snapshot", "a/b@abcdefg234/zyxwvut765")]);
+    let spec = plugin.publish(view).await.unwrap().spec;
+    let snapshot = SnapshotSpec { path: "a/b".into(), generation: "abcdefg234".into(), name: "zyxwvut765".into() };
+    assert_eq!((spec.path.as_str(), spec.read_only, spec.snapshot), ("v", true, Some(snapshot)));
+    for (request, why) in [
+        (of_alice("x", &[&fixed[..], &[("version", "a/../b")]].concat()), "version"),
+        (of_alice("x", &[&fixed[..], &[("version", "..")]].concat()), "version"),
+        (of_alice("x", &[&fixed[..], &[("version", "")]].concat()), "version"),
+        (of_alice("x", &[&fixed[..], &[("snapshot", "a@abcdefg234/zyxwvut765")]].concat()), "version"),
+        (of_alice("cluster/v@abcdefg234", &[("version", "2026-11")]), "store"),
+        (of_alice("cluster/v@abcdefg234", &[("snapshot", "../a@abcdefg234/zyxwvut765")]), "snapshot"),
+        (request("x", &[("store", "lake"), ("path", "a"), ("version", "1")]), "backend s3"),
+    ] {
+        let (code, message) = plugin.refused(request).await;
+        assert!(code == Code::InvalidArgument && message.contains(why), "{message}");
+    }
 }
 
 #[tokio::test]

@@ -89,9 +89,10 @@ impl Volumes {
             if *size == 0 || *size >= room.required {
                 return Ok(record);
             }
-            self.check_room(room.required - size, room.capacity).await?;
+            let more = if record.is_view() { 0 } else { room.required - size };
+            self.check_room(more, room.capacity).await?;
             // Who dies after that has given more room than the record says, which the next call mends.
-            self.raise_quota(&record, path, room.required).await?;
+            self.change_quota(&record, path, room.required).await?;
             let at = record::record_at(&record::key_of(name));
             let larger = Record { size: room.required, ..record };
             let swapped = self.swap(&at, &tag, &larger).await?;
@@ -158,7 +159,9 @@ impl Volumes {
         let mut sum = 0u64;
         let mut listed = self.list();
         while let Some(Listed { record, .. }) = listed.try_next().await? {
-            let size = record.ok().filter(|record| !record.state.is_tombstone()).map_or(0, |record| record.size);
+            // A view takes none.
+            let takes = |record: &Record| !record.state.is_tombstone() && !record.is_view();
+            let size = record.ok().filter(takes).map_or(0, |record| record.size);
             sum = sum.saturating_add(size);
         }
         Ok(sum)
@@ -177,7 +180,7 @@ impl Volumes {
     }
 
     /// The record of a volume of this cluster that was given out.
-    async fn find_ready(&self, path: &Path, generation: &str) -> Result<(Record, Tag), Error> {
+    pub(super) async fn find_ready(&self, path: &Path, generation: &str) -> Result<(Record, Tag), Error> {
         let found = self.find_tagged(path, generation).await?;
         let (record, tag) = found.filter(|(record, _)| record.state == State::Ready).ok_or_else(|| missing(path))?;
         self.check_ours(&record)?;
@@ -186,6 +189,6 @@ impl Volumes {
     }
 }
 
-fn keeps_changing(path: &Path) -> Error {
+pub(super) fn keeps_changing(path: &Path) -> Error {
     Error::Busy(format!("the record of the volume at {:?} keeps changing; try again", path.to_string()))
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::owner::{Neighbour, Relation, Standing};
-use super::record::{self, Claim, FORMAT, Record, State};
+use super::record::{self, Claim, FORMAT, Record, Source, State};
 use super::{Error, PATIENCE, Volumes, path_of};
 use crate::backend::Path;
 use crate::backend::records::{Directory, Tag};
@@ -49,12 +49,19 @@ pub struct Wanted {
     pub claim: Option<Claim>,
     /// The bytes that the store's volumes may have together, where it says.
     pub capacity: Option<u64>,
+    /// The snapshot that it is to be made from; of its source the generation is looked up.
+    pub source: Option<Source>,
 }
 
 impl Wanted {
     /// The limit of the volume in bytes; 0 for none.
     pub fn size(&self) -> u64 {
         if self.required > 0 { self.required } else { self.limit }
+    }
+
+    /// What of the store's capacity it takes.
+    fn room(&self) -> u64 {
+        if self.source.as_ref().is_some_and(|source| source.view) { 0 } else { self.size() }
     }
 
     fn record(&self, cluster: &str) -> Record {
@@ -71,6 +78,8 @@ impl Wanted {
             deletion: self.deletion,
             directory: None,
             quota: false,
+            source: self.source.clone(),
+            snapshots: BTreeMap::new(),
             location: self.location.clone(),
             created: record::timestamp(SystemTime::now()),
             ended: None,
@@ -97,6 +106,9 @@ impl Wanted {
         }
         if self.path.as_str() != Some(&record.path) {
             return exists(format!("at {:?}, not at {:?}", record.path, self.path.to_string()));
+        }
+        if self.source != record.source {
+            return exists("and was made from something else, or to be used otherwise".to_owned());
         }
         if let Some(word) = differing(&self.parameters, &record.parameters) {
             return exists(format!("with another value of the parameter {word:?}"));
@@ -154,6 +166,7 @@ impl Volumes {
     /// `Exists`, `Precondition`, `Busy` after [`PATIENCE`], the store's own.
     pub async fn create(&self, wanted: &Wanted) -> Result<Record, Error> {
         self.prove_exclusion().await?;
+        let wanted = &self.with_source(wanted).await?;
         let end = Instant::now() + PATIENCE;
         loop {
             let attempt = self.attempt(wanted).await;
@@ -174,7 +187,7 @@ impl Volumes {
         let (record, tag) = match self.load::<Record>(&at).await? {
             None => {
                 self.check_free(wanted).await?;
-                self.check_room(wanted.size(), wanted.capacity).await?;
+                self.check_room(wanted.room(), wanted.capacity).await?;
                 let record = wanted.record(&self.cluster);
                 let tag = self.put_new(&at, &record).await?.ok_or_else(|| Hurdle::raced(&wanted.name))?;
                 (record, tag)
@@ -195,7 +208,7 @@ impl Volumes {
                 State::Deleted | State::Withdrawn => {
                     let free = self.free_at(&at, &tag);
                     self.check_free(wanted).await?;
-                    self.check_room(wanted.size(), wanted.capacity).await?;
+                    self.check_room(wanted.room(), wanted.capacity).await?;
                     if free > Instant::now() {
                         return Err(fading(&old, Some(free)));
                     }
@@ -225,6 +238,14 @@ impl Volumes {
         for neighbour in self.neighbours(&path, Some(&record)).await? {
             withdrawn |= self.meet(&record, &tag, neighbour).await?;
         }
+        if let Some(source) = &record.source {
+            match self.hold(&record, source).await {
+                Err(gone @ (Error::Missing(_) | Error::Full(_))) => {
+                    return Err(self.withdraw(&record, &tag, gone).await?);
+                }
+                held => held?,
+            }
+        }
         let record = match self.make_directory(wanted, &record, &path).await {
             Ok(record) => record,
             Err(error) => {
@@ -236,8 +257,18 @@ impl Volumes {
                 });
             }
         };
+        if let Some(source) = record.source.as_ref().filter(|source| !source.view) {
+            self.copy_from_snapshot(&record, source, &path).await?;
+            self.change_quota(&record, &path, record.size).await?;
+        }
         match self.enter(&record, &tag, State::Ready).await? {
-            Some((record, _)) => Ok(record),
+            Some((record, _)) => {
+                // One that dies before is found out when the snapshot goes.
+                if !record.is_view() {
+                    self.let_go(&record).await?;
+                }
+                Ok(record)
+            }
             None => {
                 let at = record::record_at(&record::key_of(&record.name));
                 let now = self.load::<Record>(&at).await?.map(|(now, _)| now);

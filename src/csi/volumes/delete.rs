@@ -36,6 +36,9 @@ impl Volumes {
                     record.name, record.cluster, self.cluster
                 )));
             }
+            if record.state == State::Ready {
+                self.check_no_snapshots(&record, path).await?;
+            }
             let next = match (record.state, record.deletion) {
                 // Nobody was given it, and what lies in the directory may be another's.
                 (State::Creating, _) => State::Withdrawing,
@@ -73,6 +76,7 @@ impl Volumes {
                 break;
             }
         }
+        self.let_go(record).await?;
         for _ in 0..TRIES {
             match self.find_tagged(path, &record.generation).await? {
                 Some((now, tag)) if now.state == State::Deleting => {

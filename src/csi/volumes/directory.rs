@@ -23,7 +23,10 @@ impl Volumes {
                 return Err(occupied(path));
             }
         }
-        let record = Record { quota: self.keep_by_quota(path, record.size).await?, ..record.clone() };
+        // What is copied takes more room on its way than when it is there.
+        let least = if record.source.is_some() { u64::MAX } else { record.size };
+        let quota = record.size > 0 && !record.is_view() && self.keep_by_quota(path, least).await?;
+        let record = Record { quota, ..record.clone() };
         let file = VolumeFile::of(&record);
         match there {
             None if self.put_new(&at, &file).await?.is_none() && mine(self.load(&at).await?).is_none() => {
@@ -49,23 +52,20 @@ impl Volumes {
 
     /// Whether the store itself keeps the directory to `size` bytes from now on.
     async fn keep_by_quota(&self, path: &Path, size: u64) -> Result<bool, Error> {
-        if size == 0 {
-            return Ok(false);
-        }
         bounded(path, async { Ok(self.records.set_quota(path, size).await?) }).await
     }
 
-    /// Has the store keep the directory of `record` to `size` bytes, where it keeps it to fewer so far.
+    /// Has the store keep the directory of `record` to `size` bytes, where it keeps it to others so far.
     ///
     /// # Errors
     /// `Precondition` where the controller may not any more.
-    pub(super) async fn raise_quota(&self, record: &Record, path: &Path, size: u64) -> Result<(), Error> {
+    pub(super) async fn change_quota(&self, record: &Record, path: &Path, size: u64) -> Result<(), Error> {
         if !record.quota || self.keep_by_quota(path, size).await? {
             return Ok(());
         }
         Err(Error::Precondition(format!(
-            "the directory {:?} of volume {:?} has a quota in the store, and the controller is not allowed to raise it any \
-             more: give it that right back",
+            "the directory {:?} of volume {:?} has a quota in the store, and the controller is not allowed to change it \
+             any more: give it that right back",
             record.path, record.name
         )))
     }

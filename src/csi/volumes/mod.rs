@@ -26,6 +26,7 @@ mod listing;
 mod owner;
 pub mod placement;
 pub mod record;
+pub mod snapshots;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -43,12 +44,13 @@ pub use create::Wanted;
 pub use delete::Deleted;
 pub use health::{Severity, Trouble};
 pub use listing::Page;
-pub use record::{Claim, Record, State, VolumeFile};
+pub use record::{Claim, Record, Source, State, VolumeFile};
 pub use upkeep::Listed;
 
 use crate::auth::{Credential, keys};
 use crate::backend::records::apart::Clerks;
 use crate::backend::records::{Records, Tag};
+use crate::backend::snapshots::Snapshots;
 use crate::backend::{self, ErrorKind, Op, Path};
 use crate::config::stores::{ControllerKey, Store};
 
@@ -77,6 +79,9 @@ pub enum Error {
     /// Something must be changed first.
     #[error("{0}")]
     Precondition(String),
+    /// As many as there can be are there.
+    #[error("{0}")]
+    Full(String),
     /// Somebody else is at work there.
     #[error("{0}")]
     Busy(String),
@@ -108,8 +113,12 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Volumes {
     records: Arc<dyn Records>,
+    /// Where the store has such.
+    snapshots: Option<Arc<dyn Snapshots>>,
     cluster: String,
     proved: OnceCell<()>,
+    /// Whether the store lets the controller take snapshots.
+    permitted: OnceCell<bool>,
     /// Tombstones, and when this process first saw them.
     seen: Mutex<HashMap<(Path, Tag), Instant>>,
     /// The limits of all volumes together.
@@ -126,15 +135,18 @@ impl Volumes {
     /// `Precondition` where the store names no such credential or the file gives none; `Store` where no client can be
     /// built.
     pub fn open(store: &Store, cluster: &str, clerks: Option<&Clerks>) -> Result<Volumes, Error> {
-        Ok(Volumes::new(records(store, clerks)?, cluster))
+        let (records, snapshots) = kept(store, clerks)?;
+        Ok(Volumes { snapshots, ..Volumes::new(records, cluster) })
     }
 
     /// The volumes that `records` hold, for the controller of `cluster`. Asks nothing of the store.
     pub fn new(records: Arc<dyn Records>, cluster: impl Into<String>) -> Volumes {
         Volumes {
             records,
+            snapshots: None,
             cluster: cluster.into(),
             proved: OnceCell::new(),
+            permitted: OnceCell::new(),
             seen: Mutex::default(),
             sum: change::Sum::default(),
             counts: Mutex::default(),
@@ -239,6 +251,7 @@ impl Volumes {
     /// record changed meanwhile.
     async fn finish_withdrawal(&self, record: &Record, tag: &Tag) -> Result<Option<(Record, Tag)>, Error> {
         self.tidy(record).await?;
+        self.let_go(record).await?;
         self.enter(record, tag, State::Withdrawn).await
     }
 
@@ -264,12 +277,22 @@ impl Volumes {
 /// # Errors
 /// As [`Volumes::open`].
 pub fn records(store: &Store, clerks: Option<&Clerks>) -> Result<Arc<dyn Records>, Error> {
-    let credential = controller_credential(store)?;
-    match (&store.backend, clerks) {
-        (backend::Config::Hdfs(_), Some(clerks)) => Ok(clerks.records(&store.backend, &credential)),
-        _ => Ok(backend::records(&store.backend, &credential)?),
+    Ok(kept(store, clerks)?.0)
+}
+
+/// And what takes snapshots there, where the backend has such.
+fn kept(store: &Store, clerks: Option<&Clerks>) -> Result<Kept, Error> {
+    let (config, credential) = (&store.backend, controller_credential(store)?);
+    match (config, clerks) {
+        (backend::Config::Hdfs(_), Some(clerks)) => {
+            let (records, snapshots) = clerks.open(config, &credential);
+            Ok((records, Some(snapshots)))
+        }
+        _ => Ok((backend::records(config, &credential)?, backend::snapshots(config, &credential)?)),
     }
 }
+
+type Kept = (Arc<dyn Records>, Option<Arc<dyn Snapshots>>);
 
 /// The store's own key for the control plane, read anew each time, so that it can be rotated.
 ///

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `.millrace/volumes/<sha256 of the name, hex>` | [`Record`] |
 //! | `.millrace/paths/<path>/@` | [`Owner`] |
+//! | `.millrace/snapshots/<sha256 of the name, hex>` | [`Snapshot`](super::snapshots::Snapshot) |
 //! | `<path>/.millrace/volume.json` | [`VolumeFile`] |
 
 use std::collections::BTreeMap;
@@ -55,6 +56,12 @@ pub struct Record {
     /// The store itself keeps its directory to `size`, by a quota.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quota: bool,
+    /// What it was made from, where that is a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Its own snapshots: the keys of their records, by their generations. With any it is not deleted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub snapshots: BTreeMap<String, String>,
     /// A hash of where the store was.
     pub location: String,
     /// When CreateVolume began: RFC 3339 in UTC with milliseconds, so that text order is time order.
@@ -68,6 +75,13 @@ pub struct Record {
     /// Words of newer versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+impl Record {
+    /// It shows a snapshot, and nothing is ever written there.
+    pub fn is_view(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.view)
+    }
 }
 
 /// How far a volume is.
@@ -111,6 +125,19 @@ impl State {
     pub fn is_tombstone(self) -> bool {
         matches!(self, State::Deleted | State::Withdrawn | State::Forgotten)
     }
+}
+
+/// What a volume was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The directory of the snapshot's source, below the store's root.
+    pub path: String,
+    /// The source's generation.
+    pub volume: String,
+    /// The snapshot's.
+    pub snapshot: String,
+    /// The volume shows the snapshot itself, and is read-only; else it is a copy.
+    pub view: bool,
 }
 
 /// A PersistentVolumeClaim.
@@ -166,7 +193,7 @@ impl VolumeFile {
         VolumeFile {
             format: FORMAT,
             generation: record.generation.clone(),
-            limit: Some(record.size).filter(|size| *size > 0 && !record.quota),
+            limit: Some(record.size).filter(|size| *size > 0 && !record.quota && !record.is_view()),
             parameters: record.mutable.clone(),
             unknown: Map::new(),
         }
@@ -213,7 +240,8 @@ pub fn volume_file_at(path: &Path) -> Path {
     path.join(&fixed(RESERVED)).join(&fixed("volume.json"))
 }
 
-fn own(names: &[&str]) -> Path {
+/// A path in the driver's own directory.
+pub(super) fn own(names: &[&str]) -> Path {
     names.iter().fold(Path::root().join(&fixed(RESERVED)), |dir, name| dir.join(&fixed(name)))
 }
 

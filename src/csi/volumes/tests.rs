@@ -2,6 +2,7 @@
 
 mod change;
 mod seen;
+mod snapshots;
 mod view;
 
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ fn wanted(name: &str, at: &str) -> Wanted {
         location: "there".into(),
         claim: None,
         capacity: None,
+        source: None,
     }
 }
 

@@ -66,12 +66,13 @@ impl Volumes {
         }
     }
 
-    /// Makes the records of cluster `from` this cluster's. Returns the names.
+    /// Makes the records of cluster `from` this cluster's, those of snapshots too. Returns the names of the volumes.
     ///
     /// # Errors
     /// The store's; those done before stay done, and a second call does the rest.
     pub async fn adopt(&self, from: &str) -> Result<Vec<String>, Error> {
         let mut adopted = Vec::new();
+        self.adopt_snapshots(from).await?;
         let mut listed = self.list();
         while let Some(Listed { at, record }) = listed.try_next().await? {
             if !record.is_ok_and(|record| record.cluster == from) {
@@ -92,7 +93,7 @@ impl Volumes {
         Ok(adopted)
     }
 
-    /// Removes this cluster's tombstones that are older than an hour, with their owners. Returns how many.
+    /// Removes this cluster's tombstones that are older than an hour, of snapshots too, with their owners. Returns how many.
     ///
     /// A tombstone first becomes `forgotten`, which nobody builds over, and goes when whatever was decided before that
     /// has ended.
@@ -104,7 +105,7 @@ impl Volumes {
         let mut listed = self.list();
         while let Some(Listed { at, record }) = listed.try_next().await? {
             let Ok(record) = record else { continue };
-            if record.cluster != self.cluster || !record.state.is_tombstone() || !is_old(&record) {
+            if record.cluster != self.cluster || !record.state.is_tombstone() || !is_old(record.ended.as_deref()) {
                 continue;
             }
             let Some((now, tag)) = self.load::<Record>(&at).await? else { continue };
@@ -120,8 +121,9 @@ impl Volumes {
                 super::bounded(at, self.remove_forgotten(at, record)).await?;
             }
         }
+        let snapshots = self.forget_old_snapshots().await?;
         self.records.clear().await?;
-        Ok(marked.len())
+        Ok(marked.len() + snapshots)
     }
 
     async fn remove_forgotten(&self, at: &Path, record: &Record) -> Result<(), Error> {
@@ -145,7 +147,8 @@ impl Volumes {
     }
 }
 
-fn is_old(record: &Record) -> bool {
-    let ended = record.ended.as_deref().and_then(|text| humantime::parse_rfc3339(text).ok());
+/// Whether something that ended then has for so long that its record may go.
+pub(super) fn is_old(ended: Option<&str>) -> bool {
+    let ended = ended.and_then(|text| humantime::parse_rfc3339(text).ok());
     ended.and_then(|ended| ended.elapsed().ok()).is_some_and(|age| age > FORGET_AFTER)
 }

@@ -42,6 +42,10 @@ pub enum Event {
     Modify,
     /// A volume's size was changed.
     Expand,
+    /// A snapshot of a volume was taken.
+    Snapshot,
+    /// A snapshot was deleted.
+    DeleteSnapshot,
 }
 
 impl Event {
@@ -53,6 +57,8 @@ impl Event {
             "CreateVolume" => Event::Create,
             "DeleteVolume" => Event::Delete,
             "ControllerModifyVolume" => Event::Modify,
+            "CreateSnapshot" => Event::Snapshot,
+            "DeleteSnapshot" => Event::DeleteSnapshot,
             "ControllerExpandVolume" | "NodeExpandVolume" => Event::Expand,
             _ => return None,
         })

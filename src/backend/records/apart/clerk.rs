@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::words::{Ask, Body, Failed, FromClerk, Line, Opening, ToClerk, Told, VERSION, path, text};
+use crate::auth::Credential;
 use crate::backend::records::{Records, Tag};
-use crate::backend::{self, Result};
+use crate::backend::snapshots::Snapshots;
+use crate::backend::{self, Error, ErrorKind, Op, Path, Result};
 
 /// Paths in one frame: a page of them.
 const PAGE: usize = 1000;
@@ -37,17 +39,36 @@ pub async fn open(socket: UnixStream) -> io::Result<(UnixStream, Opening)> {
 pub async fn serve(socket: UnixStream, opening: Opening) -> io::Result<()> {
     let mut line = Line::new(tokio::net::UnixStream::from_std(socket)?);
     let Opening { store, credential, .. } = opening;
-    match backend::records(&store, &credential) {
-        Ok(records) => {
+    match Kept::open(&store, &credential) {
+        Ok(kept) => {
             line.send(&FromClerk::Ready(Ok(()))).await?;
-            keep(line, records).await
+            keep(line, kept).await
         }
         Err(error) => line.send(&FromClerk::Ready(Err(Failed::of(error)))).await,
     }
 }
 
-/// Does what is asked with `records`.
-pub(super) async fn keep(mut line: Line, records: Arc<dyn Records>) -> io::Result<()> {
+/// A store.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) records: Arc<dyn Records>,
+    pub(super) snapshots: Option<Arc<dyn Snapshots>>,
+}
+
+impl Kept {
+    fn open(store: &backend::Config, credential: &Credential) -> Result<Kept> {
+        let (records, snapshots) = (backend::records(store, credential)?, backend::snapshots(store, credential)?);
+        Ok(Kept { records, snapshots })
+    }
+
+    fn snapshots(&self) -> Result<&dyn Snapshots> {
+        let none = || Error::new(ErrorKind::Unsupported, Op::Record, &Path::root(), "the store has no snapshots");
+        self.snapshots.as_deref().ok_or_else(none)
+    }
+}
+
+/// Does what is asked of `kept`.
+pub(super) async fn keep(mut line: Line, kept: Kept) -> io::Result<()> {
     let (tell, mut told) = mpsc::channel::<FromClerk>(16);
     let mut doing: HashMap<u64, AbortOnDropHandle<()>> = HashMap::new();
     loop {
@@ -55,7 +76,7 @@ pub(super) async fn keep(mut line: Line, records: Arc<dyn Records>) -> io::Resul
             asked = line.receive::<ToClerk>() => match asked? {
                 Some(ToClerk::Ask { number, what }) => {
                     doing.retain(|_, one| !one.is_finished());
-                    let task = tokio::spawn(answer(records.clone(), number, what, tell.clone()));
+                    let task = tokio::spawn(answer(kept.clone(), number, what, tell.clone()));
                     doing.insert(number, AbortOnDropHandle::new(task));
                 }
                 Some(ToClerk::GiveUp { number }) => drop(doing.remove(&number)),
@@ -68,10 +89,11 @@ pub(super) async fn keep(mut line: Line, records: Arc<dyn Records>) -> io::Resul
 }
 
 /// Does one thing, and tells what it came to.
-async fn answer(records: Arc<dyn Records>, number: u64, ask: Ask, tell: mpsc::Sender<FromClerk>) {
+async fn answer(kept: Kept, number: u64, ask: Ask, tell: mpsc::Sender<FromClerk>) {
     let what = match ask {
-        Ask::List { dir, after } => list(&*records, number, &dir, after.as_deref(), &tell).await,
-        ask => single(&*records, ask).await,
+        Ask::List { dir, after } => list(&*kept.records, number, &dir, after.as_deref(), &tell).await,
+        Ask::Restore { dir, name, to } => restore(&kept, number, [&dir, &name, &to], &tell).await,
+        ask => single(&kept, ask).await,
     };
     // Whoever asked may be gone.
     let _ = tell.send(FromClerk::Told { number, what: what.map_err(Failed::of) }).await;
@@ -100,7 +122,17 @@ async fn list(
     }
 }
 
-async fn single(records: &dyn Records, ask: Ask) -> Result<Told> {
+async fn restore(kept: &Kept, number: u64, of: [&str; 3], tell: &mpsc::Sender<FromClerk>) -> Result<Told> {
+    let [dir, name, to] = of;
+    let mut copying = kept.snapshots()?.restore(&path(dir)?, name, &path(to)?);
+    while let Some(bytes) = copying.try_next().await? {
+        let _ = tell.send(FromClerk::Told { number, what: Ok(Told::Copied(bytes)) }).await;
+    }
+    Ok(Told::Done)
+}
+
+async fn single(kept: &Kept, ask: Ask) -> Result<Told> {
+    let records = &*kept.records;
     Ok(match ask {
         Ask::Excludes => Told::Is(records.excludes().await?),
         Ask::Create { at, body } => Told::Tag(records.create(&path(&at)?, body.0).await?.0),
@@ -113,8 +145,18 @@ async fn single(records: &dyn Records, ask: Ask) -> Result<Told> {
             records.remove(&path(&at)?).await?;
             Told::Done
         }
-        // By itself.
-        Ask::List { .. } => Told::Done,
+        // By themselves.
+        Ask::List { .. } | Ask::Restore { .. } => Told::Done,
+        Ask::Permitted => Told::Is(kept.snapshots()?.permitted().await?),
+        Ask::Take { dir, name } => {
+            kept.snapshots()?.take(&path(&dir)?, &name).await?;
+            Told::Done
+        }
+        Ask::Discard { dir, name } => {
+            kept.snapshots()?.discard(&path(&dir)?, &name).await?;
+            Told::Done
+        }
+        Ask::Names { dir } => Told::Names(kept.snapshots()?.names(&path(&dir)?).await?),
         Ask::Measure { dir, from } => Told::Measured(records.measure(&path(&dir)?, from).await?),
         Ask::IsVacant { path: at } => Told::Is(records.is_vacant(&path(&at)?).await?),
         Ask::RemovePage { dir, extent } => Told::Removed(records.remove_page(&path(&dir)?, extent).await?),

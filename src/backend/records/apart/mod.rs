@@ -7,6 +7,7 @@
 //! asked next starts another.
 
 mod clerk;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, timeout};
 use self::words::{Ask, Body, Failed, FromClerk, Line, ToClerk, Told, VERSION, path, text};
 use super::{Directory, Extent, Measured, Records, Removed, Tag};
 use crate::auth::Credential;
+use crate::backend::snapshots::Snapshots;
 use crate::backend::{Config, Error, ErrorKind, Op, Path, Result};
 
 pub use clerk::{open, serve};
@@ -55,11 +57,11 @@ pub struct Clerks {
 }
 
 impl Clerks {
-    /// The control plane's view of a whole store, used as `credential`, by a process that is started when it is needed,
-    /// and ends with what this returns. Asks nothing.
-    pub fn records(&self, store: &Config, credential: &Credential) -> Arc<dyn Records> {
+    /// The control plane's view of a whole store that has snapshots, used as `credential`, by a process that is started when it
+    /// is needed, and ends with both of what this returns. Asks nothing.
+    pub fn open(&self, store: &Config, credential: &Credential) -> (Arc<dyn Records>, Arc<dyn Snapshots>) {
         let (clerks, store, credential) = (self.clone(), store.clone(), credential.clone());
-        Arc::new(Apart::new(SILENCE, move || {
+        let apart = Apart::new(SILENCE, move || {
             let opening = Opening {
                 version: VERSION.into(),
                 store: store.clone(),
@@ -83,7 +85,8 @@ impl Clerks {
                 line.send(&opening).await?;
                 Ok((line, Some(child)))
             })
-        }))
+        });
+        (Arc::new(apart.clone()), Arc::new(apart))
     }
 }
 
@@ -275,7 +278,7 @@ async fn send(line: &mut Line, frame: &ToClerk, silence: Duration) -> io::Result
 fn hand_on(waiting: &Waiting, number: u64, what: Answer) {
     let mut waiting = lock(waiting);
     let Some(waiting) = waiting.as_mut() else { return };
-    let is_last = !matches!(what, Ok(Told::Paths(_)));
+    let is_last = !matches!(what, Ok(Told::Paths(_) | Told::Copied(_)));
     if let Some(to) = waiting.get(&number) {
         let _ = to.send(what);
     }

@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicUsize;
 
-use super::clerk::keep;
+use super::clerk::{Kept, keep};
 use super::*;
 use crate::backend::Name;
 use crate::backend::records::contract::{self, Same};
@@ -16,6 +16,10 @@ async fn ready() -> io::Result<(Line, Line)> {
     Ok((Line::new(ours), far))
 }
 
+fn kept(records: &Arc<MemoryRecords>) -> Kept {
+    Kept { records: records.clone(), snapshots: Some(records.clone()) }
+}
+
 /// `records`, kept at the other end of a socket in this process.
 fn apart(records: &Arc<MemoryRecords>) -> Apart {
     let records = records.clone();
@@ -23,7 +27,7 @@ fn apart(records: &Arc<MemoryRecords>) -> Apart {
         let records = records.clone();
         Box::pin(async move {
             let (near, far) = ready().await?;
-            tokio::spawn(keep(far, records));
+            tokio::spawn(keep(far, kept(&records)));
             Ok((near, None))
         })
     })
@@ -42,7 +46,7 @@ where
             let (near, far) = ready().await?;
             match first {
                 true => drop(tokio::spawn(is_bad(far))),
-                false => drop(tokio::spawn(keep(far, records))),
+                false => drop(tokio::spawn(keep(far, kept(&records)))),
             }
             Ok((near, None))
         })
@@ -85,6 +89,25 @@ async fn a_quota_is_set_by_who_may() {
         assert_eq!(apart.set_quota(&at("a/b"), 7).await, Ok(may));
         assert_eq!(records.quota("a/b"), may.then_some(7));
     }
+}
+
+#[tokio::test]
+async fn snapshots_are_taken_listed_restored_and_removed() {
+    let records = Arc::new(MemoryRecords::default());
+    let (apart, dir, copy) = (apart(&records), at("a/b"), at("a/c"));
+    records.put("a/b/x");
+    records.put("a/b/y/z");
+    assert_eq!(apart.permitted().await, Ok(true));
+    for name in ["one", "two"] {
+        apart.take(&dir, name).await.unwrap();
+    }
+    assert_eq!(apart.names(&dir).await.unwrap(), ["one", "two"]);
+    apart.discard(&dir, "two").await.unwrap();
+    assert_eq!(apart.names(&dir).await.unwrap(), ["one"]);
+    assert_eq!(apart.restore(&dir, "one", &copy).try_collect::<Vec<u64>>().await.unwrap(), [4, 4]);
+    assert!(records.keys().contains(&"a/c/y/z".to_owned()));
+    let missing = apart.restore(&dir, "two", &copy).try_collect::<Vec<u64>>().await.unwrap_err();
+    assert_eq!(missing.kind, ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -166,6 +189,6 @@ async fn no_client_and_no_process_are_told_with_the_reason() {
     let clerks = Clerks { program: "/nowhere/millrace".into(), log_filter: "info".into(), log_json: false };
     let hdfs = crate::backend::hdfs::Config::at("127.0.0.1:1", "http://127.0.0.1:1");
     let credential = Credential::Hadoop { user: "canary".into() };
-    let error = clerks.records(&Config::Hdfs(hdfs), &credential).get(&dir()).await.unwrap_err();
+    let error = clerks.open(&Config::Hdfs(hdfs), &credential).0.get(&dir()).await.unwrap_err();
     assert!(error.kind == ErrorKind::Unavailable && error.message.contains("cannot be started"), "{error}");
 }

@@ -70,7 +70,8 @@ pub(super) enum FromClerk {
     Pong,
 }
 
-/// A call of [`Records`](crate::backend::records::Records). Paths are text.
+/// A call of [`Records`](crate::backend::records::Records), or of [`Snapshots`](crate::backend::snapshots::Snapshots). Paths
+/// are text.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
     Excludes,
@@ -119,6 +120,24 @@ pub(super) enum Ask {
     Exposure,
     Halted,
     Clear,
+    Permitted,
+    Take {
+        dir: String,
+        name: String,
+    },
+    Discard {
+        dir: String,
+        name: String,
+    },
+    Names {
+        dir: String,
+    },
+    /// Answered by some `Copied` and then `Done`.
+    Restore {
+        dir: String,
+        name: String,
+        to: String,
+    },
 }
 
 /// What a call came to.
@@ -129,6 +148,8 @@ pub(super) enum Told {
     Tag(String),
     Record { body: Body, tag: String },
     Paths(Vec<String>),
+    Names(Vec<String>),
+    Copied(u64),
     Measured(Measured),
     Removed(Removed),
     Text(Option<String>),

@@ -16,16 +16,16 @@ use crate::csi::v1::VolumeHealthErrorType;
 use crate::sandbox::hadoop::Hadoop;
 
 /// A stores file with a directory of the superuser's as store `lake` and one of carol's, who makes no gifts, as `pool`.
-struct Cluster<H> {
-    hadoop: H,
-    lake: String,
+pub(super) struct Cluster<H> {
+    pub(super) hadoop: H,
+    pub(super) lake: String,
     pool: String,
     dir: tempfile::TempDir,
 }
 
 impl Cluster<&'static Hadoop> {
     /// In the cluster that the tests of this process share.
-    async fn start() -> Option<Cluster<&'static Hadoop>> {
+    pub(super) async fn start() -> Option<Cluster<&'static Hadoop>> {
         Some(Cluster::of(Hadoop::shared().await.unwrap()?).await)
     }
 }
@@ -39,7 +39,7 @@ impl<H: Deref<Target = Hadoop>> Cluster<H> {
     }
 
     /// The superuser's view of the store `lake`.
-    fn files(&self) -> Arc<dyn Backend> {
+    pub(super) fn files(&self) -> Arc<dyn Backend> {
         let stores = LiveStores::load(&self.stores()).unwrap();
         let config = stores.current().get("lake").unwrap().backend.clone();
         let credential = Credential::Hadoop { user: self.hadoop.superuser().into() };

@@ -157,3 +157,29 @@ impl Records for View {
         self.call(self.store.remove_page(dir, extent)).await
     }
 }
+
+#[async_trait]
+impl Snapshots for View {
+    async fn permitted(&self) -> backend::Result<bool> {
+        self.call(self.store.permitted()).await
+    }
+
+    async fn take(&self, dir: &Path, name: &str) -> backend::Result<()> {
+        self.call(self.store.take(dir, name)).await
+    }
+
+    async fn discard(&self, dir: &Path, name: &str) -> backend::Result<()> {
+        self.call(self.store.discard(dir, name)).await
+    }
+
+    async fn names(&self, dir: &Path) -> backend::Result<Vec<String>> {
+        self.call(self.store.names(dir)).await
+    }
+
+    fn restore(&self, dir: &Path, name: &str, to: &Path) -> BoxStream<'static, backend::Result<u64>> {
+        match self.lives.fetch_sub(1, Ordering::SeqCst) {
+            0.. => self.store.restore(dir, name, to),
+            _ => futures::stream::iter([View::dead()]).boxed(),
+        }
+    }
+}
