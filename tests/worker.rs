@@ -29,6 +29,8 @@ mod nfs;
 mod pair;
 #[path = "worker/passthrough.rs"]
 mod passthrough;
+#[path = "worker/privileged.rs"]
+mod privileged;
 #[path = "worker/random.rs"]
 mod random;
 #[path = "worker/refused.rs"]

@@ -135,6 +135,7 @@ fn describe_nfs(out: &mut dyn Write, store: &Store, config: &nfs::Config) -> any
     row(out, "NFS port", &port(config.port))?;
     row(out, "MOUNT port", &port(config.mount_port))?;
     row(out, "connections", &format!("{} a mount", config.connections))?;
+    row(out, "source ports", if config.privileged_ports { "privileged" } else { "any" })?;
     row(out, "groups", if config.server_groups { "the server's own" } else { "those of the table below" })?;
     describe_identities(out, store)?;
     row(out, "controller user", &credential(store))?;

@@ -442,6 +442,14 @@ impl Config {
             Config::S3(_) | Config::Nfs(_) => None,
         }
     }
+
+    /// Where the server wants privileged source ports.
+    pub fn privileged(&self) -> Option<&nfs::Config> {
+        match self {
+            Config::Nfs(config) => Some(config).filter(|config| config.privileged_ports),
+            Config::S3(_) | Config::Hdfs(_) => None,
+        }
+    }
 }
 
 /// A client of one volume: the directory `root` of the store that `config` names, used as `credential`.
@@ -548,11 +556,13 @@ pub struct Limits {
     /// The store keeps the directory to a quota of its own ([`records::Records::set_quota`]), so that what it has room for
     /// is what that leaves.
     pub quota: bool,
+    /// Makes connections where the store wants privileged source ports; `None` where this process does that itself.
+    pub dialer: Option<Arc<dyn nfs::Dialer>>,
 }
 
 impl Limits {
     /// A budget of `memory` bytes of its own.
     pub fn alone(memory: u64, timeout: Duration) -> Limits {
-        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into(), quota: false }
+        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into(), quota: false, dialer: None }
     }
 }

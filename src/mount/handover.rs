@@ -6,7 +6,7 @@
 //! plugin ([`super::line`]).
 //!
 //! ```text
-//! node    Begin+fd         Volume                  Part+fd|NoPart  Device+fd          Ping   Usage   Numbers
+//! node    Begin+fd         [Dialer+fd] Volume                  Part+fd|NoPart  Device+fd          Ping   Usage   Numbers
 //! worker         Ready            Accepted|Refused                            Serving   Pong   Usage   Numbers ...  Ended
 //!
 //! node    Credential                               Reload                       Lent
@@ -53,6 +53,9 @@ const HEADER: usize = size_of::<u32>();
 pub enum ToWorker {
     /// The first frame: who to be. Holds no secret, since the worker is still what its parent was.
     Begin(Begin),
+    /// Connections from privileged ports are asked for on the socket that rides on this frame ([`super::dialing`]). Before
+    /// `Volume`, if the volume's server wants such, and from each node plugin that finds the worker.
+    Dialer,
     /// What to serve, and as whom.
     Volume(Box<Volume>),
     /// What was read may be kept in this part of the node's disk, whose directory rides on this frame. After `Accepted`,

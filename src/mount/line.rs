@@ -4,7 +4,7 @@
 //! node plugin's state directory, where only root gets at it; a node plugin that finds the worker after a restart
 //! connects there. The newest one is who is listened to.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use tokio::net::UnixListener;
 
@@ -50,9 +50,9 @@ impl Line {
         self.channel.is_some().then_some(self.caller)
     }
 
-    /// The next message of whichever node plugin there is. May be cancelled and called again. Never ends where none
+    /// The next message of whichever node plugin there is, and the descriptor that rode on it. May be cancelled and called again. Never ends where none
     /// comes.
-    pub async fn receive(&mut self) -> ToWorker {
+    pub async fn receive(&mut self) -> (ToWorker, Option<OwnedFd>) {
         loop {
             let heard = tokio::select! {
                 biased;
@@ -123,9 +123,9 @@ async fn accept(listener: Option<&UnixListener>) -> std::io::Result<tokio::net::
     }
 }
 
-async fn hear(channel: &mut Option<Channel>) -> Result<ToWorker, Error> {
+async fn hear(channel: &mut Option<Channel>) -> Result<(ToWorker, Option<OwnedFd>), Error> {
     match channel {
-        Some(channel) => channel.receive().await.map(|(message, _)| message),
+        Some(channel) => channel.receive().await,
         None => std::future::pending().await,
     }
 }
@@ -146,13 +146,13 @@ mod tests {
         let mut line = Line::new(Channel::new(inherited).unwrap(), Some(listener)).unwrap();
         let earlier = line.caller();
         first.send(&ToWorker::Ping).await.unwrap();
-        assert!(matches!(line.receive().await, ToWorker::Ping));
+        assert!(matches!(line.receive().await, (ToWorker::Ping, _)));
         drop(first);
 
         for _ in 0..2 {
             let mut next = Channel::new(UnixStream::connect(&at).unwrap()).unwrap();
             next.send(&ToWorker::Usage).await.unwrap();
-            assert!(matches!(line.receive().await, ToWorker::Usage));
+            assert!(matches!(line.receive().await, (ToWorker::Usage, _)));
             assert_ne!(line.caller(), earlier);
             line.send(&FromWorker::Pong).await;
             assert!(matches!(next.receive().await.unwrap().0, FromWorker::Ready { .. }));

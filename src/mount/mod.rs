@@ -1,8 +1,9 @@
 //! Makes a path be a mounted volume, and un-makes it: idempotent, and true after a restart of ours.
 //!
 //! [`Mounter`] is what the CSI node service sees; [`Workers`] is the real one, which gives every mount a worker process
-//! of its own and shows it at all targets that may share it. `handover`, `tally` and `confine` are also the worker's: the
-//! words of the two, what the workers of a volume tell each other of its use, and how one gives up what its parent had.
+//! of its own and shows it at all targets that may share it. `handover`, `tally`, `dialing` and `confine` are also the
+//! worker's: the words of the two, what the workers of a volume tell each other of its use, how one is given connections
+//! that it may not make, and how it gives up what its parent had.
 //! The mount table and the state directory hold the truth; what is remembered beside them is only what
 //! makes a live worker quicker to reach.
 
@@ -12,6 +13,7 @@ mod cgroup;
 mod claims;
 pub mod confine;
 mod conversation;
+pub mod dialing;
 mod faults;
 pub mod handover;
 mod health;

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::Error;
 use super::broker::Broker;
-use super::handover::Channel;
+use super::handover::{Channel, ToWorker};
 use super::live::{Live, Place};
 use super::process::Process;
 use super::shared::Shared;
@@ -17,6 +17,8 @@ use super::state::{MountId, MountRecord, TargetRecord};
 use super::table::Table;
 use super::takedown::Behind;
 use super::workers::{Published, Workers};
+use super::{Error, dialing};
+use crate::backend::nfs;
 
 /// How long clearing away may hold up the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,6 +201,9 @@ impl Workers {
                 match process {
                     Some(process) => {
                         let channel = self.state.connect(&id).await.and_then(Channel::new);
+                        if let (Ok(channel), Some(server)) = (&channel, &record.dials) {
+                            offer_connections(channel, server, &record.volume_id).await;
+                        }
                         Some(Live::adopt(process, channel, place, self.config.ping_deadline))
                     }
                     None => None,
@@ -214,5 +219,16 @@ impl Workers {
         let Some(identity) = mount.record().worker else { return Ok(None) };
         Process::open(identity)
             .map_err(|error| Error::System(format!("the worker of volume {}: {error}", mount.volume_id())))
+    }
+}
+
+/// Has a worker ask this node plugin for its connections.
+async fn offer_connections(channel: &Channel, server: &nfs::Config, volume: &str) {
+    let offered = match dialing::offer(server) {
+        Ok(socket) => channel.send_with(&ToWorker::Dialer, socket.as_fd()).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(why) = offered {
+        tracing::error!(volume, "its worker gets no connections from privileged ports: {why}");
     }
 }

@@ -21,7 +21,7 @@ use super::renew::refused;
 use super::shared::Shared;
 use super::table::Table;
 use super::workers::Workers;
-use super::{Config, Error, Publish, kernel, process};
+use super::{Config, Error, Publish, dialing, kernel, process};
 use crate::config::CacheMode;
 
 /// How long a worker may take for a step that asks nothing of the store.
@@ -37,7 +37,11 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     let (source, read_only, uid) = (spec.volume_id.clone(), spec.read_only, mount.record().uid);
 
     let mut starting = Starting::spawn(config, mount.volume_id())?;
-    mount.note(state, |record| record.worker = Some(starting.process.identity()))?;
+    let server = spec.backend.privileged().cloned();
+    mount.note(state, |record| {
+        record.worker = Some(starting.process.identity());
+        record.dials = server.clone();
+    })?;
     let cgroup = limited(cgroups, mount, starting.process.identity(), spec.options.memory)?;
 
     let log = Log { filter: workers.log_filter(), json: config.log_json };
@@ -50,6 +54,12 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     match starting.receive(STEP).await? {
         FromWorker::Ready { version } => starting.channel.set_peer(&version),
         other => return Err(starting.unexpected(other)),
+    }
+    if let Some(server) = &server {
+        let socket =
+            dialing::offer(server).map_err(|error| Error::System(format!("a socket for the worker: {error}")))?;
+        let sent = starting.channel.send_with(&ToWorker::Dialer, socket.as_fd()).await;
+        starting.check(sent).await?;
     }
     starting.send(&ToWorker::Volume(Box::new(Volume { spec, credential }))).await?;
     let own_permissions = match starting.receive(patience).await? {

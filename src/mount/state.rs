@@ -29,6 +29,7 @@ use super::parts::PartId;
 use super::process::Identity;
 use super::sharing::Sharing;
 use super::{Consumer, Error, Publish, Whose};
+use crate::backend::nfs;
 
 const FORMAT: u32 = 1;
 /// Hexadecimal digits of a mount's id.
@@ -59,7 +60,7 @@ impl std::fmt::Display for MountId {
 }
 
 /// A mount at its private mount point: begun before its worker is, removed after its worker ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MountRecord {
     /// The layout of this record.
     format: u32,
@@ -85,6 +86,9 @@ pub(super) struct MountRecord {
     /// The part of the cache that a read-only mount's files may be lent from.
     #[serde(default)]
     pub(super) lends_from: Option<PartId>,
+    /// The server to which its worker is given connections.
+    #[serde(default)]
+    pub(super) dials: Option<nfs::Config>,
 }
 
 impl MountRecord {
@@ -99,6 +103,7 @@ impl MountRecord {
             worker: None,
             device: None,
             lends_from: None,
+            dials: None,
             consumer: Consumer::default(),
             store: String::new(),
             begun: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

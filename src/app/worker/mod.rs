@@ -23,13 +23,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::on_one_thread;
 use crate::auth;
 use crate::backend::hdfs::kerberos;
-use crate::backend::{Backend, Limits, Swappable};
+use crate::backend::{Backend, Limits, Swappable, nfs};
 use crate::budget::Budget;
 use crate::cache::{self, Cached};
 use crate::config::{AttributeChanges, Overwrite, VolumeOptions, VolumeSpec};
 use crate::fuse::{self, Session};
 use crate::mount::Health;
 use crate::mount::confine::{FOLDER, confine};
+use crate::mount::dialing::ByNodePlugin;
 use crate::mount::handover::{Channel, FromWorker, Refusal, ToWorker, VERSION, Volume};
 use crate::mount::line::Line;
 use crate::observability::metrics::ProcessRecorder;
@@ -57,7 +58,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What cannot be told over the socket: it is no node plugin's, or this process could not be confined.
 pub(super) fn run() -> anyhow::Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let (socket, listener, volume) = on_one_thread(async {
+    let (socket, listener, asking, volume) = on_one_thread(async {
         let mut channel = Channel::new(UnixStream::from(socket))?;
         let (begin, listener) = match channel.receive().await {
             Ok((ToWorker::Begin(begin), listener)) => (begin, listener),
@@ -71,30 +72,47 @@ pub(super) fn run() -> anyhow::Result<()> {
         confine(begin.uid, begin.kerberos).context("the worker cannot give up its privileges")?;
         observability::install(&Log { filter: begin.log.filter, json: begin.log.json })?;
         channel.send(&FromWorker::Ready { version: VERSION.into() }).await?;
-        let (ToWorker::Volume(volume), _) = channel.receive().await? else { bail!("no volume was handed over") };
+        let mut asking = None;
+        let volume = loop {
+            match channel.receive().await? {
+                (ToWorker::Dialer, socket) => asking = socket,
+                (ToWorker::Volume(volume), _) => break volume,
+                _ => bail!("no volume was handed over"),
+            }
+        };
         if let Some(realm) = volume.spec.backend.realm() {
             let folder = begin.uid.map(|_| PathBuf::from(FOLDER));
             #[expect(unsafe_code, reason = "the environment is changed")]
             // SAFETY: this process has one thread, on which this runtime is.
             unsafe { kerberos::settle(realm, folder) }.context("Kerberos' configuration")?;
         }
-        Ok((channel.into_std()?, listener.map(UnixListener::from), *volume))
+        Ok((channel.into_std()?, listener.map(UnixListener::from), asking, *volume))
     })?;
     observability::name_volume(&volume.spec.volume_id);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let outcome = runtime.block_on(async { serve(Channel::new(socket)?, listener, volume).await });
+    let outcome = runtime.block_on(async { serve(Channel::new(socket)?, listener, asking, volume).await });
     // A read that nobody waits for any more must not hold the process.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Volume) -> anyhow::Result<()> {
+async fn serve(
+    mut channel: Channel,
+    listener: Option<UnixListener>,
+    asking: Option<OwnedFd>,
+    volume: Volume,
+) -> anyhow::Result<()> {
     let Volume { spec, credential } = volume;
     // Before anything looks a counter up.
     let recorder = ProcessRecorder::install();
     let credential = auth::Current::new(credential);
     let (budget, timeout) = (Budget::new(spec.options.memory), Span::new(spec.options.timeout));
-    let limits = Limits { budget: budget.clone(), timeout: timeout.clone(), quota: spec.quota };
+    let dialer = Arc::new(ByNodePlugin::default());
+    if let Some(socket) = asking {
+        dialer.ask_on(socket)?;
+    }
+    let dials: Option<Arc<dyn nfs::Dialer>> = Some(dialer.clone());
+    let limits = Limits { budget: budget.clone(), timeout: timeout.clone(), quota: spec.quota, dialer: dials };
     let entered = match Clients::new(&spec, &credential, limits) {
         Ok(clients) => entry::enter(&clients, &spec).await.map(|known| (clients, known)),
         Err(refusal) => Err(refusal),
@@ -152,6 +170,7 @@ async fn serve(mut channel: Channel, listener: Option<UnixListener>, volume: Vol
         own: own_directory.map(Swappable::new),
         read_ahead,
         budget,
+        dialer,
         timeout,
         ttl,
         vfs,

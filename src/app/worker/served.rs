@@ -9,11 +9,12 @@ use super::kept::Kept;
 use super::right::Right;
 use super::sharing::Others;
 use crate::auth::{self, Credential};
-use crate::backend::{self, Backend, ErrorKind, Limits, Space, Swappable};
+use crate::backend::{self, Backend, ErrorKind, Limits, Space, Swappable, nfs};
 use crate::budget::Budget;
 use crate::config::parameters::modify;
 use crate::config::{VolumeOptions, VolumeSpec};
 use crate::csi::volumes::VolumeFile;
+use crate::mount::dialing::ByNodePlugin;
 use crate::mount::handover::{FromWorker, Refusal};
 use crate::mount::{Health, Usage};
 use crate::observability::metrics::{
@@ -35,6 +36,8 @@ pub(super) struct Served {
     pub(super) own: Option<Swappable>,
     pub(super) read_ahead: Arc<ReadAhead>,
     pub(super) budget: Budget,
+    /// Has the node plugin make connections that this process may not.
+    pub(super) dialer: Arc<ByNodePlugin>,
     pub(super) timeout: Span,
     pub(super) ttl: Span,
     pub(super) vfs: Arc<Vfs>,
@@ -107,7 +110,8 @@ impl Served {
         let mut right = self.right.lock().await;
         let candidate = auth::Current::from(credential);
         let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
-        let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota };
+        let dialer: Option<Arc<dyn nfs::Dialer>> = Some(self.dialer.clone());
+        let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota, dialer };
         let clients = Clients::new(&self.spec, &candidate, limits)?;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
         entry::prove(&clients, &self.spec, known.as_ref()).await?;

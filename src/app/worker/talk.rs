@@ -72,7 +72,7 @@ pub(super) async fn talk(
                 }
             }
             () = telling.called(connected) => telling.word(line.caller()),
-            message = line.receive() => {
+            (message, rider) = line.receive() => {
                 let errand = match message {
                     ToWorker::Ping => {
                         line.send(&FromWorker::Pong).await;
@@ -107,6 +107,12 @@ pub(super) async fn talk(
                     }
                     ToWorker::Killed { callers } => {
                         session.let_go(&callers);
+                        continue;
+                    }
+                    ToWorker::Dialer => {
+                        if let Some(Err(error)) = rider.map(|socket| served.dialer.ask_on(socket)) {
+                            tracing::error!("the node plugin cannot be asked for connections: {error}");
+                        }
                         continue;
                     }
                     ToWorker::Begin(_)

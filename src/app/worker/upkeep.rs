@@ -96,6 +96,7 @@ pub(super) mod tests {
             own: None,
             read_ahead,
             budget,
+            dialer: Arc::default(),
             timeout: Span::new(spec.options.timeout),
             ttl,
             vfs,

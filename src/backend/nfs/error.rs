@@ -63,7 +63,9 @@ impl From<Trouble> for Failure {
             Trouble::Refused(Refusal::Authentication(TOO_WEAK)) => ErrorKind::Misconfigured,
             Trouble::Refused(Refusal::Authentication(_)) => ErrorKind::Unauthenticated,
             Trouble::Refused(Refusal::NoProcedure) => ErrorKind::Unsupported,
-            Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..) | Refusal::Rpc) => ErrorKind::Misconfigured,
+            Trouble::Refused(Refusal::NoProgram | Refusal::Versions(..) | Refusal::Rpc) | Trouble::NoPort(_) => {
+                ErrorKind::Misconfigured
+            }
             Trouble::Refused(Refusal::Arguments) | Trouble::Garbled(_) => ErrorKind::Corrupt,
         };
         Failure::new(kind, trouble.to_string())

@@ -11,6 +11,7 @@ mod lengths;
 mod list;
 mod meter;
 mod mounting;
+mod privileged;
 mod read;
 mod records;
 mod rpc;
@@ -31,6 +32,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::error::Failure;
+pub use self::privileged::{Dialer, MayNot, Service, dial};
 pub(super) use self::records::Root;
 use self::tree::Tree;
 use crate::auth;
@@ -64,6 +66,9 @@ pub struct Config {
     /// The server finds a user's groups by itself and looks at none that AUTH_SYS carries, so that there may be more
     /// than [`MOST_GROUPS`].
     pub server_groups: bool,
+    /// The server takes calls from source ports below 1024 alone.
+    #[serde(default)]
+    pub privileged_ports: bool,
 }
 
 impl Config {
@@ -77,6 +82,7 @@ impl Config {
             mount_port: Some(mount_port),
             connections: 4,
             server_groups: false,
+            privileged_ports: false,
         }
     }
 }

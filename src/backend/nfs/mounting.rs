@@ -1,16 +1,18 @@
 //! From the administrator's words to an export's root: portmapper (RFC 1833, version 2), MOUNT (RFC 1813, appendix I)
 //! and FSINFO.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use nfs3_types::nfs3::{self as wire, nfs_fh3};
+use nfs3_types::nfs3::{self as wire, nfs_fh3, nfsstat3};
 use nfs3_types::xdr_codec::{Opaque, Pack};
 use nfs3_types::{mount, portmap};
 
 use super::Config;
 use super::calls::{Outcome, Server};
 use super::error::Failure;
+use super::privileged::{Dialer, Service};
 use super::rpc::{Address, Call, Client, Credential, Refusal, Trouble};
 use crate::backend::ErrorKind;
 use crate::tunable::Span;
@@ -26,6 +28,9 @@ const LARGEST_TRANSFER: u32 = 1 << 20;
 
 /// What moves in one READ or WRITE where the server prefers less: every server must take this much.
 const SMALLEST_TRANSFER: u32 = 8 << 10;
+
+/// What many a server means by refusing a mount.
+const WANTS_PRIVILEGED: &str = "a server that takes calls from privileged ports alone says so too: set privilegedPorts: true in the stores file then";
 
 /// AUTH_NONE and AUTH_SYS.
 const FLAVORS: [u32; 2] = [0, 1];
@@ -46,27 +51,38 @@ pub(super) struct Mounted {
 }
 
 /// Finds the server, and asks it for the export's root.
-pub(super) async fn mounted(config: &Config, credential: &Credential, timeout: &Span) -> Outcome<Mounted> {
+///
+/// `dialer` makes the connections where the server wants privileged source ports.
+pub(super) async fn mounted(
+    config: &Config,
+    credential: &Credential,
+    dialer: Option<&Arc<dyn Dialer>>,
+    timeout: &Span,
+) -> Outcome<Mounted> {
     let patience = timeout.get().min(PATIENCE);
-    let mount_port = match config.mount_port {
-        Some(port) => port,
-        None => port_of(config, (mount::PROGRAM, mount::VERSION), "MOUNT", patience).await?,
+    let client = |service, port, connections| {
+        let dialer = dialer.map(|dialer| (dialer.clone(), service));
+        Client::by(dialer, &at(config, port), credential, connections)
     };
-    let root = match root_of(config, mount_port, credential, patience).await {
+    let mount_port = port_of(config, Service::Mount, patience).await?;
+    let mounting = client(Service::Mount, mount_port, 1);
+    let root = match root_of(config, mount_port, &mounting, patience).await {
         // A server that speaks only NFSv4 has no MOUNT service.
         Err(failure) if failure.kind == ErrorKind::Unavailable => Err(newer_only(config).await.unwrap_or(failure)),
         root => root,
     }?;
-    let port = match config.port {
-        Some(port) => port,
-        None => port_of(config, (wire::PROGRAM, wire::VERSION), "NFS", patience).await?,
-    };
-    let client = Client::new(&at(config, port), credential, config.connections as usize);
-    let server = Server::new(client, timeout.clone());
+    drop(mounting);
+    let port = port_of(config, Service::Nfs, patience).await?;
+    let server = Server::new(client(Service::Nfs, port, config.connections as usize), timeout.clone());
     let asked = tokio::time::timeout(patience, server.fsinfo(&root)).await;
     let info = asked.unwrap_or_else(|_| Err(Trouble::Late(patience, None).into())).map_err(|failure| {
-        let message = format!("NFS at {}: {failure}", at(config, port));
-        Failure { message, ..failure }
+        let at = at(config, port);
+        match failure.status {
+            Some(nfsstat3::NFS3ERR_PERM | nfsstat3::NFS3ERR_ACCES) if !config.privileged_ports => {
+                Failure::new(ErrorKind::Misconfigured, format!("NFS at {at}: {failure}; {WANTS_PRIVILEGED}"))
+            }
+            _ => Failure { message: format!("NFS at {at}: {failure}"), ..failure },
+        }
     })?;
     let size = |preferred: u32, most: u32| {
         let preferred = if preferred == 0 { most } else { preferred };
@@ -78,10 +94,7 @@ pub(super) async fn mounted(config: &Config, credential: &Credential, timeout: &
 /// Asks without a credential whether NFSv3 is served there.
 pub(super) async fn answers(config: &Config, patience: Duration) -> Outcome<()> {
     let asking = async {
-        let port = match config.port {
-            Some(port) => port,
-            None => port_of(config, (wire::PROGRAM, wire::VERSION), "NFS", patience).await?,
-        };
+        let port = port_of(config, Service::Nfs, patience).await?;
         let address = at(config, port);
         let call = Call { procedure: (wire::PROGRAM, wire::VERSION, 0), arguments: Vec::new(), data: Bytes::new() };
         let answer = Client::new(&address, &Credential::None, 1).call(&call, patience).await;
@@ -113,8 +126,19 @@ fn at(config: &Config, port: u16) -> Address {
     Address { host: config.server.clone(), port }
 }
 
-/// Asks the server's portmapper where a program listens.
-async fn port_of(config: &Config, program: (u32, u32), name: &str, patience: Duration) -> Outcome<u16> {
+/// Where a service listens: as the administrator says, or else the server's portmapper.
+pub(super) async fn port_of(config: &Config, service: Service, patience: Duration) -> Outcome<u16> {
+    let (port, program, name) = match service {
+        Service::Mount => (config.mount_port, (mount::PROGRAM, mount::VERSION), "MOUNT"),
+        Service::Nfs => (config.port, (wire::PROGRAM, wire::VERSION), "NFS"),
+    };
+    match port {
+        Some(port) => Ok(port),
+        None => mapped(config, program, name, patience).await,
+    }
+}
+
+async fn mapped(config: &Config, program: (u32, u32), name: &str, patience: Duration) -> Outcome<u16> {
     let address = at(config, portmap::PMAP_PORT);
     let asked = portmap::mapping { prog: program.0, vers: program.1, prot: portmap::IPPROTO_TCP, port: 0 };
     let mut arguments = Vec::new();
@@ -141,13 +165,13 @@ async fn port_of(config: &Config, program: (u32, u32), name: &str, patience: Dur
 }
 
 /// Asks the MOUNT service for the root of the export.
-async fn root_of(config: &Config, port: u16, credential: &Credential, patience: Duration) -> Outcome<nfs_fh3> {
+async fn root_of(config: &Config, port: u16, client: &Client, patience: Duration) -> Outcome<nfs_fh3> {
     let (address, export) = (at(config, port), &config.export);
     let mut arguments = Vec::new();
     Opaque::borrowed(export.as_bytes()).pack(&mut arguments)?;
     let procedure = (mount::PROGRAM, mount::VERSION, mount::MOUNT_PROGRAM::MOUNTPROC3_MNT as u32);
     let call = Call { procedure, arguments, data: Bytes::new() };
-    let answer = Client::new(&address, credential, 1).call(&call, patience).await;
+    let answer = client.call(&call, patience).await;
     let mut results = answer.map_err(|trouble| unserved(&address, trouble))?.results;
     let odd = |_| Failure::corrupt("the MOUNT service's answer cannot be understood");
     let refused =
@@ -157,8 +181,10 @@ async fn root_of(config: &Config, port: u16, credential: &Credential, patience: 
         2 => return refused(ErrorKind::Misconfigured, "there is no such export (MNT3ERR_NOENT)"),
         20 => return refused(ErrorKind::Misconfigured, "it is no directory (MNT3ERR_NOTDIR)"),
         1 | 13 => {
-            let why = "the server does not let this machine mount it, or only from a privileged port (MNT3ERR_ACCES)";
-            return refused(ErrorKind::Denied, why);
+            // Whoever asks: no user is named here.
+            let why = "the server does not let this machine mount it (MNT3ERR_ACCES)";
+            let hint = if config.privileged_ports { String::new() } else { format!("; {WANTS_PRIVILEGED}") };
+            return refused(ErrorKind::Misconfigured, &format!("{why}{hint}"));
         }
         10004 | 10006 => return refused(ErrorKind::Unavailable, "the server cannot mount it now"),
         status => return refused(ErrorKind::Other, &format!("MOUNT status {status}")),

@@ -15,6 +15,7 @@ use super::Config;
 use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::mounting::{Mounted, mounted};
+use super::privileged::{Dialer, Own};
 use super::rpc::Credential;
 use crate::backend::{ErrorKind, Limits, Name, Path};
 
@@ -32,6 +33,8 @@ pub(super) struct Tree {
     /// The volume's directory below the export's.
     root: Path,
     pub(super) limits: Limits,
+    /// Where the server wants privileged source ports.
+    dialer: Option<Arc<dyn Dialer>>,
     state: tokio::sync::Mutex<State>,
     /// By the path below the volume's directory.
     directories: Mutex<HashMap<Path, (nfs_fh3, Instant)>>,
@@ -59,7 +62,9 @@ impl Found {
 impl Tree {
     pub(super) fn new(config: &Config, credential: Credential, root: Path, limits: Limits) -> Tree {
         let (state, directories) = Default::default();
-        Tree { config: config.clone(), credential, root, limits, state, directories }
+        let own = || Arc::new(Own(config.clone())) as Arc<dyn Dialer>;
+        let dialer = config.privileged_ports.then(|| limits.dialer.clone().unwrap_or_else(own));
+        Tree { config: config.clone(), credential, root, limits, dialer, state, directories }
     }
 
     /// The server, whose export is asked for by the first who needs it.
@@ -73,7 +78,7 @@ impl Tree {
         if let Some((_, failure)) = state.failed.as_ref().filter(|(at, _)| *at >= asked) {
             return Err(failure.clone());
         }
-        match mounted(&self.config, &self.credential, &self.limits.timeout).await {
+        match mounted(&self.config, &self.credential, self.dialer.as_ref(), &self.limits.timeout).await {
             Ok(mounted) => Ok(state.mounted.insert(Arc::new(mounted)).clone()),
             Err(failure) => {
                 state.failed = Some((Instant::now(), failure.clone()));

@@ -182,7 +182,10 @@ fn an_nfs_store_says_where_it_is_and_who_may_be_whom() {
     let stores = Stores::parse(HOMES, Path::new("")).unwrap();
     let homes = stores.get("homes").unwrap();
     let backend::Config::Nfs(config) = &homes.backend else { panic!("{homes:?}") };
-    assert_eq!((config.connections, config.port, config.mount_port, config.server_groups), (4, None, None, false));
+    assert_eq!((config.connections, config.port, config.mount_port), (4, None, None));
+    assert_eq!((config.server_groups, config.privileged_ports), (false, false));
+    let privileged = Stores::parse(&HOMES.replace("prefix: teams", "privilegedPorts: true"), Path::new("")).unwrap();
+    assert!(privileged.get("homes").unwrap().backend.privileged().is_some());
     let Credentials::Listed(identities) = &homes.credentials else { panic!("{homes:?}") };
     assert_eq!(identities.user(Some("team-a"), None).unwrap().uid, 1000);
     let hash = |text: &str| Stores::parse(text, Path::new("")).unwrap().get("homes").unwrap().location_hash();

@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message::{Credential, decode, encode, padding};
 use super::{Address, Call, Reply, Trouble, record};
+use crate::backend::nfs::privileged::{DIAL, Dialer, MayNot, Service};
 
-/// Who does not accept a connection by then is not there.
-const DIAL: Duration = Duration::from_secs(5);
+/// A dialer has that long: it may be another process, which has to be asked.
+const DIALED: Duration = DIAL.saturating_mul(2);
 
 /// Bytes that the other machine does not acknowledge for so long end a connection; a server that is only slow, or
 /// stopped, has a machine that acknowledges.
@@ -30,11 +31,19 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// Small calls are gathered up to this size for one write.
 const GATHER: usize = 64 << 10;
 
+/// How a connection is made.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    pub(super) address: Address,
+    /// Makes it, where the server wants privileged source ports.
+    pub(super) dialer: Option<(Arc<dyn Dialer>, Service)>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lane {
     shared: Arc<Shared>,
-    address: Address,
+    route: Route,
     credential: Credential,
     calls: mpsc::UnboundedSender<u32>,
     /// What the driving task takes over when it is started.
@@ -81,11 +90,11 @@ enum End {
 }
 
 impl Lane {
-    pub(super) fn new(address: Address, credential: Credential) -> Lane {
+    pub(super) fn new(route: Route, credential: Credential) -> Lane {
         let (calls, queue) = mpsc::unbounded_channel();
         Lane {
             shared: Arc::default(),
-            address,
+            route,
             credential,
             calls,
             queue: Mutex::new(Some(queue)),
@@ -121,7 +130,7 @@ impl Lane {
         }
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(queue) = queue {
-            tokio::spawn(drive(self.address.clone(), self.shared.clone(), queue));
+            tokio::spawn(drive(self.route.clone(), self.shared.clone(), queue));
         }
     }
 }
@@ -137,15 +146,16 @@ impl Shared {
 }
 
 /// Keeps a connection up while there is anything to send on it.
-async fn drive(address: Address, shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<u32>) {
+async fn drive(route: Route, shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<u32>) {
     let mut pause = PAUSES.0;
+    let address = &route.address;
     for number in 1.. {
         while shared.pending().is_empty() {
             if queue.recv().await.is_none() {
                 return;
             }
         }
-        let why = match dial(&address).await {
+        let why = match dial(&route).await {
             Ok(stream) => {
                 let begun = Instant::now();
                 let (read, write) = stream.into_split();
@@ -161,6 +171,13 @@ async fn drive(address: Address, shared: Arc<Shared>, mut queue: mpsc::Unbounded
                     End::Broken(why) => format!("the connection to {address} broke: {why}"),
                 }
             }
+            // Nothing that waiting would mend.
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<MayNot>()) => {
+                for (_, call) in std::mem::take(&mut *shared.pending()) {
+                    let _ = call.reply.send(Err(Trouble::NoPort(error.to_string())));
+                }
+                continue;
+            }
             Err(error) => format!("no connection to {address}: {error}"),
         };
         tracing::debug!(why, waiting = shared.pending().len(), "a connection to the server is to be made anew");
@@ -173,10 +190,15 @@ async fn drive(address: Address, shared: Arc<Shared>, mut queue: mpsc::Unbounded
     }
 }
 
-async fn dial(address: &Address) -> io::Result<TcpStream> {
+async fn dial(route: &Route) -> io::Result<TcpStream> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was not accepted");
-    let dialing = TcpStream::connect((address.host.as_str(), address.port));
-    let stream = timeout(DIAL, dialing).await.map_err(late)??;
+    let stream = match &route.dialer {
+        None => {
+            let dialing = TcpStream::connect((route.address.host.as_str(), route.address.port));
+            timeout(DIAL, dialing).await.map_err(late)??
+        }
+        Some((dialer, service)) => TcpStream::from_std(timeout(DIALED, dialer.dial(*service)).await.map_err(late)??)?,
+    };
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, UNACKNOWLEDGED / 2)?;

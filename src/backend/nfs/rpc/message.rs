@@ -58,7 +58,8 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Authentication(TOO_WEAK) => f.write_str(
-                "the server wants stronger authentication than AUTH_SYS (such as sec=krb5), which this driver does not speak",
+                "the server wants stronger authentication than AUTH_SYS (such as sec=krb5), which this driver does not speak, \
+                 or calls from privileged ports alone: set privilegedPorts: true in the stores file then",
             ),
             Refusal::Authentication(stat) => write!(f, "the server does not accept the credential (auth_stat {stat})"),
             Refusal::NoProgram => f.write_str("the server does not serve this program"),

@@ -10,14 +10,16 @@ mod message;
 mod record;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::lane::Lane;
+use self::lane::{Lane, Route};
 pub(super) use self::message::{Credential, Refusal, TOO_WEAK};
+use super::privileged::{Dialer, Service};
 
 /// One remote procedure call.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub(super) enum Trouble {
     Late(Duration, Option<String>),
     /// The server answered that it does not carry it out.
     Refused(Refusal),
+    /// No connection can be made from here.
+    NoPort(String),
     /// What came is no answer.
     Garbled(&'static str),
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Trouble {
             Trouble::Late(after, None) => write!(f, "no answer within {} s", after.as_secs_f32()),
             Trouble::Late(after, Some(why)) => write!(f, "no answer within {} s ({why})", after.as_secs_f32()),
             Trouble::Refused(refusal) => refusal.fmt(f),
+            Trouble::NoPort(why) => f.write_str(why),
             Trouble::Garbled(why) => write!(f, "the server's answer is no RPC reply: {why}"),
         }
     }
@@ -87,7 +92,18 @@ pub(super) struct Client {
 impl Client {
     /// A client with so many connections, each made when it is first needed.
     pub(super) fn new(address: &Address, credential: &Credential, connections: usize) -> Client {
-        let lanes = (0..connections.max(1)).map(|_| Lane::new(address.clone(), credential.clone())).collect();
+        Client::by(None, address, credential, connections)
+    }
+
+    /// As [`new`](Self::new), with connections to a service at `address` that a dialer makes.
+    pub(super) fn by(
+        dialer: Option<(Arc<dyn Dialer>, Service)>,
+        address: &Address,
+        credential: &Credential,
+        connections: usize,
+    ) -> Client {
+        let route = Route { address: address.clone(), dialer };
+        let lanes = (0..connections.max(1)).map(|_| Lane::new(route.clone(), credential.clone())).collect();
         Client { lanes, turn: AtomicUsize::new(0) }
     }
 

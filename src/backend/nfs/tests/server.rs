@@ -231,3 +231,27 @@ async fn a_server_of_another_version_or_security_is_named() {
     let message = why(Config { export: secure.to_str().unwrap().into(), ..config(&server) }).await;
     assert!(message.contains("sec=krb5"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_privileged_ports_is_named_and_gets_them() {
+    let more = |home: &std::path::Path| {
+        std::fs::create_dir_all(home.join("guarded/volume")).unwrap();
+        format!(
+            "EXPORT {{ Export_Id = 3; Path = \"{}/guarded\"; Pseudo = /guarded; PrivilegedPort = true; FSAL {{ Name = VFS; }} }}",
+            home.display()
+        )
+    };
+    let Some(mut server) = Ganesha::start_with(more).await.unwrap() else { return };
+    let guarded = server.root().with_file_name("guarded");
+    chown(guarded.join("volume"), Some(UID), Some(UID)).unwrap();
+    let config = Config { export: guarded.to_str().unwrap().into(), ..config(&server) };
+    let error = connect(&config, UID, hasty()).stat(&Path::root()).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Misconfigured && error.message.contains("privilegedPorts: true"), "{error}");
+
+    let store = connect(&Config { privileged_ports: true, ..config }, UID, limits());
+    let data = noise(3 * MIB);
+    let file = put(&*store, "file", data.clone()).await;
+    server.restart().await.unwrap();
+    assert!(content(&*store, &file).await.unwrap() == data);
+    store.make_dir(&path("dir")).await.unwrap();
+}

@@ -64,6 +64,7 @@ struct Words {
     port: Option<u16>,
     mount_port: Option<u16>,
     server_groups: Option<bool>,
+    privileged_ports: Option<bool>,
     identities: Option<Vec<identities::Row>>,
     superusers: Option<Vec<String>>,
     #[serde(default)]
@@ -184,7 +185,7 @@ fn understood(mut words: Words, base: &Path) -> Result<Store, String> {
 impl Words {
     /// The words that not every backend has, whether they are there, and who has them. Of `controllerCredential` each
     /// backend says by itself what to give instead.
-    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 28] {
+    fn of_some(&self) -> [(&'static str, bool, &'static [Kind]); 29] {
         use Kind::{Hdfs, Nfs, S3};
         // A new word has to be put here, or below.
         let Words {
@@ -222,6 +223,7 @@ impl Words {
             port,
             mount_port,
             server_groups,
+            privileged_ports,
             identities,
             superusers,
             limits,
@@ -253,6 +255,7 @@ impl Words {
             ("port", port.is_some(), &[Nfs]),
             ("mountPort", mount_port.is_some(), &[Nfs]),
             ("serverGroups", server_groups.is_some(), &[Nfs]),
+            ("privilegedPorts", privileged_ports.is_some(), &[Nfs]),
             ("identities", identities.is_some(), &[Hdfs, Nfs]),
             ("superusers", superusers.is_some(), &[Hdfs, Nfs]),
             ("controllerUser", controller_user.is_some(), &[Hdfs, Nfs]),

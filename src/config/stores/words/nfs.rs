@@ -41,6 +41,7 @@ pub(super) fn store(words: &mut Words) -> Result<Reached, String> {
         mount_port: words.mount_port,
         connections,
         server_groups,
+        privileged_ports: words.privileged_ports.unwrap_or_default(),
     };
     Ok((backend::Config::Nfs(config), Credentials::Listed(identities), controller.map(|(_, key)| key)))
 }

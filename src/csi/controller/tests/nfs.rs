@@ -1,7 +1,7 @@
 //! The controller on a real NFS server, nfs-ganesha.
 
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::directories::{self, Site};
 use super::*;
@@ -17,7 +17,11 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Option<Cluster> {
-        let server = Ganesha::start().await.unwrap()?;
+        Cluster::start_with(|_| String::new()).await
+    }
+
+    async fn start_with(more: impl Fn(&Path) -> String) -> Option<Cluster> {
+        let server = Ganesha::start_with(more).await.unwrap()?;
         chown(server.squash(), Some(CONTROLLER), Some(CONTROLLER)).unwrap();
         let cluster = Cluster { server, dir: tempfile::tempdir().unwrap() };
         cluster.write("controllerUser: {uid: 0, gid: 0}");
@@ -125,4 +129,37 @@ async fn what_is_deleted_may_be_kept_and_the_server_may_be_away() {
     assert!(error.code() == Code::Unavailable && error.message().contains("tried again"), "{error:?}");
     cluster.server.restart().await.unwrap();
     delete(&cluster.controller(), &id).await.unwrap();
+}
+
+/// Of the thread that this test runs on, the right to bind such a port is taken.
+#[tokio::test]
+async fn a_controller_that_may_bind_no_privileged_port_says_what_to_do() {
+    let guarded = |home: &Path| {
+        std::fs::create_dir(home.join("guarded")).unwrap();
+        format!(
+            "EXPORT {{ Export_Id = 3; Path = \"{}/guarded\"; Pseudo = /guarded; Squash = no_root_squash; \
+             PrivilegedPort = true; FSAL {{ Name = VFS; }} }}",
+            home.display()
+        )
+    };
+    let Some(cluster) = Cluster::start_with(guarded).await else { return };
+    let written = std::fs::read_to_string(cluster.stores()).unwrap();
+    let (root, guarded) = (cluster.server.root(), cluster.server.root().with_file_name("guarded"));
+    let export = |path: &Path| format!("export: {}\n", path.display());
+    let written = written.replace(&export(&root), &export(&guarded));
+    let words = [("uid", "7"), ("gid", "7")];
+    std::fs::write(cluster.stores(), &written).unwrap();
+    let error = create(&cluster.controller(), wanted("v", "lake", &words)).await.unwrap_err();
+    assert!(error.code() == Code::FailedPrecondition && error.message().contains("privilegedPorts: true"), "{error:?}");
+
+    let export = export(&guarded);
+    let privileged = written.replace(&export, &format!("{export}    privilegedPorts: true\n"));
+    std::fs::write(cluster.stores(), privileged).unwrap();
+    create(&cluster.controller(), wanted("v", "lake", &words)).await.unwrap();
+    assert!(guarded.join("v").is_dir());
+    caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_NET_BIND_SERVICE).unwrap();
+    let error = create(&cluster.controller(), wanted("w", "lake", &words)).await.unwrap_err();
+    let says = |word: &str| error.message().contains(word);
+    assert!(error.code() == Code::FailedPrecondition, "{error:?}");
+    assert!(says("privilegedPorts") && says("ip_unprivileged_port_start"), "{error:?}");
 }
