@@ -31,6 +31,7 @@ mod recent;
 mod reign;
 mod rename;
 mod repeats;
+mod resident;
 mod rows;
 mod space;
 mod succession;

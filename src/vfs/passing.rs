@@ -1,5 +1,7 @@
 //! Open files that the kernel reads itself, past this process (FUSE passthrough).
 //!
+//! A file that it read before through this process and still has in its pages is opened so again ([`super::resident`]).
+//!
 //! While an inode has an open handle the kernel allows one way to read it, for all of its handles: through one file of
 //! the node, or through this process. So the first open of an inode decides, and the decision holds until its last handle
 //! is released. Who may not use what was decided, since somebody else has come to be in force meanwhile, gets ESTALE,
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
+use super::resident::Resident;
 use super::{Error, Ino, Invalidation, Result, Vfs};
 use crate::backend::Version;
 
@@ -32,7 +35,7 @@ pub trait Loan: Debug + Send + Sync {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
-    lender: OnceLock<Arc<dyn Lender>>,
+    lender: OnceLock<(Arc<dyn Lender>, Resident)>,
     seats: Mutex<HashMap<Ino, Arc<Seat>>>,
     /// What was lent before this became another number is not for whoever is in force.
     era: AtomicU64,
@@ -50,6 +53,16 @@ impl Passing {
     /// Whoever is in force by now gets nothing that was lent before.
     pub(super) fn forget(&self) {
         self.era.fetch_add(1, Ordering::AcqRel);
+        if let Some((_, resident)) = self.lender.get() {
+            resident.forget();
+        }
+    }
+
+    /// The kernel reads `length` bytes of `ino`, which has `size`, through this process, and keeps them.
+    pub(super) fn read(&self, ino: Ino, size: u64, length: u64) {
+        if let Some((_, resident)) = self.lender.get() {
+            resident.read(ino, size, length);
+        }
     }
 
     fn era(&self) -> u64 {
@@ -81,10 +94,10 @@ impl Passing {
 }
 
 impl Vfs {
-    /// From now on files are read past this process where `lender` has them. For mounts that are read-only, before any
-    /// file is opened.
-    pub fn pass_by(&self, lender: Arc<dyn Lender>) {
-        let _ = self.passing.lender.set(lender);
+    /// From now on files are read past this process where `lender` has them, and the kernel, which keeps at most `memory`
+    /// bytes of pages, does not have them by itself. For mounts that are read-only, before any file is opened.
+    pub fn pass_by(&self, lender: Arc<dyn Lender>, memory: u64) {
+        let _ = self.passing.lender.set((lender, Resident::new(memory)));
     }
 
     /// The way in which a handle of `ino`, being opened, is read: the kernel's own where that has an id. Until
@@ -94,10 +107,16 @@ impl Vfs {
     /// `Stale`
     pub(super) async fn pass(&self, ino: Ino) -> Result<(bool, Option<u32>)> {
         // What others change in place would be seen by nobody who is read past.
-        let Some(lender) = self.passing.lender.get().filter(|_| !self.in_place()) else { return Ok((false, None)) };
+        let Some((lender, resident)) = self.passing.lender.get().filter(|_| !self.in_place()) else {
+            return Ok((false, None));
+        };
         let version = self.inodes().get(ino)?.file()?.stored.clone();
         let seat = self.passing.enter(ino);
-        let loan = seat.loan.get_or_init(async || lender.lend(version.as_ref()?).await).await;
+        let lend = async || {
+            let version = version.as_ref()?;
+            if resident.has(ino, version.size) { None } else { lender.lend(version).await }
+        };
+        let loan = seat.loan.get_or_init(lend).await;
         match loan {
             Some(_) if seat.era != self.passing.era() => {
                 self.passing.leave(ino);
@@ -108,6 +127,7 @@ impl Vfs {
                 if let Some(version) = &version {
                     // Nobody sees when it is read.
                     self.recent.note(&version.path);
+                    resident.passed(version.size);
                 }
                 Ok((true, Some(loan.id())))
             }
@@ -134,7 +154,7 @@ impl Vfs {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicBool, AtomicU32};
 
     use super::*;
     use crate::backend::Backend;
@@ -142,13 +162,13 @@ mod tests {
     use crate::budget::Budget;
     use crate::prefetch::{self, ReadAhead};
     use crate::vfs::tests::path;
-    use crate::vfs::{Config, Handle, OpenOptions};
+    use crate::vfs::{Config, Handle, OpenOptions, Pages};
 
     #[derive(Debug, Default)]
     struct Shelf {
         lent: Arc<Mutex<Vec<u32>>>,
         next: AtomicU32,
-        empty: bool,
+        empty: AtomicBool,
     }
 
     #[derive(Debug)]
@@ -172,7 +192,7 @@ mod tests {
             tokio::task::yield_now().await;
             let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
             self.lent.lock().unwrap().push(id);
-            (!self.empty).then(|| Box::new(Book(id, self.lent.clone())) as Box<dyn Loan>)
+            (!self.empty.load(Ordering::Relaxed)).then(|| Box::new(Book(id, self.lent.clone())) as Box<dyn Loan>)
         }
     }
 
@@ -183,7 +203,7 @@ mod tests {
         let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(32 << 20));
         let vfs = Arc::new(Vfs::new(backend, ahead, budget, Config { read_only: true, ..Config::default() }));
         let shelf = Arc::new(shelf);
-        vfs.pass_by(shelf.clone());
+        vfs.pass_by(shelf.clone(), 1 << 20);
         (vfs, shelf)
     }
 
@@ -210,12 +230,28 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_begun_through_this_process_goes_on_so() {
-        let (vfs, shelf) = rig(Shelf { empty: true, ..Shelf::default() });
+        let (vfs, shelf) = rig(Shelf { empty: true.into(), ..Shelf::default() });
         let ino = vfs.lookup(Ino::ROOT, b"f").await.unwrap().ino;
         for _ in 0..3 {
             assert_eq!(open(&vfs, ino).await.unwrap().backing, None);
         }
         assert_eq!(shelf.lent.lock().unwrap().len(), 1, "it was decided once");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_has_already_is_not_lent() {
+        let (vfs, shelf) = rig(Shelf { empty: true.into(), ..Shelf::default() });
+        let ino = vfs.lookup(Ino::ROOT, b"f").await.unwrap().ino;
+        let first = open(&vfs, ino).await.unwrap();
+        assert_eq!(vfs.read(first.handle, 0, 100).await.unwrap(), "content");
+        vfs.release(first.handle).await.unwrap();
+        shelf.empty.store(false, Ordering::Relaxed);
+        let again = open(&vfs, ino).await.unwrap();
+        assert_eq!((again.backing, again.pages), (None, Pages::Keep));
+        vfs.release(again.handle).await.unwrap();
+        // Its pages are dropped with it.
+        vfs.succeed(|| ()).await;
+        assert_eq!(open(&vfs, ino).await.unwrap().backing, Some(2));
     }
 
     #[tokio::test]

@@ -200,6 +200,9 @@ impl Vfs {
                     };
                     match read {
                         Ok(data) => {
+                            if cached {
+                                self.passing.read(ino, version.size, data.len() as u64);
+                            }
                             self.recent.note(&version.path);
                             data
                         }

@@ -196,7 +196,7 @@ async fn serve(
     };
     if session.passes() {
         // Before anybody opens a file: from then on each is counted.
-        served.vfs.pass_by(kept);
+        served.vfs.pass_by(kept, pages_of_the_node());
     }
     channel.send(&FromWorker::Serving).await?;
     let mut line = Line::new(channel, listener)?;
@@ -245,6 +245,11 @@ async fn start(device: OwnedFd, served: &Served, passthrough: bool, skip_opens: 
     let vfs = served.vfs.clone();
     let runtime = tokio::runtime::Handle::current();
     Ok(tokio::task::spawn_blocking(move || Session::start(device, vfs, &config, &runtime)).await??)
+}
+
+/// How many bytes of pages the kernel may keep of a mount, where nothing else tells: half of the node's memory.
+fn pages_of_the_node() -> u64 {
+    nix::sys::sysinfo::sysinfo().map_or(0, |node| node.ram_total() / 2)
 }
 
 fn shown(spec: &VolumeSpec, ttl: &Span) -> vfs::Config {
