@@ -20,9 +20,9 @@ use super::answer::Answers;
 use super::errno::errno;
 use super::gather::Gather;
 use super::handshake::negotiate;
+use super::never_again::NEVER_AGAIN;
 use super::operations::Operation;
 use super::reply::{self, done};
-use super::unopened::NEVER_AGAIN;
 use super::words::{announcement, how, time};
 use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
 
@@ -364,11 +364,11 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(NEVER_AGAIN);
     }
 
     fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(NEVER_AGAIN);
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -379,7 +379,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(NEVER_AGAIN);
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -521,7 +521,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // The kernel then reads and writes.
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(NEVER_AGAIN);
     }
 }
 

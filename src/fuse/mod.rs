@@ -9,10 +9,10 @@ mod answer;
 mod errno;
 mod gather;
 mod handshake;
+mod never_again;
 mod operations;
 mod prune;
 mod reply;
-mod unopened;
 mod waiting;
 mod words;
 
