@@ -238,7 +238,8 @@ async fn second_epochs(pair: usize, cut: Duration, results: &mut Results) -> Res
 
 /// R8: what looks more than it reads.
 async fn looks(pair: usize, results: &mut Results) -> Result<()> {
-    let mut all = metadata::import(directory()?.path(), WIRE, Scale(1)).await?;
+    let mut all = metadata::import(directory()?.path(), WIRE, Scale(1), false).await?;
+    all.extend(metadata::import(directory()?.path(), WIRE, Scale(1), true).await?);
     all.extend(metadata::storm(directory()?.path(), WIRE, Scale(1)).await?);
     all.extend(metadata::volumes(directory()?.path(), WIRE, &[1_000, 10_000, 100_000, 1_000_000]).await?);
     for metadata::Looked { workload, limit, subject, outcome, counts, used } in all {

@@ -36,13 +36,15 @@ pub(crate) struct Looked {
     pub(crate) used: Used,
 }
 
-/// An import of a tree with its bytecode, in an interpreter of its own each time.
-pub(crate) async fn import(dir: &Path, wire: Wire, scale: Scale) -> Result<Vec<Looked>> {
+/// An import of a tree with its bytecode, in an interpreter of its own each time; where `skip_opens`, of files that the
+/// kernel opens without asking.
+pub(crate) async fn import(dir: &Path, wire: Wire, scale: Scale, skip_opens: bool) -> Result<Vec<Looked>> {
     let tree = dir.join("tree");
     let made = tree.clone();
     run::blocking(move || make_tree(&made, scale)).await?;
     let origin = Origin::serve(dir, Contents::Tree { folder: "set", root: &tree }, wire, false)?;
-    let mounted = Mounted::millrace(dir, &origin, "set", &How::of(32)).await?;
+    let mounted = Mounted::millrace(dir, &origin, "set", &How { skip_opens, ..How::of(32) }).await?;
+    let how = if skip_opens { ", opens skipped" } else { "" };
     let mut looked = Vec::new();
     for time in ["first", "second", "third"] {
         let before = (origin.counts(), process::used(mounted.pid()).cpu);
@@ -53,7 +55,7 @@ pub(crate) async fn import(dir: &Path, wire: Wire, scale: Scale) -> Result<Vec<L
         let workload = Workload {
             unit: Unit::Milliseconds,
             connections: 32,
-            ..Workload::new("R8", format!("import, {time}"), Vec::new(), Vec::new())
+            ..Workload::new("R8", format!("import, {time}{how}"), Vec::new(), Vec::new())
         };
         let (counts, limit) = (origin.counts().since(before.0), local.times[0]);
         looked.push(Looked { workload, limit, subject: "millrace", outcome, counts, used });

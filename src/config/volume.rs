@@ -103,7 +103,7 @@ impl Default for VolumeOptions {
             timeout: Duration::from_secs(60),
             ttl: Duration::from_secs(1),
             memory: 256 << 20,
-            read_ahead_kb: 4096,
+            read_ahead_kb: 1024,
             immutable: false,
             skip_opens: false,
             announce: true,

@@ -1,7 +1,7 @@
 //! Hides a store's latency: reads ahead of sequential readers, and fetches exactly what random ones ask.
 //!
 //! [`ReadAhead`] is one a worker, a [`FileReader`] one an open file version, shared by all its handles. The pure parts
-//! are `pattern`, which tells from what was read how many sequential readers a file has, `window`, which says how far
+//! are `pattern`, which tells from what was read (`covered`) how many sequential readers a file has, `window`, which says how far
 //! ahead of each to be, `habits`, which tells from the last files of a kind whether the next is read whole, `series`, which tells its name, and `order`,
 //! which tells in what order those of a directory are read. `part` is one ranged read of the store and the bytes that
 //! came of it so far, `files` are the files fetched before anybody reads them, `prepared` the large ones of those, and `link` is what was measured of the
@@ -13,6 +13,7 @@
 //! needs the memory.
 
 mod announced;
+mod covered;
 mod files;
 mod habits;
 mod link;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::Config;
+use super::covered::{Covered, LITTLE};
 use super::window::{Cursor, SLACK, Usual};
 
 /// Cursors a file may have; the one unused for longest gives way, random reads first.
@@ -23,14 +24,12 @@ const STEP: u64 = 12;
 /// as one of those that tell how far readers go. As many of them are remembered as `RUNS`.
 const PAUSE: u64 = 8;
 const RUNS: usize = 8;
-/// Until something is known of that: what the kernel reads at once around a page fault, where its read-ahead is as wide as
-/// the default of a volume.
+/// Until something is known of that: what the kernel reads at once around a page fault, where its read-ahead is wide.
 const AROUND: u64 = 4 << 20;
+/// So much of a file's beginning, and little else, was read: most likely the rest follows, whatever order it came in.
+const BEGINNING: u64 = 4 << 20;
 /// A run that is so many times as long as usual is none that ends where others do: pieces read at random adjoin by chance.
 const EXCEPTION: u64 = 4;
-/// Of what was read so many ranges are remembered, the longest. Shorter ones than `LITTLE` stop nobody.
-const RANGES: usize = 256;
-const LITTLE: u64 = 256 << 10;
 
 /// The cursors of one file.
 #[derive(Debug, Default)]
@@ -39,7 +38,9 @@ pub(super) struct Cursors {
     reads: u64,
     /// How far the last readers went that began in the middle of the file and then paused or went elsewhere, in bytes.
     runs: VecDeque<u64>,
-    read: Read,
+    read: Covered,
+    /// It was read from its beginning, in whatever order.
+    began: bool,
 }
 
 #[derive(Debug)]
@@ -91,9 +92,30 @@ impl Cursors {
                 self.join(self.known.len() - 1);
             }
         }
+        self.see_the_beginning();
         if let Some(at) = self.known.iter().position(|known| known.cursor.reads_the_file()) {
             self.pass(at);
         }
+    }
+
+    /// Who copies the file piece by piece out of a mapping, backwards or with others at once, reads it as if in order. Told
+    /// once of a file.
+    fn see_the_beginning(&mut self) {
+        let beginning = self.read.end_at(0);
+        if self.began || beginning < BEGINNING || self.read.all() > beginning + beginning / 2 {
+            return;
+        }
+        self.began = true;
+        if self.known.iter().any(|known| known.cursor.reads_the_file()) {
+            return;
+        }
+        let within = self.known.iter().filter(|known| known.cursor.next <= beginning);
+        let reach = within.map(|known| known.cursor.reach()).max().unwrap_or_default();
+        let mut cursor = Cursor::new(&(0..beginning), None);
+        cursor.believe(reach);
+        self.known.retain(|known| known.cursor.next > beginning);
+        self.make_room();
+        self.known.push(Known { cursor, last: self.reads, own: PROVEN, first: self.reads, rhythm: 0, noted: None });
     }
 
     /// The file's first read, of its beginning, is of somebody who will most likely go on to its end, and may be run ahead
@@ -330,80 +352,6 @@ impl Cursors {
     }
 }
 
-/// What was read of a file, and so lies in the kernel's page cache.
-#[derive(Debug, Default)]
-struct Read {
-    ranges: Vec<Range<u64>>,
-    /// Bytes that came again since it was last found not to be there.
-    again: u64,
-}
-
-impl Read {
-    fn add(&mut self, read: &Range<u64>) {
-        let ranges = &mut self.ranges;
-        let first = ranges.partition_point(|range| range.end < read.start);
-        let after = ranges.partition_point(|range| range.start <= read.end);
-        let (mut joined, mut again) = (read.clone(), 0);
-        for range in ranges.drain(first..after) {
-            again += range.end.min(read.end).saturating_sub(range.start.max(read.start));
-            joined = joined.start.min(range.start)..joined.end.max(range.end);
-        }
-        // The kernel has dropped it, or never kept it. Some pages it may have dropped alone.
-        if again * 2 >= read.end - read.start {
-            self.again += again;
-            if self.again >= LITTLE {
-                self.again = 0;
-                joined = read.clone();
-            }
-        }
-        ranges.insert(first, joined);
-        if ranges.len() > RANGES
-            && let Some(shortest) = (0..ranges.len()).min_by_key(|at| ranges[*at].end - ranges[*at].start)
-        {
-            ranges.remove(shortest);
-        }
-    }
-
-    /// Where what was read begins again, from `at` on.
-    fn next_after(&self, at: u64) -> u64 {
-        let after = self.ranges.partition_point(|range| range.end <= at);
-        let next = self.ranges[after..].iter().find(|range| range.end - range.start.max(at) >= LITTLE);
-        next.map_or(u64::MAX, |range| range.start.max(at))
-    }
-
-    /// Where what was read ends, before `at`.
-    fn last_before(&self, at: u64) -> u64 {
-        let before = self.ranges.partition_point(|range| range.start < at);
-        let last = self.ranges[..before].iter().rfind(|range| range.end.min(at) - range.start >= LITTLE);
-        last.map_or(0, |range| range.end.min(at))
-    }
-
-    /// Where what was read ends, of which `at` is the end or in the middle.
-    fn end_at(&self, at: u64) -> u64 {
-        let first = self.ranges.partition_point(|range| range.end < at);
-        self.ranges.get(first).filter(|range| range.start <= at).map_or(at, |range| range.end)
-    }
-
-    /// `range` without what was read.
-    fn without(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let (mut rest, mut at) = (Vec::new(), range.start);
-        let first = self.ranges.partition_point(|read| read.end <= range.start);
-        for read in self.ranges[first..].iter().take_while(|read| read.start < range.end) {
-            if read.end - read.start < LITTLE {
-                continue;
-            }
-            if at < read.start {
-                rest.push(at..read.start);
-            }
-            at = read.end;
-        }
-        if at < range.end {
-            rest.push(at..range.end);
-        }
-        rest
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -493,7 +441,7 @@ mod tests {
             (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB], None),
             (&[14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(8 * MIB..10 * MIB)),
             // What was read already is not fetched again.
-            (&[0..9 * MIB, 14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(9 * MIB..10 * MIB)),
+            (&[MIB..9 * MIB, 14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], Some(9 * MIB..10 * MIB)),
             (&[2 * MIB..10 * MIB, 14 * MIB..18 * MIB, 12 * MIB..14 * MIB, 10 * MIB..12 * MIB], None),
             // Nor is anything where pieces only happen to adjoin.
             (&[14 * MIB..15 * MIB, 30 * MIB..31 * MIB, 13 * MIB..14 * MIB, 50 * MIB..51 * MIB], None),
@@ -551,17 +499,6 @@ mod tests {
             }
             let page = piece * 8 * MIB;
             assert!(read(page..page + 4 * KIB), "piece {piece}");
-        }
-    }
-
-    #[test]
-    fn what_is_read_again_is_no_longer_there() {
-        for step in [4 * KIB, 128 * KIB, MIB] {
-            let mut read = Read::default();
-            in_order(0, step, 8 * MIB / step).iter().for_each(|range| read.add(range));
-            assert_eq!(read.without(0..8 * MIB), []);
-            in_order(0, step, 512 * KIB / step + 1).iter().for_each(|range| read.add(range));
-            assert!(!read.without(4 * MIB..8 * MIB).is_empty(), "{step}");
         }
     }
 

@@ -162,8 +162,8 @@ impl Cursor {
         }
         // A piece was copied backwards, down to where it began.
         let Cursor { next, .. } = *other;
-        let (reads, gained, back) = (1, 0, 0);
-        *self = Cursor { begin: next, next, frontier: next, floor: next, reads, gained, back, ..self.clone() };
+        let (reads, gained, back, reach) = (1, 0, 0, self.reach.max(other.reach));
+        *self = Cursor { begin: next, next, frontier: next, floor: next, reads, gained, back, reach, ..self.clone() };
     }
 
     /// `read`, of what it covers, was made before its turn: so much further is it run ahead of.

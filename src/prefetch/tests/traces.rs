@@ -5,8 +5,8 @@
 //!
 //! `kernel-*` are the READs that Linux 6.18 sent to a FUSE server 15 ms away for a file of 128 MiB, in the order in which
 //! they came: 8 interleaved streams of 128 KiB; pieces of 16 MiB copied out of a mapping (which memcpy does backwards), in
-//! order and by four threads in a shuffled order; 40 random pieces of 1 MiB. The kernel's read-ahead was 4 MiB, or 128 KiB
-//! where the name says small.
+//! order, by four threads at once, and by four in a shuffled order; 40 random pieces of 1 MiB. The kernel's read-ahead was 4 MiB, or 1 MiB
+//! where the name says narrow or four, and 128 KiB where it says small.
 
 use super::*;
 
@@ -47,6 +47,9 @@ async fn what_the_kernel_makes_of_programs_is_fetched_once() {
         ("streams", include_str!("../traces/kernel-streams.txt"), 1.02, 300),
         ("mmap-in-order", include_str!("../traces/kernel-mmap-in-order.txt"), 1.02, 250),
         ("mmap-shuffled", include_str!("../traces/kernel-mmap-shuffled.txt"), 1.02, 250),
+        ("mmap-in-order-narrow", include_str!("../traces/kernel-mmap-in-order-narrow.txt"), 1.03, 250),
+        ("mmap-four-at-once", include_str!("../traces/kernel-mmap-four-at-once.txt"), 1.03, 250),
+        ("mmap-shuffled-narrow", include_str!("../traces/kernel-mmap-shuffled-narrow.txt"), 1.03, 250),
         ("chunks", include_str!("../traces/kernel-chunks.txt"), 1.15, 80),
         ("chunks-small", include_str!("../traces/kernel-chunks-small.txt"), 1.1, 300),
     ] {
