@@ -40,6 +40,16 @@ enum Held {
     Directory { mtime: SystemTime },
 }
 
+impl Held {
+    /// The number of a file that is changed in place.
+    fn file(&self) -> Option<u64> {
+        match self {
+            Held::File { own, .. } => own.map(|own| own.file),
+            Held::Directory { .. } => None,
+        }
+    }
+}
+
 /// What a file has that is changed in place.
 #[derive(Debug, Clone, Copy)]
 struct Own {
@@ -102,7 +112,19 @@ impl Tree {
         if path.is_root() {
             return Some(meta(path, &Held::Directory { mtime: SystemTime::UNIX_EPOCH }));
         }
-        self.nodes.get(path).map(|held| meta(path, held))
+        self.nodes.get(path).map(|held| self.meta_of(path, held))
+    }
+
+    fn meta_of(&self, path: &Path, held: &Held) -> Meta {
+        let names =
+            held.file().map_or(1, |file| self.nodes.values().filter(|other| other.file() == Some(file)).count());
+        Meta { links: u32::try_from(names).unwrap_or(u32::MAX), ..meta(path, held) }
+    }
+
+    /// What changed at `path` did so under each of the file's names.
+    fn spread(&mut self, path: &Path) {
+        let Some(changed) = self.nodes.get(path).filter(|held| held.file().is_some()).cloned() else { return };
+        self.nodes.values_mut().filter(|held| held.file() == changed.file()).for_each(|held| *held = changed.clone());
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
@@ -172,7 +194,7 @@ fn meta(path: &Path, held: &Held) -> Meta {
         Held::File { own, .. } => own.map(|own| own.permissions),
         Held::Directory { .. } => None,
     };
-    Meta { node, mtime: *mtime, permissions, readable: true }
+    Meta { node, mtime: *mtime, permissions, readable: true, links: 1 }
 }
 
 fn absent(op: Op, path: &Path) -> Error {
@@ -190,6 +212,7 @@ impl Backend for Memory {
             own_permissions: in_place,
             append: in_place,
             random_write: in_place,
+            hard_links: in_place,
             largest_file: 1 << 40,
         }
     }
@@ -211,7 +234,7 @@ impl Backend for Memory {
                     .below(&dir)
                     .filter_map(|(path, held)| {
                         let (parent, name) = path.split_last()?;
-                        (parent == dir).then(|| Ok(Entry { name, meta: meta(path, held) }))
+                        (parent == dir).then(|| Ok(Entry { name, meta: tree.meta_of(path, held) }))
                     })
                     .collect(),
             };
@@ -230,7 +253,10 @@ impl Backend for Memory {
                     // What is changed in place and longer now still has what it had.
                     || found.size > file.size)
         };
-        let found = tree.nodes.get(&file.path).filter(|held| version(&file.path, held).is_some_and(is_it));
+        // What is changed in place is read wherever it lies now.
+        let now = tree.in_place.then(|| tree.path_of(file)).flatten();
+        let path = now.as_ref().unwrap_or(&file.path);
+        let found = tree.nodes.get(path).filter(|held| version(path, held).is_some_and(is_it));
         let Some(Held::File { content, .. }) = found else {
             return Err(Error::new(ErrorKind::Stale, Op::Read, &file.path, "the file was replaced or removed"));
         };
@@ -329,6 +355,10 @@ impl Backend for Memory {
         if let Some((kind, message)) = refusal {
             return Err(Error::new(kind, Op::Rename, to, message));
         }
+        let file = |path| tree.nodes.get(path).and_then(Held::file);
+        if file(from).is_some() && file(from) == file(to) {
+            return Ok(source);
+        }
         let inside: Vec<Path> = tree.below(from).map(|(path, _)| path.clone()).collect();
         for path in inside.into_iter().chain([from.clone()]) {
             if let Some(held) = tree.nodes.remove(&path) {
@@ -383,7 +413,23 @@ impl Backend for Memory {
                 }
             }
         }
+        tree.spread(path);
         tree.meta(path).ok_or_else(|| absent(Op::SetAttributes, path))
+    }
+
+    async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
+        let mut tree = self.tree();
+        tree.needs_in_place(Op::Link, from)?;
+        tree.needs_parent(Op::Link, to)?;
+        if tree.kind(to).is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, Op::Link, to, "something is there already"));
+        }
+        let held = tree.nodes.get(from).cloned().ok_or_else(|| absent(Op::Link, from))?;
+        if held.file().is_none() {
+            return Err(Error::new(ErrorKind::IsADirectory, Op::Link, from, "it is a directory"));
+        }
+        tree.nodes.insert(to.clone(), held);
+        tree.meta(to).ok_or_else(|| absent(Op::Link, to))
     }
 
     async fn space(&self) -> Result<Option<Space>> {
@@ -413,6 +459,7 @@ impl InPlace for WritingInPlace {
             bytes[begin..end].copy_from_slice(&data);
             (*content, *number, *mtime) = (bytes.freeze(), next, SystemTime::now());
         }
+        tree.spread(&path);
         Ok(tree.meta(&path))
     }
 

@@ -187,6 +187,8 @@ pub struct Traits {
     pub append: bool,
     /// Files that are changed in place can be written at any offset, and cut.
     pub random_write: bool,
+    /// A file may have several names ([`Backend::link`]), under each of which it is the *same file*.
+    pub hard_links: bool,
     /// The largest file, in bytes.
     pub largest_file: u64,
 }
@@ -246,6 +248,8 @@ pub struct Meta {
     pub permissions: Option<Permissions>,
     /// False where the store cannot give the bytes now (an S3 archive class): mode 000, EACCES at open.
     pub readable: bool,
+    /// Names that the file has; 1 where the store has no [`Traits::hard_links`].
+    pub links: u32,
 }
 
 /// What [`Backend::fetch`] found.

@@ -46,30 +46,57 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::getattr`], and what the store failed with.
     pub async fn getattr_now(&self, ino: Ino) -> Result<Attr> {
-        let (path, writes) = {
-            let inodes = self.inodes();
-            let inode = inodes.get(ino)?;
-            if !inode.linked {
-                drop(inodes);
-                return self.getattr(ino);
-            }
-            (inode.path.clone(), inode.file().map(|file| file.in_place.as_ref().map(|writing| writing.writes)))
-        };
-        let asked = self.changes.ask();
-        match self.backend.stat(&path).await {
-            Ok(meta) if asked.changed(&path).is_none() => {
-                let mut inodes = self.inodes();
-                let now = inodes.get(ino)?.file().map(|file| file.in_place.as_ref().map(|writing| writing.writes));
-                if inodes.number(&path, &meta) == ino && now == writes {
-                    inodes.take_in(ino, &meta);
+        loop {
+            let (path, writes) = {
+                let inodes = self.inodes();
+                let inode = inodes.get(ino)?;
+                if !inode.linked {
+                    break;
                 }
+                (inode.path.clone(), inode.file().map(|file| file.in_place.as_ref().map(|writing| writing.writes)))
+            };
+            let asked = self.changes.ask();
+            let it_is = match self.backend.stat(&path).await {
+                Ok(_) if asked.changed(&path).is_some() => true,
+                Ok(meta) => {
+                    let mut inodes = self.inodes();
+                    let now = inodes.get(ino)?.file().map(|file| file.in_place.as_ref().map(|writing| writing.writes));
+                    let it_is = inodes.number(&path, &meta) == ino;
+                    if it_is && now == writes {
+                        inodes.take_in(ino, &meta);
+                    }
+                    it_is
+                }
+                Err(error) if error.kind == ErrorKind::NotFound => false,
+                Err(error) => return Err(error.into()),
+            };
+            // Its only name went: the kernel hears of that when it looks it up.
+            if it_is || !self.goes_by_another(ino, &path) {
+                break;
             }
-            Ok(_) => {}
-            // Its name went: the kernel hears of that when it looks it up.
-            Err(error) if error.kind == ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
         }
         self.getattr(ino)
+    }
+
+    /// The store does not have the file under `path`: it goes by another of its names. False where none is known.
+    pub(super) fn goes_by_another(&self, ino: Ino, path: &Path) -> bool {
+        let mut inodes = self.inodes();
+        if inodes.names_of(ino).len() < 2 || inodes.at(path) != Some(ino) {
+            return false;
+        }
+        inodes.detach(path);
+        if let Some((parent, name)) = path.split_last()
+            && let Some(parent) = inodes.at(&parent)
+        {
+            self.invalidate(Invalidation::Entry { parent, name });
+        }
+        true
+    }
+
+    /// What was asked before about any name of the file is old.
+    pub(super) fn record_names(&self, ino: Ino) {
+        let names = self.inodes().names_of(ino);
+        names.iter().for_each(|name| self.changes.record(name, Outcome::Uncertain));
     }
 
     /// Makes the file `path`, which was seen not to be there, and opens it. Counts a lookup. `None` where somebody else
@@ -226,6 +253,7 @@ impl Vfs {
         }
         // What was asked while it was written may be answered with what it was before.
         self.changes.record(&path, Outcome::Uncertain);
+        self.record_names(ino);
         self.closed(ino).await;
         synced
     }
@@ -241,32 +269,40 @@ impl Vfs {
         }
     }
 
-    /// Removes the name `path` of the open file `ino`, which is kept under a hidden one.
+    /// Removes the name `path` of the open file `ino`, which is kept under a hidden one. So it is where it has other
+    /// names, which another client may remove.
     pub(super) async fn hide(&self, ino: Ino, path: &Path) -> Result<()> {
         let Some((dir, _)) = path.split_last() else { return Err(Error::NotPermitted) };
         let hidden = dir.join(&Name::hidden());
         let how = RenameOptions { kind: Kind::File, version: None, replace: true };
         let moved = self.backend.rename(path, &hidden, how).await;
         self.progressed();
+        self.record_names(ino);
         self.left(path, &moved);
         let moved = moved?;
-        self.counts(path, Amount::file(moved.size(), -1));
+        let size = if moved.links > 1 { 0 } else { moved.size() };
+        self.counts(path, Amount::file(size, -1));
         let mut inodes = self.inodes();
-        inodes.detach(path);
         if let Ok(inode) = inodes.get_mut(ino) {
-            inode.path = hidden.clone();
-            let file = inode.file_mut()?;
-            if let Some(version) = moved.version() {
-                file.store(version.clone());
-            }
-            file.hidden = Some(hidden);
+            inode.file_mut()?.hidden = Some(hidden);
         }
+        inodes.detach(path);
+        inodes.take_in(ino, &moved);
         Ok(())
     }
 
     /// Changes attributes of what lies in the store.
     pub(super) async fn set_in_place(&self, ino: Ino, set: SetAttributes) -> Result<Attr> {
-        let (path, _locked) = self.lock_file(ino).await?;
+        loop {
+            let (path, _locked) = self.lock_file(ino).await?;
+            match self.set_by_name(ino, &path, set).await {
+                Err(Error::NotFound) if self.goes_by_another(ino, &path) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn set_by_name(&self, ino: Ino, path: &Path, set: SetAttributes) -> Result<Attr> {
         let before = {
             let inodes = self.inodes();
             let inode = inodes.get(ino)?;
@@ -286,13 +322,14 @@ impl Vfs {
             self.sync_in_place(ino).await?;
         }
         let wanted = SetAttributes { mode: set.mode.map(|mode| mode & 0o7777), ..set };
-        let outcome = self.backend.set_attributes(&path, &wanted).await;
+        let outcome = self.backend.set_attributes(path, &wanted).await;
         self.progressed();
-        self.changes.record(&path, Outcome::Uncertain);
+        self.changes.record(path, Outcome::Uncertain);
+        self.record_names(ino);
         let meta = outcome?;
         if let Some(size) = set.size {
             let bytes = size.cast_signed().saturating_sub(before.cast_signed());
-            self.counts(&path, Amount { bytes, inodes: 0 });
+            self.counts(path, Amount { bytes, inodes: 0 });
         }
         self.changed_here(ino, &meta);
         self.getattr(ino)

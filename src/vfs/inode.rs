@@ -13,8 +13,10 @@ use crate::prefetch::FileReader;
 /// A file or directory that somebody knows by number.
 #[derive(Debug)]
 pub(super) struct Inode {
-    /// Where it lies, or last lay.
+    /// Where it lies, or last lay: of several names the one that was looked up last.
     pub(super) path: Path,
+    /// Names that it has, here and elsewhere.
+    pub(super) links: u32,
     /// Whether it is still what lies there.
     pub(super) linked: bool,
     pub(super) mtime: SystemTime,
@@ -118,6 +120,25 @@ impl Inode {
             Content::File(file) => file.size(),
             Content::Directory => 0,
         }
+    }
+
+    /// The store counts so many names, a hidden one too.
+    pub(super) fn counted(&mut self, links: u32) {
+        let hidden = self.file().is_ok_and(|file| file.hidden.is_some());
+        let others = links.saturating_sub(u32::from(hidden));
+        if self.linked {
+            self.links = others.max(1);
+        } else if hidden {
+            self.links = others;
+        }
+    }
+
+    /// It is `path` that names it from now on.
+    pub(super) fn goes_by(&mut self, path: Path) {
+        if let Content::File(file) = &mut self.content {
+            file.moved(&path);
+        }
+        self.path = path;
     }
 
     pub(super) fn is_being_written(&self) -> bool {

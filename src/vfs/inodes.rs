@@ -1,7 +1,8 @@
 //! The inode table: what the kernel knows by number, and what lies where.
 //!
 //! One inode is one version of one file: where the store shows another file under a name, the name gets another inode,
-//! and the old one lives on for those who hold it. What this mount itself changes or renames keeps its inode.
+//! and the old one lives on for those who hold it. What this mount itself changes or renames keeps its inode. Where the
+//! store gives a file several names, they are one inode, which goes by one of them.
 //!
 //! Lock order: a name's lock ([`super::locks`]), an inode's [`Gate`], this table, then the log of changes or the ledger.
 //! The table is never held over an await.
@@ -9,6 +10,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::inode::{Content, File, Inode};
@@ -31,6 +33,10 @@ pub(super) struct Inodes {
     /// Each in a place of its own: the table's free slots are small.
     inodes: HashMap<Ino, Box<Inode>>,
     names: HashMap<Path, Ino>,
+    /// What a file has beside its path of the names that are known; nothing for most.
+    further: HashMap<Ino, Vec<Path>>,
+    /// By what tells a file from others, where one may have several names.
+    files: Option<HashMap<Arc<str>, Ino>>,
     /// Files being written, so that a directory finds its own among few.
     being_written: HashSet<Ino>,
     /// All of them and some that are gone, in the order in which [`Inodes::coldest`] comes by.
@@ -38,10 +44,11 @@ pub(super) struct Inodes {
 }
 
 impl Inodes {
-    /// A table with the volume's own directory.
-    pub(super) fn new() -> Inodes {
+    /// A table with the volume's own directory. `hard_links` is [`crate::backend::Traits`]'s.
+    pub(super) fn new(hard_links: bool) -> Inodes {
         let root = Inode {
             path: Path::root(),
+            links: 1,
             linked: true,
             mtime: SystemTime::UNIX_EPOCH,
             permissions: None,
@@ -53,6 +60,8 @@ impl Inodes {
         Inodes {
             inodes: HashMap::from([(Ino::ROOT, Box::new(root))]),
             names: HashMap::from([(Path::root(), Ino::ROOT)]),
+            further: HashMap::new(),
+            files: hard_links.then(HashMap::new),
             being_written: HashSet::new(),
             round: VecDeque::new(),
         }
@@ -123,16 +132,34 @@ impl Inodes {
 
     /// The number that `meta` at `path` has, or would get.
     pub(super) fn number(&self, path: &Path, meta: &Meta) -> Ino {
-        match self.at(path) {
-            Some(ino) if self.inodes.get(&ino).is_some_and(|inode| inode.is_being_written() || inode.is(meta)) => ino,
-            _ => self.free_number(path, meta.version().map(|version| &*version.file)),
-        }
+        let inode = |ino: &Ino| self.inodes.get(ino);
+        let there =
+            self.at(path).filter(|ino| inode(ino).is_some_and(|inode| inode.is_being_written() || inode.is(meta)));
+        // Of a name that only a listing told of it is not known whose it is.
+        let seen = there.filter(|ino| inode(ino).is_some_and(|inode| !inode.file().is_ok_and(File::unseen)));
+        let known = seen.or_else(|| self.under_another_name(meta)).or(there);
+        known.unwrap_or_else(|| self.free_number(path, meta.version().map(|version| &*version.file)))
+    }
+
+    /// The file of `meta`, if it is known. One that has one name was moved by another client: it is looked up there.
+    fn under_another_name(&self, meta: &Meta) -> Option<Ino> {
+        let version = meta.version().filter(|_| meta.links > 1)?;
+        let ino = self.files.as_ref()?.get(&version.file)?;
+        self.inodes.get(ino).is_some_and(|inode| inode.is(meta)).then_some(*ino)
+    }
+
+    /// Every name that is known of an inode.
+    pub(super) fn names_of(&self, ino: Ino) -> Vec<Path> {
+        let own = self.inodes.get(&ino).filter(|inode| inode.linked).map(|inode| inode.path.clone());
+        own.into_iter().chain(self.further.get(&ino).into_iter().flatten().cloned()).collect()
     }
 
     /// Takes in what the store shows at `path` and counts a lookup of it. What is being written here stays as it is.
     pub(super) fn enter(&mut self, path: &Path, meta: &Meta) -> Ino {
         let ino = self.number(path, meta);
-        if self.at(path) != Some(ino) {
+        if self.at(path) == Some(ino) || self.inodes.contains_key(&ino) {
+            self.goes_by(ino, path);
+        } else {
             self.detach(path);
             let content = match &meta.node {
                 Node::Directory => Content::Directory,
@@ -146,6 +173,7 @@ impl Inodes {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lookups += 1;
             inode.warm = true;
+            inode.counted(meta.links);
             // What is changed in place here is what its last write left; the store may have been asked before that.
             if !inode.is_being_written() && !inode.is_open_in_place() {
                 inode.mtime = meta.mtime;
@@ -156,7 +184,30 @@ impl Inodes {
                 }
             }
         }
+        if let (Some(files), Some(version)) = (&mut self.files, meta.version()) {
+            files.insert(version.file.clone(), ino);
+        }
         ino
+    }
+
+    /// An inode that is known has this name, too, which is the one it goes by from now on: it was just seen to have it.
+    fn goes_by(&mut self, ino: Ino, path: &Path) {
+        if self.at(path) != Some(ino) {
+            self.detach(path);
+            self.names.insert(path.clone(), ino);
+        }
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| !inode.linked || inode.path != *path) else {
+            return;
+        };
+        let further = self.further.entry(ino).or_default();
+        further.retain(|name| name != path);
+        if std::mem::replace(&mut inode.linked, true) {
+            further.push(inode.path.clone());
+        }
+        if further.is_empty() {
+            self.further.remove(&ino);
+        }
+        inode.goes_by(path.clone());
     }
 
     /// Takes in what the store says of what `ino` is, wherever it lies.
@@ -164,6 +215,7 @@ impl Inodes {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         inode.mtime = meta.mtime;
         inode.permissions = meta.permissions;
+        inode.counted(meta.links);
         let path = inode.path.clone();
         if let (Content::File(file), Some(version)) = (&mut inode.content, meta.version()) {
             file.readable = meta.readable;
@@ -254,10 +306,10 @@ impl Inodes {
         left
     }
 
-    /// The file at `path`, where somebody has it open.
+    /// The file at `path`, where somebody has it open and no hidden name keeps it.
     pub(super) fn open_at(&self, path: &Path) -> Option<Ino> {
-        let is_open = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.handles > 0 && inode.file().is_ok());
-        self.at(path).filter(is_open)
+        let inode = |ino: &Ino| self.inodes.get(ino).filter(|inode| inode.handles > 0);
+        self.at(path).filter(|ino| inode(ino).is_some_and(|inode| inode.file().is_ok_and(|file| file.hidden.is_none())))
     }
 
     /// Files that are open to be changed in place.
@@ -287,8 +339,22 @@ impl Inodes {
     /// What lay at `path` does so no longer. Its inode lives on for those who hold it.
     pub(super) fn detach(&mut self, path: &Path) {
         if let Some(ino) = self.names.remove(path) {
+            let mut further = self.further.remove(&ino).unwrap_or_default();
             if let Some(inode) = self.inodes.get_mut(&ino) {
-                inode.linked = false;
+                inode.links = inode.links.saturating_sub(1);
+                if inode.path != *path {
+                    further.retain(|name| name != path);
+                } else if let Some(next) = further.pop() {
+                    inode.goes_by(next);
+                } else {
+                    inode.linked = false;
+                    if let Some(hidden) = inode.file().ok().and_then(|file| file.hidden.clone()) {
+                        inode.goes_by(hidden);
+                    }
+                }
+            }
+            if !further.is_empty() {
+                self.further.insert(ino, further);
             }
             self.reap(ino);
         }
@@ -306,11 +372,13 @@ impl Inodes {
             let new = old.names().skip(from.names().count()).fold(to.clone(), |path, name| path.join(&name));
             if let Some(ino) = self.names.remove(&old) {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
-                    inode.path = new.clone();
-                    if let Content::File(file) = &mut inode.content {
-                        file.moved(&new);
+                    match inode.path == old {
+                        true => inode.goes_by(new.clone()),
+                        false => inode.goes_by(inode.path.clone()),
                     }
                 }
+                let further = self.further.get_mut(&ino).into_iter().flatten();
+                further.filter(|name| **name == old).for_each(|name| name.clone_from(&new));
                 self.names.insert(new, ino);
             }
         }
@@ -338,6 +406,7 @@ impl Inodes {
         }
         let inode = Inode {
             path: path.clone(),
+            links: 1,
             linked: true,
             mtime: SystemTime::UNIX_EPOCH,
             permissions: None,
@@ -384,15 +453,26 @@ impl Inodes {
         if ino != Ino::ROOT
             && self.inodes.get(&ino).is_some_and(|inode| unused(inode))
             && let Some(inode) = self.inodes.remove(&ino)
-            && self.at(&inode.path) == Some(ino)
         {
-            self.names.remove(&inode.path);
+            let Inode { path, content, .. } = *inode;
+            for name in self.further.remove(&ino).into_iter().flatten().chain([path]) {
+                if self.at(&name) == Some(ino) {
+                    self.names.remove(&name);
+                }
+            }
+            if let (Some(files), Content::File(File { stored: Some(version), .. })) = (&mut self.files, &content)
+                && files.get(&version.file) == Some(&ino)
+            {
+                files.remove(&version.file);
+            }
         }
     }
 
-    /// A number that follows from what it stands for, so that a forgotten inode comes back under the same one.
+    /// A number that follows from what it stands for, so that a forgotten inode comes back under the same one, by whichever
+    /// of its names.
     fn free_number(&self, path: &Path, file: Option<&str>) -> Ino {
         let mut hasher = DefaultHasher::new();
+        let path = Some(path).filter(|_| self.files.is_none() || file.is_none());
         (path, file).hash(&mut hasher);
         let mut number = hasher.finish() >> 11;
         while number <= super::control::FILE.0 || self.inodes.contains_key(&Ino(number)) {
@@ -404,8 +484,6 @@ impl Inodes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn path(text: &str) -> Path {
@@ -413,7 +491,7 @@ mod tests {
     }
 
     fn directory() -> Meta {
-        Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true }
+        Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true, links: 1 }
     }
 
     fn file(at: &str, version: &str) -> Meta {
@@ -424,7 +502,7 @@ mod tests {
 
     #[test]
     fn one_inode_is_one_version() {
-        let mut table = Inodes::new();
+        let mut table = Inodes::new(false);
         let first = table.enter(&path("f"), &file("f", "1"));
         assert_eq!(table.enter(&path("f"), &file("f", "1")), first);
         let second = table.enter(&path("f"), &file("f", "2"));
@@ -442,7 +520,7 @@ mod tests {
 
     #[test]
     fn what_is_open_or_being_written_outlives_its_lookups() {
-        let mut table = Inodes::new();
+        let mut table = Inodes::new(false);
         let ino = table.enter(&path("f"), &file("f", "1"));
         table.open(ino, false).unwrap();
         table.forget(ino, 1);
@@ -464,7 +542,7 @@ mod tests {
 
     #[test]
     fn the_coldest_are_those_that_were_not_looked_up_again() {
-        let mut table = Inodes::new();
+        let mut table = Inodes::new(false);
         let names: Vec<_> = (0..100).map(|number| format!("f{number:02}")).collect();
         let inos: Vec<_> = names.iter().map(|name| table.enter(&path(name), &file(name, "1"))).collect();
         assert!(table.coldest(100).is_empty(), "each is new");
@@ -483,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_directory_takes_what_is_below_it_along() {
-        let mut table = Inodes::new();
+        let mut table = Inodes::new(false);
         let dir = table.enter(&path("d"), &directory());
         let below = table.enter(&path("d/x/f"), &file("d/x/f", "1"));
         let beside = table.enter(&path("dx"), &file("dx", "1"));
@@ -499,11 +577,53 @@ mod tests {
 
     #[test]
     fn a_name_known_from_a_listing_is_filled_in_later() {
-        let mut table = Inodes::new();
+        let mut table = Inodes::new(false);
         let number = table.number(&path("f"), &file("f", "1"));
         let unseen = table.enter_unseen(&path("f"), number, Kind::File);
         assert!(table.get(unseen).unwrap().file().unwrap().unseen());
         assert_eq!((unseen, table.enter(&path("f"), &file("f", "1"))), (number, number));
         assert_eq!(table.get(number).unwrap().size(), 10);
+    }
+
+    #[test]
+    fn every_name_of_a_file_is_one_inode() {
+        let mut table = Inodes::new(true);
+        let linked = |at: &str, links| Meta { links, ..file(at, "1") };
+        let ino = table.enter(&path("a"), &linked("a", 1));
+        assert_eq!(table.enter(&path("d/b"), &linked("d/b", 2)), ino);
+        assert_eq!((table.get(ino).unwrap().links, table.names_of(ino)), (2, vec![path("d/b"), path("a")]));
+        table.rename(&path("d"), &path("e"));
+        table.rename(&path("a"), &path("c"));
+        assert_eq!(
+            (table.at(&path("d/b")), table.at(&path("a"))),
+            (Some(ino), None),
+            "what is not known does not move"
+        );
+        assert_eq!(table.names_of(ino), [path("d/b"), path("c")]);
+        // It goes by the other when one is gone, and has none when both are.
+        table.detach(&path("d/b"));
+        let left = table.get(ino).unwrap();
+        assert_eq!((&left.path, left.linked, left.links), (&path("c"), true, 1));
+        table.detach(&path("c"));
+        assert!(!table.get(ino).unwrap().linked);
+        // Found again by a name of two, it is what lies there.
+        assert_eq!(table.enter(&path("f"), &linked("f", 2)), ino);
+        assert_eq!(table.enter(&path("g"), &linked("g", 2)), ino);
+        // Another file takes one of its names.
+        let other = table.enter(&path("g"), &file("g", "2"));
+        assert_ne!(other, ino);
+        assert_eq!(table.names_of(ino), [path("f")]);
+        table.enter(&path("h"), &linked("h", 2));
+        table.forget(ino, 5);
+        assert!(table.get(ino).is_err() && table.at(&path("f")).is_none() && table.at(&path("h")).is_none());
+        assert!(table.further.is_empty() && table.files.as_ref().is_some_and(|files| files.len() == 1));
+        assert_eq!(table.enter(&path("h"), &linked("h", 2)), ino, "the number is the file's, whichever its name");
+    }
+
+    #[test]
+    fn files_of_stores_without_links_share_nothing() {
+        let mut table = Inodes::new(false);
+        let one = table.enter(&path("a"), &Meta { links: 2, ..file("a", "1") });
+        assert_ne!(table.enter(&path("b"), &Meta { links: 2, ..file("b", "1") }), one);
     }
 }

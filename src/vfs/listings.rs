@@ -263,6 +263,7 @@ mod tests {
             mtime: SystemTime::UNIX_EPOCH + Duration::new(5, 6),
             permissions,
             readable: true,
+            links: 3,
         }
     }
 
@@ -300,7 +301,8 @@ mod tests {
     #[tokio::test]
     async fn what_was_listed_is_remembered_as_it_was() {
         let rig = rig(64 << 20);
-        let dir = Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true };
+        let dir =
+            Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true, links: 1 };
         let same = file(&path("d/same"), "tag", "tag");
         let other = file(&path("d/other"), "file", "bytes");
         let archived = Meta { readable: false, ..file(&path("d/archived"), "", "") };

@@ -220,13 +220,14 @@ pub struct Vfs {
 impl Vfs {
     /// A file system over `backend`, whose files are read through `read_ahead`. Asks nothing of the store.
     pub fn new(backend: Arc<dyn Backend>, read_ahead: Arc<ReadAhead>, budget: Budget, config: Config) -> Vfs {
+        let hard_links = backend.traits().hard_links;
         Vfs {
             backend,
             read_ahead,
             listings: Listings::new(budget.clone()),
             budget,
             config,
-            inodes: Mutex::new(Inodes::new()),
+            inodes: Mutex::new(Inodes::new(hard_links)),
             crowd: Crowd::default(),
             handles: Handles::default(),
             changes: Changes::default(),
@@ -332,7 +333,7 @@ impl Vfs {
             gid: kept.map_or(self.config.gid, |kept| kept.gid),
             nlink: match inode.kind() {
                 Kind::Directory => 2,
-                Kind::File | Kind::Symlink => u32::from(inode.linked),
+                Kind::File | Kind::Symlink => inode.links,
             },
             // Writers that ask gather this much for one write; a reader that did would fetch that much for every
             // small read at random.

@@ -116,24 +116,33 @@ impl Vfs {
         self.named(&path, made)
     }
 
-    /// Gives a file another name. Counts a lookup of it: each name is an inode of its own here.
+    /// Gives a file another name. Counts a lookup of it.
     ///
     /// # Errors
     /// `NotPermitted` where the store gives a file one name, and for the reserved name; `Exists`, `ReadOnly`, `Denied`
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         self.writable()?;
         let path = self.new_name(parent, name)?;
-        let from = {
-            let inodes = self.inodes();
-            let inode = inodes.get(ino)?;
-            if !inode.linked {
-                return Err(Error::NotFound);
+        loop {
+            let from = {
+                let inodes = self.inodes();
+                let inode = inodes.get(ino)?;
+                if !inode.linked {
+                    return Err(Error::NotFound);
+                }
+                inode.path.clone()
+            };
+            if from == path {
+                return Err(Error::Exists);
             }
-            inode.path.clone()
-        };
-        let _locked = self.locks.lock_both(&from, &path).await;
-        let linked = self.backend.link(&from, &path).await;
-        self.named(&path, linked)
+            let _locked = self.locks.lock_both(&from, &path).await;
+            let linked = self.backend.link(&from, &path).await;
+            self.record_names(ino);
+            match self.named(&path, linked) {
+                Err(Error::NotFound) if self.goes_by_another(ino, &from) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The text of a symbolic link.
@@ -179,10 +188,16 @@ impl Vfs {
             return self.hide(ino, &path).await;
         }
         if self.is_in_store(&path) {
-            let (being_written, size) = {
+            let (being_written, size, names) = {
                 let inodes = self.inodes();
-                (inodes.written_at(&path).is_some(), inodes.stored_at(&path))
+                let ino = inodes.at(&path);
+                let is_last = ino.and_then(|ino| inodes.get(ino).ok()).is_none_or(|inode| inode.links <= 1);
+                let size = inodes.stored_at(&path).filter(|_| is_last);
+                let names = ino.map(|ino| inodes.names_of(ino)).unwrap_or_default();
+                (inodes.written_at(&path).is_some(), size, names)
             };
+            // What a listing told of the others counts this one.
+            names.iter().filter(|name| **name != path).for_each(|name| self.changes.record(name, Outcome::Uncertain));
             match self.remove(&path, Kind::File).await {
                 Ok(()) => self.counts(&path, Amount::file(size.unwrap_or_default(), -1)),
                 Err(Error::NotFound) if being_written => {}

@@ -305,6 +305,7 @@ impl Vfs {
                 self.invalidate(Invalidation::Entry { parent, name });
             }
         }
-        Ok(true)
+        // It may have another name, under which it is what it was.
+        Ok(!inodes.get(ino).is_ok_and(|inode| inode.linked))
     }
 }

@@ -50,6 +50,10 @@ impl Vfs {
         if keep && self.inodes().written_at(new).is_some() {
             return Err(Error::Exists);
         }
+        // Of two names of one file rename(2) removes none.
+        if self.inodes().at(new) == Some(ino) {
+            return if keep { Err(Error::Exists) } else { Ok(()) };
+        }
         let stored = self.inodes().get(ino)?.file()?.stored.clone();
         let lies_there = if stored.is_some() {
             let size = stored.as_ref().map_or(0, |version| version.size);

@@ -57,6 +57,7 @@ pub(super) struct Row {
     mtime: SystemTime,
     permissions: Option<Permissions>,
     pub(super) readable: bool,
+    links: u32,
     /// Something else may lie there now.
     pub(super) outdated: bool,
 }
@@ -90,6 +91,7 @@ impl Rows {
             mtime: meta.mtime,
             permissions: meta.permissions,
             readable: meta.readable,
+            links: meta.links,
             outdated: false,
         };
         self.text.extend_from_slice(name.as_bytes());
@@ -121,7 +123,7 @@ impl Rows {
             }
             _ => Node::Directory,
         };
-        Meta { node, mtime: row.mtime, permissions: row.permissions, readable: row.readable }
+        Meta { node, mtime: row.mtime, permissions: row.permissions, readable: row.readable, links: row.links }
     }
 
     /// All rows are there: from now on who reads them sorted by name is known, too.

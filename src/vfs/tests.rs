@@ -1,4 +1,5 @@
 mod ahead;
+mod links;
 
 use std::ops::Range;
 

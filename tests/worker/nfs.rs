@@ -347,3 +347,65 @@ fn df_is_the_servers_and_comes_though_it_is_frozen() {
     filer.server.thaw().unwrap();
     rig.unpublish(&workers, "a").unwrap();
 }
+
+#[test]
+fn names_of_one_file_are_one_inode() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    fs::create_dir(filer.disk("dir")).unwrap();
+    chown(filer.disk("dir"), Some(UID), Some(UID)).unwrap();
+    fs::hard_link(filer.disk("hello"), filer.disk("dir/again")).unwrap();
+    rig.publish(&workers, filer.request("a", UID, SOON)).unwrap();
+    let at = |name: &str| filer.at("a", name);
+    let shown = |name: &str| {
+        let meta = fs::metadata(at(name)).unwrap();
+        (meta.ino(), meta.nlink())
+    };
+    assert_eq!(shown("hello"), shown("dir/again"));
+    assert_eq!(shown("hello").1, 2);
+    fs::hard_link(at("dir/again"), at("third")).unwrap();
+    assert_eq!((shown("third"), shown("hello")), (shown("dir/again"), shown("dir/again")));
+    assert_eq!(shown("hello").1, 3);
+    // By the other names it is seen at once what one is written by, pages in memory included.
+    let reader = File::open(at("hello")).unwrap();
+    let mut read = [0; 5];
+    reader.read_exact_at(&mut read, 0).unwrap();
+    let writer = OpenOptions::new().write(true).open(at("third")).unwrap();
+    writer.write_all_at(b"HELLO", 0).unwrap();
+    reader.read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(&read, b"HELLO");
+    assert_eq!(fs::read(at("dir/again")).unwrap(), b"HELLO, world");
+    // The name that it is open by goes, and then the last one.
+    fs::remove_file(at("third")).unwrap();
+    assert_eq!(shown("hello").1, 2);
+    writer.write_all_at(b"Hello", 0).unwrap();
+    fs::remove_file(at("hello")).unwrap();
+    assert_eq!(fs::read(at("dir/again")).unwrap(), b"Hello, world");
+    fs::rename(at("dir/again"), at("hello")).unwrap();
+    fs::remove_file(at("hello")).unwrap();
+    writer.write_all_at(b"Still", 0).unwrap();
+    reader.read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(&read, b"Still");
+    assert_eq!(writer.metadata().unwrap().nlink(), 0);
+    drop((reader, writer));
+    eventually("nothing is left", || fs::read_dir(filer.disk("")).unwrap().count() == 1);
+
+    // Programs keep them together.
+    fs::create_dir(at("from")).unwrap();
+    fs::write(at("from/one"), noise(100_000)).unwrap();
+    fs::hard_link(at("from/one"), at("from/two")).unwrap();
+    fs::write(at("from/other"), "other").unwrap();
+    let run = |line: &str| {
+        let ran = Command::new("sh").args(["-ec", line]).current_dir(rig.target("a")).status().unwrap();
+        assert!(ran.success(), "{line}");
+    };
+    run("cp -a from copied; mkdir untarred; tar -C from -cf - . | tar -C untarred -xf -");
+    for dir in ["copied", "untarred"] {
+        let on_disk = |name: &str| fs::metadata(filer.disk(dir).join(name)).unwrap();
+        let [one, two] = [on_disk("one"), on_disk("two")];
+        assert_eq!((one.ino(), one.nlink()), (two.ino(), 2), "{dir}");
+        assert!(fs::read(at(dir).join("two")).unwrap() == noise(100_000));
+    }
+    rig.unpublish(&workers, "a").unwrap();
+    rig.assert_clean(&[]);
+}

@@ -143,12 +143,28 @@ pub(crate) async fn links_are_made_or_refused(store: Store) {
         }
         Err(error) => assert_eq!(error.kind, ErrorKind::Unsupported),
     }
-    match store.link(&path("file"), &path("second")).await {
+    let linked = store.link(&path("file"), &path("second")).await;
+    assert_eq!(linked.is_ok(), store.traits().hard_links);
+    match linked {
         Ok(meta) => {
             assert_eq!(store.stat(&path("second")).await.unwrap(), meta);
+            let first = store.stat(&path("file")).await.unwrap();
+            let same = |meta: &Meta| (meta.version().unwrap().file.clone(), meta.links);
+            assert_eq!(same(&first), same(&meta));
+            assert_eq!(meta.links, 2);
+            let writing = store.open_write(meta.version().unwrap()).await.unwrap();
+            writing.write(3, "TENT".into()).await.unwrap();
+            writing.finish().await.unwrap();
+            assert_eq!(content(&store, "file").await, b"conTENT");
+            writing.write(3, "tent".into()).await.unwrap();
+            writing.finish().await.unwrap();
+            // Of two names of one file a rename removes none.
+            store.rename(&path("file"), &path("second"), moving(Kind::File)).await.unwrap();
+            assert_eq!(names(&store, "").await, ["file", "second"]);
             assert_eq!(kind_of_error(store.link(&path("file"), &path("second"))).await, ErrorKind::AlreadyExists);
             store.remove(&path("file"), Kind::File).await.unwrap();
             assert_eq!(content(&store, "second").await, b"content");
+            assert_eq!(store.stat(&path("second")).await.unwrap().links, 1);
             store.rename(&path("second"), &path("file"), moving(Kind::File)).await.unwrap();
         }
         Err(error) => assert_eq!(error.kind, ErrorKind::Unsupported),

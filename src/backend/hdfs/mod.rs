@@ -213,6 +213,7 @@ impl Backend for Hdfs {
             own_permissions: true,
             append: true,
             random_write: false,
+            hard_links: false,
             largest_file: i64::MAX as u64,
         }
     }

@@ -29,6 +29,7 @@ pub(super) fn meta(path: &Path, status: &Status, owners: &Owners) -> Meta {
         permissions: Some(permissions),
         // Its symbolic links are switched off.
         readable: is_directory || status.kind == "FILE",
+        links: 1,
     }
 }
 

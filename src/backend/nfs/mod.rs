@@ -128,6 +128,7 @@ impl Backend for Nfs {
             own_permissions: true,
             append: true,
             random_write: true,
+            hard_links: true,
             // The server's own limit comes as NFS3ERR_FBIG.
             largest_file: i64::MAX as u64,
         }

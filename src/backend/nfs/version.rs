@@ -25,6 +25,7 @@ pub(super) fn meta(path: &Path, handle: &nfs_fh3, attributes: &fattr3) -> Meta {
         permissions: Some(Permissions { uid: attributes.uid, gid: attributes.gid, mode: attributes.mode & 0o7777 }),
         // Sockets, pipes, devices: they are shown, and have no content.
         readable: matches!(attributes.type_, ftype3::NF3REG | ftype3::NF3DIR | ftype3::NF3LNK),
+        links: attributes.nlink.max(1),
     }
 }
 

@@ -128,6 +128,7 @@ impl Backend for S3 {
             own_permissions: false,
             append: false,
             random_write: false,
+            hard_links: false,
             largest_file: self.client.schedule().largest(),
         }
     }

@@ -112,7 +112,7 @@ pub(super) fn tagged(path: &Path, etag: &str, size: u64) -> Version {
 
 /// A file that can be read.
 pub(super) fn of(version: Version, mtime: SystemTime) -> Meta {
-    Meta { node: Node::File(version), mtime, permissions: None, readable: true }
+    Meta { node: Node::File(version), mtime, permissions: None, readable: true, links: 1 }
 }
 
 /// An ETag without its quotes, which some stores leave out in listings, and without the mark of weakness that some
@@ -129,7 +129,7 @@ pub(super) fn quoted(tag: &str) -> String {
 
 /// A directory. Its time is always the epoch, marker or not: a LIST of the directory above does not tell a marker's.
 pub(super) fn directory() -> Meta {
-    Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true }
+    Meta { node: Node::Directory, mtime: SystemTime::UNIX_EPOCH, permissions: None, readable: true, links: 1 }
 }
 
 /// A store's time; the epoch where it gives none.
