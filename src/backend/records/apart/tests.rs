@@ -1,10 +1,16 @@
-use std::sync::atomic::AtomicUsize;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::TryStreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
 use super::clerk::{Kept, keep};
+use super::words::{Failed, FromClerk, ToClerk, Told};
 use super::*;
-use crate::backend::Name;
 use crate::backend::records::contract::{self, Same};
 use crate::backend::records::memory::MemoryRecords;
+use crate::backend::{Error, ErrorKind, Name, Op, Path};
 
 const SHORT: Duration = Duration::from_millis(300);
 

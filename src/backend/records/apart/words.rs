@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::auth::Credential;
-use crate::backend::records::{Directory, Extent, Measured, Removed};
+use crate::backend::records::{Directory, Extent, Measured, Removed, Tag};
 use crate::backend::{Config, Error, ErrorKind, Op, Path, Result};
 
 /// This binary's version, as the first frame carries it.
@@ -156,8 +156,47 @@ pub(super) enum Told {
     Count(u64),
 }
 
+/// Each answer as what it has to be; `None` for another.
+impl Told {
+    pub(super) fn done(self) -> Option<()> {
+        matches!(self, Told::Done).then_some(())
+    }
+
+    pub(super) fn is(self) -> Option<bool> {
+        if let Told::Is(is) = self { Some(is) } else { None }
+    }
+
+    pub(super) fn tag(self) -> Option<Tag> {
+        if let Told::Tag(tag) = self { Some(Tag(tag)) } else { None }
+    }
+
+    pub(super) fn record(self) -> Option<(Bytes, Tag)> {
+        if let Told::Record { body, tag } = self { Some((body.0, Tag(tag))) } else { None }
+    }
+
+    pub(super) fn names(self) -> Option<Vec<String>> {
+        if let Told::Names(names) = self { Some(names) } else { None }
+    }
+
+    pub(super) fn measured(self) -> Option<Measured> {
+        if let Told::Measured(measured) = self { Some(measured) } else { None }
+    }
+
+    pub(super) fn removed(self) -> Option<Removed> {
+        if let Told::Removed(removed) = self { Some(removed) } else { None }
+    }
+
+    pub(super) fn text(self) -> Option<Option<String>> {
+        if let Told::Text(text) = self { Some(text) } else { None }
+    }
+
+    pub(super) fn count(self) -> Option<u64> {
+        if let Told::Count(count) = self { Some(count) } else { None }
+    }
+}
+
 /// A record's bytes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Body(pub(super) Bytes);
 
@@ -172,12 +211,6 @@ impl TryFrom<String> for Body {
 impl From<Body> for String {
     fn from(body: Body) -> String {
         BASE64.encode(&body.0)
-    }
-}
-
-impl Clone for Body {
-    fn clone(&self) -> Body {
-        Body(self.0.clone())
     }
 }
 
