@@ -16,6 +16,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 pub mod hdfs;
+pub mod journal;
 pub mod memory;
 mod meter;
 mod name;
@@ -34,6 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
@@ -439,6 +441,14 @@ impl Config {
         }
     }
 
+    /// Whether its clients note what is to be undone where their process dies ([`journal`]).
+    pub fn keeps_journals(&self) -> bool {
+        match self {
+            Config::Hdfs(_) => true,
+            Config::S3(_) | Config::Nfs(_) => false,
+        }
+    }
+
     /// Where whoever uses the store has to log in by Kerberos.
     pub fn realm(&self) -> Option<&hdfs::kerberos::Realm> {
         match self {
@@ -550,6 +560,23 @@ pub async fn locate(config: &Config, credential: &auth::Credential, path: &Path)
     }
 }
 
+/// Undoes what stands in the journal of `limits`: what an earlier client of the same volume and identity left when its process
+/// died. Done when all of it is undone, or no more of it can be.
+///
+/// # Errors
+/// As [`connect`].
+pub fn replay(
+    config: &Config,
+    credential: impl Into<auth::Current>,
+    root: &Path,
+    limits: Limits,
+) -> Result<BoxFuture<'static, ()>> {
+    match config {
+        Config::Hdfs(config) => hdfs::replay(config, &credential.into(), root, limits),
+        Config::S3(_) | Config::Nfs(_) => Ok(Box::pin(async {})),
+    }
+}
+
 /// What one client may use.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -562,11 +589,14 @@ pub struct Limits {
     pub quota: bool,
     /// Makes connections where the store wants privileged source ports; `None` where this process does that itself.
     pub dialer: Option<Arc<dyn nfs::Dialer>>,
+    /// Where it notes what is to be undone where its process dies.
+    pub journal: journal::Journal,
 }
 
 impl Limits {
     /// A budget of `memory` bytes of its own.
     pub fn alone(memory: u64, timeout: Duration) -> Limits {
-        Limits { budget: crate::budget::Budget::new(memory), timeout: timeout.into(), quota: false, dialer: None }
+        let (budget, journal) = (crate::budget::Budget::new(memory), journal::Journal::default());
+        Limits { budget, timeout: timeout.into(), quota: false, dialer: None, journal }
     }
 }

@@ -6,8 +6,11 @@
 //! plugin ([`super::line`]).
 //!
 //! ```text
-//! node    Begin+fd         [Dialer+fd] Volume                  Part+fd|NoPart  Device+fd          Ping   Usage   Numbers
-//! worker         Ready            Accepted|Refused                            Serving   Pong   Usage   Numbers ...  Ended
+//! node    Begin+fd       [Dialer+fd] Volume                  [Journal+fd ..]  Part+fd|NoPart  Device+fd
+//! worker          Ready                      Accepted|Refused                                           Serving
+//!
+//! node    Ping      Usage       Numbers
+//! worker       Pong       Usage         Numbers       ...  Ended
 //!
 //! node    Credential                               Reload                       Lent
 //! worker         CredentialAccepted|-Refused              Reloaded    Borrow+fd        Return+fd
@@ -58,6 +61,10 @@ pub enum ToWorker {
     Dialer,
     /// What to serve, and as whom.
     Volume(Box<Volume>),
+    /// What is to be undone where the worker dies stands in the file that rides on this frame: the first is its own, to be
+    /// written, each further one was left by an earlier worker. After `Accepted`, and before `Device`, of a volume that is
+    /// written, if its store wants them.
+    Journal,
     /// What was read may be kept in this part of the node's disk, whose directory rides on this frame. After `Accepted`,
     /// and before `Device`, if the volume wants one.
     Part {

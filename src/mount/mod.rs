@@ -17,6 +17,7 @@ pub mod dialing;
 mod faults;
 pub mod handover;
 mod health;
+mod journals;
 mod kernel;
 pub mod line;
 mod live;

@@ -1,7 +1,7 @@
 //! The steps from nothing to a worker that serves a mount at its private mount point, and from there to a target. What
 //! a step leaves behind when a later one fails is undone by the caller, by the records alone.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -67,7 +67,15 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
         other => return Err(starting.unexpected(other)),
     };
 
-    // Only now: what an earlier worker kept is for an identity that the store has just accepted.
+    // Only now: what an earlier worker left is for an identity that the store has just accepted.
+    if !read_only && request.spec.backend.keeps_journals() {
+        for journal in journals(workers, mount, request).await {
+            let sent = starting.channel.send_with(&ToWorker::Journal, journal.as_fd()).await;
+            starting.check(sent).await?;
+        }
+    }
+
+    // So is what it kept.
     let part = PartId::of(request, &mount.record().sharing);
     let mut lends_from = None;
     if request.spec.options.cache == CacheMode::Disk {
@@ -122,6 +130,20 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     let Starting { process, channel, exit, volume_id } = starting;
     let place = Place { volume_id, point, device, cgroup, broker: broker.map(Arc::new), sums: sums.clone() };
     Ok(Live::follow(process, channel, exit, place, config.ping_deadline))
+}
+
+/// The journals for the worker of `mount`, its own first. Without them it serves all the same.
+async fn journals(workers: &Workers, mount: &Shared, request: &Publish) -> Vec<File> {
+    let (journals, owner, id) = (workers.journals.clone(), mount.record().sharing.owner(request), mount.id.clone());
+    let lent = kernel::within(kernel::PROMPT, move || journals.lend(&owner, &id)).await;
+    match lent.and_then(|lent| lent.unwrap_or_else(|| Err(io::Error::other("the disk does not answer")))) {
+        Ok(lent) => lent,
+        Err(error) => {
+            let volume = mount.volume_id();
+            tracing::warn!(volume, %error, "no journal: what its worker leaves where it dies nobody undoes at once");
+            Vec::new()
+        }
+    }
 }
 
 /// The part of the cache for a worker of `uid`, or why it has none.

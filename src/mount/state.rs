@@ -7,6 +7,7 @@
 //! <state>/mounts/<id>/         its private mount point
 //! <state>/mounts/<id>.sock     where its worker listens for the next node plugin
 //! <state>/targets/<hash>.json  a target that shows a mount, written before it does
+//! <state>/journals/            what is to be undone where a worker dies ([`super::journals`])
 //! ```
 //!
 //! A mount's id is random; a target's file is called by a hash of its path. Each record is there before what it tells

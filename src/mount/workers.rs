@@ -16,6 +16,7 @@ use super::cgroup::Cgroups;
 use super::claims::Claims;
 use super::faults::Faults;
 use super::health::Failures;
+use super::journals::Journals;
 use super::live::{Live, Reason};
 use super::parts::Parts;
 use super::renew::refused;
@@ -46,6 +47,7 @@ pub struct Workers {
     pub(super) cgroups: Cgroups,
     pub(super) sums: Sums,
     pub(super) parts: Arc<Parts>,
+    pub(super) journals: Arc<Journals>,
     /// Keys the identities' hashes; this node's own.
     pub(super) identity_key: [u8; 64],
     claims: Mutex<Claims>,
@@ -173,6 +175,7 @@ impl Workers {
         let opened = tokio::task::spawn_blocking(move || State::open(&dir)).await;
         let state = opened.map_err(|error| Error::System(format!("opening the state directory: {error}")))??;
         let identity_key = state.identity_key()?;
+        let journals = Arc::new(Journals::open(&config.state_dir)?);
         let wanted = config.cache.clone();
         let parts = tokio::task::spawn_blocking(move || Parts::open(wanted.as_ref())).await;
         let parts = Arc::new(parts.map_err(|error| Error::System(format!("opening the cache directory: {error}")))?);
@@ -191,6 +194,7 @@ impl Workers {
             cgroups,
             sums,
             parts,
+            journals,
             identity_key,
             claims,
             failures,

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, chown};
 
 use bytes::Bytes;
 use millrace::backend::hdfs as cluster;
+use millrace::backend::journal::{Journal, Note};
 use millrace::sandbox::hadoop::Hadoop;
 
 use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds_nobody_while_frozen};
@@ -219,6 +220,59 @@ fn a_volume_that_shows_a_snapshot_shows_it_as_it_was_and_no_others() {
     assert_eq!(errno(fs::remove_file(lake.at("a", "data"))), Errno::EROFS);
     rig.unpublish(&workers, "a").unwrap();
     assert_eq!(lake.get("source/data"), "later");
+}
+
+/// Killed while it writes a file, and with another that was removed while it is open.
+#[test]
+fn what_a_killed_worker_left_in_hdfs_is_undone_by_the_next() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    let of_others = lake.path("theirs");
+    rig.runtime.block_on(lake.hadoop.hsync(&of_others, "alice", "one ")).unwrap();
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    let data = noise(1_500_000);
+    let open =
+        |name: &str| OpenOptions::new().read(true).append(true).create_new(true).open(lake.at("a", name)).unwrap();
+    let (mut log, mut removed) = (open("log"), open("removed"));
+    log.write_all(&data[..1_000_000]).unwrap();
+    log.sync_all().unwrap();
+    log.write_all(&data[1_000_000..]).unwrap();
+    removed.write_all(b"content").unwrap();
+    fs::remove_file(lake.at("a", "removed")).unwrap();
+    kill(rig.worker(), Signal::SIGKILL).unwrap();
+    eventually("the mount is dead", || fs::metadata(lake.at("a", "log")).is_err());
+    drop((log, removed));
+
+    let journals: Vec<_> =
+        fs::read_dir(rig.state().join("journals")).unwrap().map(|file| file.unwrap().path()).collect();
+    let [journal] = &journals[..] else { panic!("{journals:?}") };
+    assert_eq!(fs::metadata(journal).unwrap().mode() & 0o777, 0o600);
+    let left = Journal::default();
+    left.keep_in(File::open(journal).unwrap(), Vec::new()).unwrap();
+    let hidden = left.left().iter().find_map(|note| match note {
+        Note::Hidden(path) => Some(lake.path(&path.to_string())),
+        _ => None,
+    });
+    let hidden = hidden.unwrap();
+    let is_there = || rig.runtime.block_on(lake.hadoop.get(&hidden)).is_ok();
+    assert!(is_there());
+
+    let begun = Instant::now();
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    // Waits for the lease.
+    OpenOptions::new().append(true).open(lake.at("a", "log")).unwrap().write_all(b"more").unwrap();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let log = lake.get("log");
+    let synced = log.len() - 4;
+    assert!((1_000_000..=data.len()).contains(&synced) && log[..synced] == data[..synced] && log.ends_with(b"more"));
+    eventually("what was hidden is removed", || !is_there());
+    rig.runtime.block_on(lake.hadoop.hsync(&of_others, "alice", "two")).unwrap();
+    rig.runtime.block_on(lake.hadoop.close(&of_others)).unwrap();
+    assert_eq!(lake.get("theirs"), "one two");
+    rig.unpublish(&workers, "a").unwrap();
+    rig.runtime.block_on(workers.tidy()).unwrap();
+    assert_eq!(fs::read_dir(rig.state().join("journals")).unwrap().count(), 0);
+    rig.assert_clean(&[]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod sharing;
 mod talk;
 mod upkeep;
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -23,7 +25,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::on_one_thread;
 use crate::auth;
 use crate::backend::hdfs::kerberos;
-use crate::backend::{Backend, Limits, Swappable, nfs};
+use crate::backend::journal::Journal;
+use crate::backend::{self, Backend, Limits, Swappable, nfs};
 use crate::budget::Budget;
 use crate::cache::{self, Cached};
 use crate::config::{AttributeChanges, Overwrite, VolumeOptions, VolumeSpec};
@@ -112,8 +115,14 @@ async fn serve(
         dialer.ask_on(socket)?;
     }
     let dials: Option<Arc<dyn nfs::Dialer>> = Some(dialer.clone());
-    let limits = Limits { budget: budget.clone(), timeout: timeout.clone(), quota: spec.quota, dialer: dials };
-    let entered = match Clients::new(&spec, &credential, limits) {
+    let limits = Limits {
+        budget: budget.clone(),
+        timeout: timeout.clone(),
+        quota: spec.quota,
+        dialer: dials,
+        journal: Journal::default(),
+    };
+    let entered = match Clients::new(&spec, &credential, limits.clone()) {
         Ok(clients) => entry::enter(&clients, &spec).await.map(|known| (clients, known)),
         Err(refusal) => Err(refusal),
     };
@@ -127,15 +136,19 @@ async fn serve(
     let backend = Swappable::new(client.clone());
     let own_permissions = backend.traits().own_permissions && !spec.options.enforce_modes;
     channel.send(&FromWorker::Accepted { own_permissions }).await?;
-    let (mut part, mut uncached) = (None, None);
+    let (mut part, mut uncached, mut journals) = (None, None, VecDeque::new());
     let device = loop {
         match channel.receive().await? {
             (ToWorker::Device, Some(device)) => break device,
+            (ToWorker::Journal, Some(file)) => journals.push_back(File::from(file)),
             (ToWorker::Part { free_percent }, Some(dir)) => part = Some((dir, free_percent)),
             (ToWorker::NoPart { why }, _) => uncached = Some(why),
             _ => bail!("no device was handed over"),
         }
     };
+    if let Some(own) = journals.pop_front() {
+        undo_what_was_left(&spec, &credential, limits, (own, journals.into())).await;
+    }
     let mut cached = None;
     if let Some((dir, free_percent)) = part {
         let config = cache::Config { capacity: spec.options.cache_size, free_percent };
@@ -218,6 +231,31 @@ async fn serve(
     telling.finish(&mut line).await;
     line.send(&FromWorker::Ended).await;
     Ok(())
+}
+
+/// Keeps the journal of `limits` in the first of these files from now on, and undoes what stands in all of them, beside the
+/// service.
+async fn undo_what_was_left(
+    spec: &VolumeSpec,
+    credential: &auth::Current,
+    limits: Limits,
+    (own, left): (File, Vec<File>),
+) {
+    let journal = limits.journal.clone();
+    let keeping = tokio::task::spawn_blocking(move || journal.keep_in(own, left));
+    match tokio::time::timeout(SETTLE, keeping).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the journal cannot be read or written"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("the journal's disk does not answer"),
+    }
+    if limits.journal.left().is_empty() {
+        return;
+    }
+    let Ok(root) = backend::Path::parse(&spec.path) else { return };
+    match backend::replay(&spec.backend, credential, &root, limits) {
+        Ok(undoing) => drop(tokio::spawn(undoing)),
+        Err(error) => tracing::warn!(%error, "what an earlier worker left is not undone"),
+    }
 }
 
 /// Opens the part of the node's disk in `dir`, once the store has shown that this identity may read what is there.

@@ -9,6 +9,7 @@ use super::kept::Kept;
 use super::right::Right;
 use super::sharing::Others;
 use crate::auth::{self, Credential};
+use crate::backend::journal::Journal;
 use crate::backend::{self, Backend, ErrorKind, Limits, Space, Swappable, nfs};
 use crate::budget::Budget;
 use crate::config::parameters::modify;
@@ -111,7 +112,9 @@ impl Served {
         let candidate = auth::Current::from(credential);
         let budget = if same_principal { Budget::new(0) } else { self.budget.clone() };
         let dialer: Option<Arc<dyn nfs::Dialer>> = Some(self.dialer.clone());
-        let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota, dialer };
+        // The journal is that of the principal who was first.
+        let journal = Journal::default();
+        let limits = Limits { budget, timeout: self.timeout.clone(), quota: self.spec.quota, dialer, journal };
         let clients = Clients::new(&self.spec, &candidate, limits)?;
         let known = self.state().known.as_ref().map(|known| known.version.clone());
         entry::prove(&clients, &self.spec, known.as_ref()).await?;

@@ -116,6 +116,7 @@ pub(super) async fn talk(
                         continue;
                     }
                     ToWorker::Begin(_)
+                    | ToWorker::Journal
                     | ToWorker::Volume(_)
                     | ToWorker::Part { .. }
                     | ToWorker::NoPart { .. }

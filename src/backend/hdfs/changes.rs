@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::error::{Failure, Outcome};
+use super::noted::{hidden, noted, over};
 use super::webhdfs::Status;
 use super::{Tree, version};
 use crate::backend::{ErrorKind, Kind, Meta, Name, Path, RenameOptions, SetAttributes};
@@ -24,23 +25,36 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
         return Err(Failure::new(ErrorKind::AlreadyExists, "it is the volume's own directory"));
     };
     let to = &tree.at(path)?;
-    let hidden = dir.join(&Name::hidden());
-    let from = &tree.at(&hidden)?;
-    tree.library.act("other", |client| async move { client.mkdirs(from, MODE, false).await }).await?;
+    let own = dir.join(&Name::hidden());
+    let from = &tree.at(&own)?;
+    let making = tree.library.act("other", |client| async move { client.mkdirs(from, MODE, false).await });
+    noted(tree, hidden(&own), making).await?;
     let moved = tree.library.act("other", |client| async move { client.rename(from, to, false).await }).await;
     if let Err(failure) = moved {
-        let _ = tree.library.act("remove", |client| async move { client.delete(from, false).await }).await;
+        let removed = tree.library.act("remove", |client| async move { client.delete(from, false).await }).await;
+        if removed.is_ok() {
+            over(tree, hidden(&own)).await;
+        }
         // Of a file in its place HDFS says no more than that it is no directory.
         return match tree.status_any(path).await? {
             Some(_) => Err(Failure::new(ErrorKind::AlreadyExists, "something lies there already")),
             None => Err(failure),
         };
     }
+    over(tree, hidden(&own)).await;
     tree.meta(path).await
 }
 
 /// `Backend::remove`.
 pub(super) async fn remove(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
+    let removed = remove_one(tree, path, kind).await;
+    if removed.as_ref().map_or_else(|failure| failure.kind == ErrorKind::NotFound, |()| true) {
+        over(tree, hidden(path)).await;
+    }
+    removed
+}
+
+async fn remove_one(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
     new_name(path)?;
     of_kind(&tree.status(path).await?, kind)?;
     let at = &tree.at(path)?;
@@ -52,6 +66,12 @@ pub(super) async fn remove(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> 
 
 /// `Backend::rename`.
 pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptions) -> Outcome<Meta> {
+    let moved = noted(tree, hidden(to), rename_one(tree, from, to, how)).await?;
+    over(tree, hidden(from)).await;
+    Ok(moved)
+}
+
+async fn rename_one(tree: &Tree, from: &Path, to: &Path, how: RenameOptions) -> Outcome<Meta> {
     new_name(from)?;
     let (to_dir, _) = new_name(to)?;
     let source = tree.status(from).await?;

@@ -63,6 +63,11 @@ impl Failure {
         Failure::new(ErrorKind::Unavailable, format!("no answer within {} s", after.as_secs_f32()))
     }
 
+    /// What failed was not done, and nobody will do it later.
+    pub(super) fn is_sure(&self) -> bool {
+        self.passing || !matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other)
+    }
+
     /// As the seam's error.
     pub(super) fn at(self, op: Op, path: &Path) -> Error {
         Error::new(self.kind, op, path, self.message).with_detail(self.detail)

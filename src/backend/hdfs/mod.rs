@@ -12,12 +12,14 @@ mod in_place;
 pub mod kerberos;
 mod list;
 mod locations;
+mod noted;
 mod open;
 mod owners;
 mod pipeline;
 mod quota;
 mod read;
 mod records;
+mod replay;
 mod restoring;
 mod slots;
 mod snapshots;
@@ -37,8 +39,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use self::calls::Library;
 use self::error::{Failure, Outcome};
@@ -169,9 +173,14 @@ impl Tree {
             ErrorKind::InvalidName => Failure::absent(),
             _ => failure,
         })?;
-        let status = self.web.status(&at).await?;
+        let mut status = self.web.status(&at).await?;
         if self.is_in_snapshot(path) {
             return Ok(status);
+        }
+        if self.limits.journal.is_held(status.file_id) {
+            // Its length is about to become another.
+            let _ = timeout(self.limits.timeout.get(), self.limits.journal.is_free(status.file_id)).await;
+            status = self.web.status(&at).await?;
         }
         let mut status = self.growing.look(&self.web, &at, status).await?;
         self.writers.add_to(&mut status);
@@ -268,6 +277,17 @@ impl Backend for Hdfs {
     async fn space(&self) -> Result<Option<Space>> {
         space::space(&self.tree).await.map_err(|failure| failure.at(Op::Space, &Path::root()))
     }
+}
+
+/// See [`crate::backend::replay`].
+pub(super) fn replay(
+    config: &Config,
+    credential: &auth::Current,
+    root: &Path,
+    limits: Limits,
+) -> Result<BoxFuture<'static, ()>> {
+    let tree = Tree::new(config, credential, root, limits)?;
+    Ok(Box::pin(replay::replay(Arc::new(tree))))
 }
 
 /// See [`crate::backend::reach`].

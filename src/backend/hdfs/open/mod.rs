@@ -15,9 +15,11 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::error::{Failure, HELD, Outcome, gone};
+use super::noted::{noted, over};
 use super::pipeline::Pipeline;
 use super::webhdfs::Status;
 use super::{Tree, version};
+use crate::backend::journal::Note;
 use crate::backend::{ErrorKind, Meta, Path};
 use crate::budget::Lease;
 
@@ -149,16 +151,39 @@ impl Open {
         if state.writer.is_some() {
             return Ok(());
         }
-        let at = &version::by_id(self.id);
-        let opened = self.tree.library.act("write", |client| async move { client.append(at).await }).await;
-        let writer = Pipeline::new(opened.map_err(gone).map_err(held)?, &self.tree.limits.timeout);
+        // A lease that a worker before this one left is about to be ended.
+        let free = timeout(self.patience(), self.tree.limits.journal.is_free(self.id)).await;
+        free.map_err(|_| Failure::new(ErrorKind::Busy, HELD))?;
+        let writer = self.take_lease().await?;
         // Nobody else writes from here on.
-        let status = self.tree.web.status(at).await.map_err(gone)?;
+        let status = self.now_held().await?;
         (state.length, state.safe) = (status.length, status.length);
         state.kept.clear();
         state.status = Some(status);
         state.writer = Some(writer);
         Ok(())
+    }
+
+    /// Opens the file at its end, which has its lease taken.
+    async fn take_lease(&self) -> Outcome<Pipeline> {
+        let at = &version::by_id(self.id);
+        let opening = async {
+            let opened = self.tree.library.act("write", |client| async move { client.append(at).await }).await;
+            opened.map_err(gone).map_err(held)
+        };
+        let writer = noted(&self.tree, self.note(None), opening).await?;
+        Ok(Pipeline::new(writer, &self.tree.limits.timeout))
+    }
+
+    /// What the name node says of the file whose lease is held: by its time the lease is known again.
+    async fn now_held(&self) -> Outcome<Status> {
+        let status = self.tree.web.status(&version::by_id(self.id)).await.map_err(gone)?;
+        self.tree.limits.journal.note(self.note(Some(status.modification_time))).await;
+        Ok(status)
+    }
+
+    fn note(&self, since: Option<u64>) -> Note {
+        Note::Written { id: self.id, since }
     }
 
     /// Writes behind the `offset` bytes that the file has.
@@ -259,6 +284,7 @@ impl Open {
                 let length = state.length;
                 state.is_safe(length);
                 self.show(None);
+                over(&self.tree, self.note(None)).await;
                 return Ok(Some(version::meta(&self.path, &status, &self.tree.owners)));
             }
         }
@@ -306,10 +332,11 @@ impl Drop for Open {
         let Some(mut writer) = state.writer.take() else { return };
         // Nobody waits for it: as far as can be, what was written lasts.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let path = self.path.clone();
+        let (path, tree, note) = (self.path.clone(), self.tree.clone(), self.note(None));
         runtime.spawn(async move {
-            if let Err(failure) = writer.close_at_leisure().await {
-                tracing::warn!(%path, why = %failure, "a file that was left open could not be closed");
+            match writer.close_at_leisure().await {
+                Ok(()) => over(&tree, note).await,
+                Err(failure) => tracing::warn!(%path, why = %failure, "a file that was left open could not be closed"),
             }
         });
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Kept, Open, State, held};
+use super::{Kept, Open, State};
 use crate::backend::ErrorKind;
 use crate::backend::hdfs::error::{Failure, Outcome, gone};
+use crate::backend::hdfs::noted::over;
 use crate::backend::hdfs::pipeline::Pipeline;
 use crate::backend::hdfs::version;
 
@@ -75,10 +76,11 @@ impl Open {
         }
         state.is_safe(there);
         if there == state.length {
+            over(&self.tree, self.note(None)).await;
             return Ok(());
         }
-        let writer = library.act("write", |client| async move { client.append(at).await }).await;
-        let mut writer = Pipeline::new(writer.map_err(gone).map_err(held)?, &self.tree.limits.timeout);
+        let mut writer = self.take_lease().await?;
+        self.now_held().await?;
         let again = timeout_at(deadline, append_kept(&mut writer, &state.kept, there..state.length)).await;
         again.unwrap_or_else(|_| Err(Failure::late(self.patience())))?;
         let length = state.length;
