@@ -25,6 +25,10 @@
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
 import java.io.File;
 import java.io.IOException;
 import java.lang.reflect.Field;
@@ -65,8 +69,10 @@ import org.apache.hadoop.hdfs.server.namenode.NameNode;
 import org.apache.hadoop.metrics2.lib.DefaultMetricsSystem;
 import org.apache.hadoop.minikdc.MiniKdc;
 import org.apache.hadoop.net.DNSToSwitchMapping;
+import org.apache.hadoop.security.Credentials;
 import org.apache.hadoop.security.Groups;
 import org.apache.hadoop.security.UserGroupInformation;
+import org.apache.hadoop.security.token.Token;
 import org.apache.kerby.kerberos.kerb.server.SimpleKdcServer;
 
 public class HadoopCluster {
@@ -319,6 +325,12 @@ public class HadoopCluster {
         realm, kdc.getHost(), kdc.getPort(), home.getPath());
   }
 
+  /** A user as the KDC knows him. */
+  static UserGroupInformation login(String user) throws IOException {
+    File keytab = new File(conf.get("dfs.namenode.keytab.file")).toPath().resolveSibling(user + ".keytab").toFile();
+    return UserGroupInformation.loginUserFromKeytabAndReturnUGI(user, keytab.getPath());
+  }
+
   /** Gives a user other keys, and a keytab of them in place of the one that is there. */
   static void rotate(String user) throws Exception {
     Field field = MiniKdc.class.getDeclaredField("simpleKdc");
@@ -400,9 +412,9 @@ public class HadoopCluster {
 
   /**
    * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
-   * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /get?path=
+   * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /chmod?path=&mode=&user= /get?path=
    * /snapshot?path=&name= /snapshot/delete?path=&name= /hsync?path=&user= /close?path= /symlink?path=&target=&user=
-   * /rotate?user= /active (whatever the other one of a pair is)
+   * /rotate?user= /token?user= /token/cancel?user= /active (whatever the other one of a pair is)
    */
   static void control(HttpExchange exchange) throws IOException {
     Map<String, String> query = new HashMap<>();
@@ -445,6 +457,26 @@ public class HadoopCluster {
       case "/rotate":
         rotate(user);
         return new byte[0];
+      case "/token":
+        // As `hdfs fetchdt` fetches and writes it, where the user has logged in by a keytab.
+        Credentials fetched = new Credentials();
+        login(user).doAs((PrivilegedExceptionAction<Void>) () -> {
+          try (FileSystem fs = FileSystem.newInstance(conf)) {
+            fs.addDelegationTokens(user, fetched);
+          }
+          return null;
+        });
+        ByteArrayOutputStream file = new ByteArrayOutputStream();
+        fetched.writeTokenStorageToStream(new DataOutputStream(file));
+        return file.toByteArray();
+      case "/token/cancel":
+        Credentials given = new Credentials();
+        given.readTokenStorageStream(new DataInputStream(new ByteArrayInputStream(body)));
+        login(user).doAs((PrivilegedExceptionAction<Void>) () -> {
+          for (Token<?> token : given.getAllTokens()) token.cancel(conf);
+          return null;
+        });
+        return new byte[0];
       case "/live":
         return ("" + nameNode.getNamesystem().getNumLiveDataNodes()).getBytes(StandardCharsets.UTF_8);
       case "/hsync":
@@ -472,6 +504,9 @@ public class HadoopCluster {
           }
         case "/mkdir":
           fs.mkdirs(new Path(path));
+          return new byte[0];
+        case "/chmod":
+          fs.setPermission(new Path(path), new FsPermission(query.get("mode")));
           return new byte[0];
         case "/symlink":
           // They are switched off in all of this process unless a test wants one.

@@ -199,7 +199,7 @@ fn user(credential: &Credential) -> String {
     match credential {
         Credential::Sys { uid, gid, .. } => format!("uid {uid} and gid {gid}, as which no volume is used"),
         Credential::Hadoop { user } => format!("{user}, as which no volume is used"),
-        Credential::Anonymous | Credential::S3 { .. } | Credential::Kerberos { .. } => {
+        Credential::Anonymous | Credential::S3 { .. } | Credential::Kerberos { .. } | Credential::Delegation { .. } => {
             "of another kind of store".to_owned()
         }
     }

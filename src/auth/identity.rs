@@ -15,6 +15,10 @@ pub fn hash(credential: &Credential, key: &[u8; 64]) -> String {
         Credential::Sys { uid, gid, groups } => digest(key, &[b"sys", &numbers(*uid, *gid, groups)], 8),
         Credential::Hadoop { user } => digest(key, &[b"hadoop", user.as_bytes()], 8),
         Credential::Kerberos { principal, .. } => digest(key, &[b"kerberos", principal.as_bytes()], 8),
+        Credential::Delegation { token } => {
+            let owner = token.claims().map(|claims| claims.owner).unwrap_or_default();
+            digest(key, &[b"delegation", owner.as_bytes()], 8)
+        }
     }
 }
 
@@ -44,6 +48,7 @@ pub fn fingerprint(credential: &Credential, key: &[u8; 64]) -> String {
             let parts = [b"fingerprint", b"kerberos".as_slice(), principal.as_bytes(), keytab.text().as_bytes()];
             digest(key, &parts, 16)
         }
+        Credential::Delegation { token } => digest(key, &[b"fingerprint", b"delegation", token.text().as_bytes()], 16),
     }
 }
 
@@ -70,7 +75,7 @@ fn digest(key: &[u8; 64], parts: &[&[u8]], bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Keytab, Secret};
+    use crate::auth::{Keytab, Secret, Token};
 
     fn credential(id: &str, key: &str, token: Option<&str>) -> Credential {
         Credential::S3 {
@@ -84,6 +89,11 @@ mod tests {
         let principal = format!("{principal}@REALM");
         let keytab = Keytab::of(&principal, &[key; 16]);
         Credential::Kerberos { principal, keytab }
+    }
+
+    fn delegation(owner: &str, password: &[u8]) -> Credential {
+        let until = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 31);
+        Credential::Delegation { token: Token::of(owner, password, until) }
     }
 
     fn sys(uid: u32, gid: u32, groups: &[u32]) -> Credential {
@@ -106,6 +116,8 @@ mod tests {
         assert_eq!(hash(&of("a", "x"), &one), hash(&of("a", "y"), &one));
         assert_ne!(hash(&of("a", "x"), &one), hash(&of("b", "x"), &one));
         assert_ne!(hash(&of("a", "x"), &one), hash(&of("a", "x"), &other));
+        assert_eq!(hash(&delegation("a", b"x"), &one), hash(&delegation("a", b"y"), &one));
+        assert_ne!(hash(&delegation("a", b"x"), &one), hash(&delegation("b", b"x"), &one));
     }
 
     #[test]
@@ -127,6 +139,9 @@ mod tests {
             kerberos("a", 1),
             kerberos("a", 2),
             kerberos("x", 1),
+            delegation("a@REALM", b"1"),
+            delegation("a@REALM", b"2"),
+            delegation("x@REALM", b"1"),
             Credential::Anonymous,
         ];
         for (at, one) in all.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use zeroize::Zeroizing;
 
-use super::{Credential, Keytab, Secret};
+use super::{Credential, Keytab, Secret, Token};
 
 /// A family: the names of key id, secret key and session token, each with its spellings, the usual one first.
 type Family = [&'static [&'static str]; 3];
@@ -54,17 +54,20 @@ pub fn s3(entries: &HashMap<String, String>) -> Result<Credential, BadSecret> {
 /// The entries of a Secret for Kerberos.
 const PRINCIPAL: &str = "principal";
 const KEYTAB: &str = "keytab";
+/// In the place of both.
+const TOKEN: &str = "token";
 
 /// Whether a Secret holds anything for Kerberos.
 pub fn is_for_kerberos(entries: &HashMap<String, String>) -> bool {
-    [PRINCIPAL, KEYTAB].iter().any(|name| entries.contains_key(*name))
+    [PRINCIPAL, KEYTAB, TOKEN].iter().any(|name| entries.contains_key(*name))
 }
 
-/// Reads a principal of `realm` and its keytab, of which a name without a realm is one of this.
+/// Reads a principal of `realm` and its keytab, or a delegation token of such a principal. A name without a realm is one of
+/// this.
 ///
 /// # Errors
-/// One of the two is missing, empty or damaged, the principal is of another realm, the keytab holds no key of it, or
-/// there is a `user`, which would be a claim beside the proof.
+/// There is neither, or both; one is missing of the two, empty or damaged, the principal is of another realm, the keytab
+/// holds no key of it, or there is a `user`, which would be a claim beside the proof.
 pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Credential, BadSecret> {
     let bad = |why: String| Err(BadSecret(why));
     let entry = |name: &str| entries.get(name).map(|value| value.trim());
@@ -73,12 +76,22 @@ pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Creden
             "the Secret has a user, and the store demands Kerberos, where the {PRINCIPAL} says who it is: take user out"
         ));
     }
+    if let Some(text) = entry(TOKEN) {
+        let held = [PRINCIPAL, KEYTAB].into_iter().find(|name| entry(name).is_some());
+        return match held {
+            Some(other) => {
+                bad(format!("the Secret has {TOKEN} and {other}: leave one, so that it is plain which is meant"))
+            }
+            None => delegation(text, realm),
+        };
+    }
     let (principal, keytab) = match (entry(PRINCIPAL), entry(KEYTAB)) {
         (Some(principal), Some(keytab)) => (principal, keytab),
         (None, None) => {
             return bad(format!(
                 "the store demands Kerberos, and the Secret has neither {PRINCIPAL} nor {KEYTAB}: it needs {PRINCIPAL} (name, \
-                 or name@{realm}) and {KEYTAB} (its keytab file as base64 text)"
+                 or name@{realm}) and {KEYTAB} (its keytab file as base64 text), or {TOKEN} (a delegation token file as base64 \
+                 text)"
             ));
         }
         (Some(_), None) => return Err(absent(&[KEYTAB], PRINCIPAL)),
@@ -102,6 +115,19 @@ pub fn kerberos(entries: &HashMap<String, String>, realm: &str) -> Result<Creden
     Ok(Credential::Kerberos { principal, keytab })
 }
 
+/// Reads a delegation token of somebody of `realm`.
+fn delegation(text: &str, realm: &str) -> Result<Credential, BadSecret> {
+    let token = Token::new(text).map_err(|why| BadSecret(format!("the Secret's {TOKEN} {why}")))?;
+    let credential = Credential::Delegation { token };
+    let owner = credential.principal().unwrap_or_default();
+    match owner.rsplit_once('@') {
+        Some((_, of)) if of != realm => {
+            Err(BadSecret(format!("the Secret's {TOKEN} is of a principal of another realm than the store's, {realm}")))
+        }
+        _ => Ok(credential),
+    }
+}
+
 /// Reads the credential at `path`: a file that maps names to values as YAML (JSON is that, too), or a directory with a
 /// file for each name, as Kubernetes mounts a Secret.
 ///
@@ -111,12 +137,17 @@ pub fn s3_at(path: &Path) -> Result<Credential, BadSecret> {
     at(path, s3)
 }
 
-/// As [`s3_at`], for what [`kerberos`] reads.
+/// As [`s3_at`], for a principal and its keytab as [`kerberos`] reads them.
 ///
 /// # Errors
-/// What cannot be read, and as [`kerberos`].
+/// What cannot be read, and as [`kerberos`]; a delegation token.
 pub fn kerberos_at(path: &Path, realm: &str) -> Result<Credential, BadSecret> {
-    at(path, |entries| kerberos(entries, realm))
+    at(path, |entries| match kerberos(entries, realm)? {
+        Credential::Delegation { .. } => Err(BadSecret(format!(
+            "a delegation token ends, and the controller does not: give it {PRINCIPAL} and {KEYTAB}"
+        ))),
+        credential => Ok(credential),
+    })
 }
 
 fn at(
@@ -219,7 +250,35 @@ mod tests {
             let error = kerberos(&entries(pairs), "REALM").unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("canary"), "{error}");
         }
+        assert!(is_for_kerberos(&entries(&[(TOKEN, "")])));
         assert!(is_for_kerberos(&entries(&[(KEYTAB, "")])) && !is_for_kerberos(&entries(&[("user", "")])));
+    }
+
+    #[test]
+    fn a_token_stands_for_whom_it_is_of() {
+        let until = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1 << 31);
+        let of = |owner: &str| Token::of(owner, b"canary-password", until);
+        for owner in ["canary@REALM", "canary/host@REALM", "canary"] {
+            let token = of(owner);
+            let read = kerberos(&entries(&[(TOKEN, token.text())]), "REALM").unwrap();
+            assert_eq!(read.principal().as_deref(), Some(owner));
+            assert!(read == Credential::Delegation { token } && !format!("{read:?}").contains("canary"));
+        }
+        let (token, other) = (of("canary@REALM"), of("canary@OTHER"));
+        for (pairs, why) in [
+            (&[(TOKEN, token.text()), (PRINCIPAL, "canary")][..], "token and principal"),
+            (&[(TOKEN, token.text()), (KEYTAB, "canary")][..], "token and keytab"),
+            (&[(TOKEN, token.text()), ("user", "canary")][..], "take user out"),
+            (&[(TOKEN, other.text())][..], "another realm"),
+            (&[(TOKEN, "canary")][..], "token is no base64"),
+        ] {
+            let error = kerberos(&entries(pairs), "REALM").unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("canary"), "{error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(TOKEN), token.text()).unwrap();
+        let error = kerberos_at(dir.path(), "REALM").unwrap_err().to_string();
+        assert!(error.contains("principal and keytab"), "{error}");
     }
 
     #[test]

@@ -6,12 +6,14 @@ pub mod keys;
 mod keytab;
 pub mod memory;
 mod secret;
+pub mod token;
 
 use serde::{Deserialize, Serialize};
 
 pub use current::{Current, Held};
 pub use keytab::{BadKeytab, Keytab};
 pub use secret::Secret;
+pub use token::Token;
 
 /// One identity's credential, as a backend uses it.
 ///
@@ -51,6 +53,22 @@ pub enum Credential {
         /// Its keys.
         keytab: Keytab,
     },
+    /// A delegation token of HDFS, which its name nodes believe.
+    Delegation {
+        /// With whom it is of.
+        token: Token,
+    },
+}
+
+impl Credential {
+    /// The principal that it proves, or the user whom a token is of.
+    pub fn principal(&self) -> Option<String> {
+        match self {
+            Credential::Kerberos { principal, .. } => Some(principal.clone()),
+            Credential::Delegation { token } => token.claims().map(|claims| claims.owner),
+            Credential::Anonymous | Credential::S3 { .. } | Credential::Sys { .. } | Credential::Hadoop { .. } => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Credential {
@@ -61,6 +79,7 @@ impl std::fmt::Debug for Credential {
             Credential::Sys { .. } => "Credential::Sys",
             Credential::Hadoop { .. } => "Credential::Hadoop",
             Credential::Kerberos { .. } => "Credential::Kerberos(***)",
+            Credential::Delegation { .. } => "Credential::Delegation(***)",
         })
     }
 }

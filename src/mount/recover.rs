@@ -148,9 +148,8 @@ impl Workers {
         }
         self.collect_cgroups().await;
         let journals = self.journals.clone();
-        match tokio::task::spawn_blocking(move || journals.collect()).await {
-            Ok(Err(error)) => tracing::warn!("journals of ended workers: {error}"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || journals.collect()).await {
+            tracing::warn!("journals of ended workers: {error}");
         }
         Ok(())
     }

@@ -3,10 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use aho_corasick::AhoCorasick;
+use bytes::Bytes;
 use data_encoding::BASE64;
 use millrace::sandbox::hadoop::{Hadoop, Kdc};
 use tokio::task::block_in_place;
@@ -174,7 +176,7 @@ fn workers(node: &Node) -> Vec<Pid> {
     records.map(pid).collect()
 }
 
-/// Looks for keys where others may look.
+/// Looks for the keys of keytabs where others may look.
 fn shows_no_key(node: &Node, workers: &[Pid], kdc: &Kdc, keytabs: &[String]) {
     let raw = |user: &str| {
         let keytab = kdc.keytab(user).unwrap();
@@ -182,7 +184,12 @@ fn shows_no_key(node: &Node, workers: &[Pid], kdc: &Kdc, keytabs: &[String]) {
         keytab[keytab.len() - 16..].to_vec()
     };
     let texts = keytabs.iter().map(|text| text.as_bytes().to_vec());
-    let keys = AhoCorasick::new(texts.chain([raw("alice"), raw("bob")])).unwrap();
+    shows_none(node, workers, texts.chain([raw("alice"), raw("bob")]));
+}
+
+/// Looks for secrets where others may look.
+fn shows_none(node: &Node, workers: &[Pid], secrets: impl IntoIterator<Item = Vec<u8>>) {
+    let keys = AhoCorasick::new(secrets).unwrap();
     let plugin = Pid::from_raw(node.child.id() as i32);
     for pid in workers {
         assert!(!in_memory(*pid, &keys).is_empty(), "what is looked for is nowhere");
@@ -244,6 +251,8 @@ async fn who_proves_nothing_is_refused_with_the_reason() {
         ("lake", vec![("principal", "alice")], Code::InvalidArgument, "no keytab"),
         ("lake", vec![("keytab", good.as_str())], Code::InvalidArgument, "no principal"),
         ("lake", vec![("user", "alice"), alice[0], alice[1]], Code::InvalidArgument, "user"),
+        ("lake", vec![("token", good.as_str())], Code::InvalidArgument, "something else than a file of Hadoop's"),
+        ("lake", vec![("token", "SERU"), alice[0]], Code::InvalidArgument, "leave one"),
         ("lake", vec![("principal", "bob"), alice[1]], Code::InvalidArgument, "no key of its principal"),
         ("lake", vec![alice[0], ("keytab", &wrong)], Code::Unauthenticated, "does not take the key"),
         ("lake", vec![("principal", "mallo"), ("keytab", &renamed)], Code::Unauthenticated, "does not know"),
@@ -334,6 +343,67 @@ async fn a_mount_outlives_its_tickets_and_not_its_keys() {
     for number in 0..2 {
         node.unpublish(number).await.unwrap();
     }
+}
+
+/// Nobody can ask the KDC.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delegation_token_is_a_login_until_the_name_node_forgets_it() {
+    let Some((hadoop, kdc, dir)) = secured().await else { return };
+    let door = Door::to(kdc);
+    door.set(Way::Shut);
+    let identities = "identities: [{namespace: '*', users: [{name: alice, uid: 1000, gid: 2000}]}]";
+    let words = format!("prefix: user, {identities}, {}", login(kdc, &door));
+    let node = node(&dir, &[store("lake", hadoop, &words)]).await;
+    let home = hadoop.fresh("alice").await.unwrap();
+    let of = [("store", "lake"), ("path", home.strip_prefix("user/").unwrap()), ("timeout", "5s")];
+    let fetched = [hadoop.token("alice").await.unwrap(), hadoop.token("alice").await.unwrap()];
+    let tokens = fetched.clone().map(|token| BASE64.encode(&token));
+    node.publish_with(0, &of, &[("token", tokens[0].as_str())]).await.unwrap();
+    let data = noise(2_500_000);
+    let at = |name: &str| node.target(0).join(name);
+    block_in_place(|| {
+        fs::write(at("file"), &data).unwrap();
+        assert!(fs::read(at("file")).unwrap() == data);
+        assert_eq!((fs::metadata(at("file")).unwrap().uid(), asked(&node, 0)), (1000, Errno::ENOENT));
+    });
+    assert!(hadoop.get(&format!("/{home}/file")).await.unwrap() == data);
+    // Bob's is as good, and he is not listed; what is his alone alice does not see.
+    let bobs = BASE64.encode(&hadoop.token("bob").await.unwrap());
+    let (got, message) = code(node.publish_with(1, &of, &[("token", &bobs)]).await);
+    assert!(got == Code::PermissionDenied, "{got:?}: {message}");
+    hadoop.put("/user/bob/private/dir/file", "bob", "bob's").await.unwrap();
+    hadoop
+        .control("chmod", &[("path", "/user/bob/private"), ("user", "bob"), ("mode", "700")], Bytes::new())
+        .await
+        .unwrap();
+    let his = [("store", "lake"), ("path", "bob/private/dir"), ("timeout", "5s")];
+    let (got, message) = code(node.publish_with(1, &his, &[("token", &tokens[0])]).await);
+    assert!(got == Code::PermissionDenied, "{got:?}: {message}");
+    let workers = workers(&node);
+    // The text, and the end of the file, which is the token's.
+    let secrets = tokens[..1].iter().map(|text| text.as_bytes().to_vec());
+    block_in_place(|| shows_none(&node, &workers, secrets.chain([password(&fetched[0])])));
+
+    hadoop.cancel("alice", fetched[0].clone()).await.unwrap();
+    block_in_place(|| eventually("the token is of no use", || asked(&node, 0) == Errno::EACCES));
+    let (got, message) = code(node.publish_with(1, &of, &[("token", &tokens[0])]).await);
+    assert!(got == Code::Unauthenticated && message.contains("token"), "{got:?}: {message}");
+    node.publish_with(0, &of, &[("token", &tokens[1])]).await.unwrap();
+    block_in_place(|| {
+        eventually("the later token is used", || asked(&node, 0) == Errno::ENOENT);
+        fs::write(at("later"), "written").unwrap();
+        assert!(fs::read(at("file")).unwrap() == data);
+    });
+    assert_eq!(door.passed(), 0);
+    node.unpublish(0).await.unwrap();
+}
+
+/// The proof in a token file with one token, which its kind follows.
+fn password(file: &[u8]) -> Vec<u8> {
+    let kind = b"HDFS_DELEGATION_TOKEN";
+    let at = file.windows(kind.len()).position(|part| part == kind).unwrap();
+    // Before the length of the kind.
+    file[at - 1 - 16..at - 1].to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ use crate::backend::ErrorKind;
 use crate::backend::meter::{UNREACHED, answered};
 use crate::tunable::Span;
 
-/// What the name nodes together are called between the library and us.
+/// What the name nodes together are called between the library and us, where the library finds no token by it.
 const SERVICE: &str = "store";
 
 /// No client reads the node's own Hadoop configuration.
@@ -119,7 +119,7 @@ impl Library {
                             "the name node ended the connection instead of answering: it likely demands Kerberos, and \
                              this store has authentication: simple"
                         }
-                        Identity::Proven(_) => {
+                        Identity::Proven(_) | Identity::Delegated(_) => {
                             "the name node ended the connection instead of answering: it likely does not demand Kerberos, \
                              and this store has authentication: kerberos"
                         }
@@ -136,9 +136,11 @@ impl Library {
     }
 
     fn client(&self) -> Outcome<(Client, usize, bool)> {
-        if let Identity::Proven(login) = &self.identity {
+        match &self.identity {
+            Identity::Claimed(_) => {}
             // It is read at the next login, from where it lies.
-            login.keytab()?;
+            Identity::Proven(login) => drop(login.keytab()?),
+            Identity::Delegated(token) => drop(token.in_force()?),
         }
         let mut state = self.state();
         if let Some(client) = &state.client {
@@ -171,22 +173,27 @@ impl Library {
         set("dfs.client.failover.sleep.base.millis".into(), "100".into());
         set("dfs.client.failover.sleep.max.millis".into(), "1000".into());
         let names: Vec<String> = (0..count).map(|number| format!("n{number}")).collect();
-        set(format!("dfs.ha.namenodes.{SERVICE}"), names.join(","));
+        let service = match &self.identity {
+            Identity::Claimed(_) | Identity::Proven(_) => SERVICE,
+            Identity::Delegated(token) => token.service(),
+        };
+        set(format!("dfs.ha.namenodes.{service}"), names.join(","));
         for (name, address) in names.iter().zip(nodes) {
-            set(format!("dfs.namenode.rpc-address.{SERVICE}.{name}"), address);
+            set(format!("dfs.namenode.rpc-address.{service}.{name}"), address);
         }
-        let builder = ClientBuilder::new().with_url(format!("hdfs://{SERVICE}")).with_config_dir(NO_CONFIGURATION);
+        let builder = ClientBuilder::new().with_url(format!("hdfs://{service}")).with_config_dir(NO_CONFIGURATION);
+        if !matches!(self.identity, Identity::Claimed(_)) {
+            set("hadoop.security.authentication".into(), "kerberos".into());
+            // Whatever a DataNode asks for is done: the word has to be there, whichever it is.
+            set("dfs.data.transfer.protection".into(), "privacy".into());
+        }
         let builder = match &self.identity {
             Identity::Claimed(user) => builder.with_user(user),
-            Identity::Proven(login) => {
-                set("hadoop.security.authentication".into(), "kerberos".into());
-                // Whatever a DataNode asks for is done: the word has to be there, whichever it is.
-                set("dfs.data.transfer.protection".into(), "privacy".into());
-                builder
-                    .with_kerberos_principal(login.principal())
-                    .with_kerberos_keytab(login.keytab()?)
-                    .with_kerberos_cache(login.cache())
-            }
+            Identity::Delegated(_) => builder,
+            Identity::Proven(login) => builder
+                .with_kerberos_principal(login.principal())
+                .with_kerberos_keytab(login.keytab()?)
+                .with_kerberos_cache(login.cache()),
         };
         builder
             .with_config(words)

@@ -19,6 +19,10 @@ pub(super) const HELD: &str = "another client holds the file's lease: it is writ
 /// What is said of a name node that answers and takes no changes.
 pub(super) const SAFE_MODE: &str = "the name node is in safe mode: it takes no changes";
 
+/// What is said of a token that is none.
+const NO_TOKEN: &str = "the name node does not accept the mount's credential: the token was cancelled, has expired, or is \
+                        another cluster's";
+
 /// What is said of changes to a snapshot.
 const IN_SNAPSHOT: &str = "a snapshot does not change";
 
@@ -140,7 +144,10 @@ fn meaning(class: &str, text: &str) -> (ErrorKind, &'static str) {
         "InvalidPathException" | "HadoopIllegalArgumentException" | "IllegalArgumentException" => {
             (ErrorKind::InvalidName, "HDFS does not take this name or argument")
         }
-        "InvalidToken" | "AuthenticationException" | "AuthorizationException" | "SaslException" | "GSSException" => {
+        "InvalidToken" => (ErrorKind::Unauthenticated, NO_TOKEN),
+        // As WebHDFS has it.
+        "SecurityException" if text.contains("InvalidToken") => (ErrorKind::Unauthenticated, NO_TOKEN),
+        "AuthenticationException" | "AuthorizationException" | "SaslException" | "GSSException" => {
             (ErrorKind::Unauthenticated, "the name node does not accept the mount's credential")
         }
         "UnsupportedOperationException" | "UnsupportedActionException" => {
@@ -269,6 +276,12 @@ mod tests {
                 "canary",
                 ErrorKind::Unauthenticated,
                 "credential",
+            ),
+            (
+                "java.lang.SecurityException",
+                "Failed to obtain user group information: org.apache.hadoop.security.token.SecretManager$InvalidToken: canary",
+                ErrorKind::Unauthenticated,
+                "token",
             ),
             (
                 "org.apache.hadoop.hdfs.protocol.SnapshotException",

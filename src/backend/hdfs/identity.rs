@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::error::{Failure, Outcome};
-use super::kerberos::Login;
+use super::kerberos::{Delegated, Login};
 use crate::auth::{Credential, Current};
 use crate::backend::ErrorKind;
 
@@ -15,6 +15,8 @@ pub(super) enum Identity {
     Claimed(String),
     /// Whom the KDC knows.
     Proven(Arc<Login>),
+    /// Whom a name node gave a token to.
+    Delegated(Arc<Delegated>),
 }
 
 impl Identity {
@@ -27,13 +29,16 @@ impl Identity {
             (Some(realm), Credential::Kerberos { principal, keytab }) => {
                 Ok(Identity::Proven(Arc::new(Login::new(realm, principal, keytab, current)?)))
             }
+            (Some(_), Credential::Delegation { token }) => {
+                Ok(Identity::Delegated(Arc::new(Delegated::new(token, current)?)))
+            }
             (None, _) => Err(Failure::new(
                 ErrorKind::Unauthenticated,
                 "a store of backend hdfs is used as a user by name, and the credential is of another kind",
             )),
             (Some(_), _) => Err(Failure::new(
                 ErrorKind::Unauthenticated,
-                "the store demands Kerberos, and the credential is no principal with its keytab",
+                "the store demands Kerberos, and the credential is neither a principal with its keytab nor a delegation token",
             )),
         }
     }

@@ -88,7 +88,7 @@ impl Writing {
     /// Makes all of it lasting, and lets the file go.
     pub(super) async fn close(&self) -> Outcome<Option<Meta>> {
         let open = self.0.clone();
-        self.wait(async move { open.finish().await }).await
+        self.wait(async move { Box::pin(open.finish()).await }).await
     }
 
     fn at(&self, op: Op) -> impl FnOnce(Failure) -> Error + '_ {

@@ -197,7 +197,7 @@ mod tests {
         assert!(is_empty(file).unwrap(), "it was taken over");
         journal.settle(&written).await;
         journal.settle(&hidden("b")).await;
-        assert_eq!(journal.left(), [long.clone()]);
+        assert_eq!(journal.left(), std::slice::from_ref(&long));
         drop(journal);
         assert_eq!(reopened(&other, &[]).await.1, [long]);
     }

@@ -239,7 +239,7 @@ fn credential(
         Credentials::Listed(identities) => {
             if matches!(store.backend, backend::Config::Hdfs(_)) && keys::is_for_kerberos(&request.secrets) {
                 return Err(status::invalid(format!(
-                    "the Secret has a principal or a keytab, and store {:?} has authentication: simple, which proves nothing: \
+                    "the Secret has a principal, a keytab or a token, and store {:?} has authentication: simple, which proves nothing: \
                      leave them out, or have the store's administrator set authentication: kerberos",
                     store.name
                 )));
@@ -272,7 +272,7 @@ fn credential(
     }
 }
 
-/// The principal of the request's Secret, which the store's table has to list for the pod's namespace, if there is one.
+/// The principal of the request's Secret, or whom its token is of, which the store's table has to list for the pod's namespace, if there is one.
 fn principal(
     request: &NodePublishVolumeRequest,
     realm: &str,
@@ -287,9 +287,7 @@ fn principal(
         ));
     }
     let credential = keys::kerberos(&request.secrets, realm)?;
-    let Credential::Kerberos { principal, .. } = &credential else {
-        return Ok((credential, None));
-    };
+    let Some(principal) = credential.principal() else { return Ok((credential, None)) };
     let Some(identities) = identities else {
         return Ok((credential, Some((backend::hdfs::NOBODY, backend::hdfs::NOBODY))));
     };

@@ -164,6 +164,22 @@ impl Hadoop {
         self.control("close", &[("path", path)], Bytes::new()).await.map(drop)
     }
 
+    /// A file with a delegation token of `user`'s, fetched and written as `hdfs fetchdt` does; of one started with `kerberos`.
+    ///
+    /// # Errors
+    /// Where the cluster refuses.
+    pub async fn token(&self, user: &str) -> io::Result<Bytes> {
+        self.control("token", &[("user", user)], Bytes::new()).await
+    }
+
+    /// Has the name node forget a token that [`token`](Self::token) gave to `user`.
+    ///
+    /// # Errors
+    /// Where the cluster refuses.
+    pub async fn cancel(&self, user: &str, token: Bytes) -> io::Result<()> {
+        self.control("token/cancel", &[("user", user)], token).await.map(drop)
+    }
+
     /// Has the cluster do something else: a word of `control` in HadoopCluster.java, with what belongs to it.
     ///
     /// # Errors

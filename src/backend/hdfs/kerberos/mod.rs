@@ -6,6 +6,7 @@
 
 mod gss;
 mod held;
+mod tokens;
 
 use std::fmt::Write as _;
 use std::io;
@@ -22,6 +23,7 @@ use crate::auth::{Credential, Current, Keytab};
 use crate::backend::ErrorKind;
 
 pub(super) use gss::Proof;
+pub(super) use tokens::Delegated;
 
 /// The realm of a store, and how long a login lasts: the administrator's words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +87,7 @@ pub unsafe fn settle(realm: &Realm, folder: Option<PathBuf>) -> io::Result<()> {
         ("KRB5CCNAME", "MEMORY:"),
         // To a name node that asks for no proof the RPC library would say a name. This is nobody's, and is refused.
         ("HADOOP_USER_NAME", ""),
+        ("HADOOP_TOKEN_FILE_LOCATION", tokens::settle()?),
     ];
     for (word, value) in words {
         // SAFETY: the caller's promise.

@@ -243,7 +243,7 @@ impl Open {
     /// Has the file closed, so that something else may be done to it.
     pub(super) async fn close(self: Arc<Self>) -> Outcome<()> {
         let patience = self.patience();
-        let closed = to_its_end(patience, async move { self.finish().await.map(drop) }).await;
+        let closed = to_its_end(patience, async move { Box::pin(self.finish()).await.map(drop) }).await;
         closed.unwrap_or_else(|| Err(Failure::late(patience)))
     }
 

@@ -33,6 +33,7 @@ impl WebHdfs {
             Identity::Claimed(user) => {
                 return Ok(Zeroizing::new(format!("&user.name={}", utf8_percent_encode(user, IN_QUERY))));
             }
+            Identity::Delegated(token) => return Ok(words(&token.in_force()?.url_text())),
             Identity::Proven(login) => login,
         };
         let mut held = self.delegation.0.lock().await;
