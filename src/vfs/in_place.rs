@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -20,6 +21,9 @@ use super::read::{Opened, Pages};
 use super::write::Owner;
 use super::{Attr, Error, Invalidation, Result, Vfs};
 use crate::backend::{ErrorKind, InPlace, Kind, Meta, Name, Path, RenameOptions, SetAttributes, Version};
+
+/// So long a silent store is waited for by who asks about the root.
+const ROOT: Duration = Duration::from_millis(500);
 
 /// A file that is open to be changed in place.
 #[derive(Debug)]
@@ -41,11 +45,21 @@ impl Vfs {
         self.backend.traits().append
     }
 
-    /// Attributes of an inode as the store has them now, where files are changed in place.
+    /// Attributes of an inode as the store has them now, where files are changed in place. Of the root those that are known,
+    /// where the store says nothing in time: `df` looks at it first.
     ///
     /// # Errors
     /// As [`Vfs::getattr`], and what the store failed with.
     pub async fn getattr_now(&self, ino: Ino) -> Result<Attr> {
+        match ino {
+            Ino::ROOT => {
+                tokio::time::timeout(ROOT, self.ask_attributes(ino)).await.unwrap_or_else(|_| self.getattr(ino))
+            }
+            _ => self.ask_attributes(ino).await,
+        }
+    }
+
+    async fn ask_attributes(&self, ino: Ino) -> Result<Attr> {
         loop {
             let (path, writes) = {
                 let inodes = self.inodes();

@@ -338,7 +338,13 @@ fn df_is_the_servers_and_comes_though_it_is_frozen() {
     assert_eq!(df(&rig.target("a")), servers);
     assert_eq!(rig.usage(&workers, "a").unwrap().space.unwrap().total, servers);
     filer.server.freeze().unwrap();
+    // Nothing that the kernel was told is believed any more.
+    std::thread::sleep(Duration::from_millis(1100));
     for _ in 0..3 {
+        // As df(1) does first.
+        let asked = Instant::now();
+        assert!(fs::metadata(rig.target("a")).unwrap().is_dir());
+        assert!(asked.elapsed() < ANSWERED, "it took {:?}", asked.elapsed());
         let asked = Instant::now();
         assert_eq!(df(&rig.target("a")), servers);
         assert_eq!(rig.usage(&workers, "a").unwrap().space.unwrap().total, servers);
