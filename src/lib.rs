@@ -63,6 +63,10 @@
 //!   the store, not when the stores file names it, and with the same words for each: with Kerberos or without.
 //! - A confined worker has no `/proc`, so that its keytab and Kerberos' configuration lie in a file system in memory of its
 //!   own rather than in a memfd, which only an unconfined one uses.
+//! - Privileged source ports of NFS are not only bound by the node plugin and passed: it connects them and locks a filter
+//!   onto each ([`mount`]), since whoever holds a connected socket can disconnect it and use its port elsewhere.
+//! - What a worker that dies leaves open or hidden in HDFS stands in a journal that the node plugin hands it
+//!   ([`backend::journal`]), and the next one undoes it.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;
