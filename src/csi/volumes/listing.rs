@@ -1,9 +1,11 @@
 //! The volumes of this cluster in the order of their records' keys, a page at a time.
 
 use futures::stream::{StreamExt, TryStreamExt};
+use serde::de::DeserializeOwned;
 
 use super::record::{self, Record, State};
 use super::{Error, Volumes};
+use crate::backend::Path;
 
 /// Records read at once.
 const AT_ONCE: usize = 16;
@@ -25,28 +27,43 @@ impl Volumes {
     /// The store's.
     pub async fn page(&self, after: Option<&str>, most: usize) -> Result<Page, Error> {
         let after = after.map(record::record_at);
-        let keys = self.records.list(&record::volumes(), after.as_ref()).map_err(Error::from);
+        let is_shown = |record: &Record| record.state == State::Ready && record.cluster == self.cluster;
+        let (volumes, more) = self.page_of("a volume", &record::volumes(), after.as_ref(), most, is_shown).await?;
+        Ok(Page { volumes, more })
+    }
+
+    /// Up to `most` of the records below `root` behind `after` that are shown, and whether there are more of them. One that
+    /// cannot be read is told in the log, as `what` it is of, and left out.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn page_of<T: DeserializeOwned + Send>(
+        &self,
+        what: &str,
+        root: &Path,
+        after: Option<&Path>,
+        most: usize,
+        is_shown: impl Fn(&T) -> bool + Send + Sync,
+    ) -> Result<(Vec<T>, bool), Error> {
+        let keys = self.records.list(root, after).map_err(Error::from);
         let mut records = keys
-            .map_ok(async |at| match self.load::<Record>(&at).await {
+            .map_ok(async |at| match self.load::<T>(&at).await {
                 Err(error @ (Error::NewerFormat { .. } | Error::Unreadable { .. })) => {
-                    tracing::warn!(%error, "a volume is left out of the list");
+                    tracing::warn!(%error, "{what} is left out of the list");
                     Ok(None)
                 }
                 loaded => Ok(loaded?.map(|(record, _)| record)),
             })
             .try_buffered(AT_ONCE)
             .boxed();
-        let mut volumes = Vec::new();
+        let mut page = Vec::new();
         while let Some(record) = records.try_next().await? {
-            let Some(record) = record.filter(|record| record.state == State::Ready && record.cluster == self.cluster)
-            else {
-                continue;
-            };
-            if volumes.len() == most {
-                return Ok(Page { volumes, more: true });
+            let Some(record) = record.filter(&is_shown) else { continue };
+            if page.len() == most {
+                return Ok((page, true));
             }
-            volumes.push(record);
+            page.push(record);
         }
-        Ok(Page { volumes, more: false })
+        Ok((page, false))
     }
 }

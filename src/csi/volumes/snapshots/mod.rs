@@ -17,7 +17,6 @@ mod upkeep;
 
 use std::time::Duration;
 
-use futures::stream::{StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
 pub use self::record::Snapshot;
@@ -33,9 +32,6 @@ const PROBE: Duration = Duration::from_secs(3);
 
 /// Snapshots that a volume may have, and volumes that may rest on a snapshot: what fits into a record.
 const MOST: usize = 500;
-
-/// Records read at once.
-const AT_ONCE: usize = 16;
 
 /// Looks at a record that keeps changing before it is somebody else's turn.
 const TRIES: usize = 8;
@@ -97,26 +93,10 @@ impl Volumes {
     /// The store's.
     pub async fn page_of_snapshots(&self, after: Option<&str>, most: usize) -> Result<Page, Error> {
         let after = after.map(snapshot_at);
-        let keys = self.records.list(&record::snapshots(), after.as_ref()).map_err(Error::from);
-        let mut records = keys
-            .map_ok(async |at| match self.load::<Snapshot>(&at).await {
-                Err(error @ (Error::NewerFormat { .. } | Error::Unreadable { .. })) => {
-                    tracing::warn!(%error, "a snapshot is left out of the list");
-                    Ok(None)
-                }
-                loaded => Ok(loaded?.map(|(snapshot, _)| snapshot)),
-            })
-            .try_buffered(AT_ONCE)
-            .boxed();
-        let mut snapshots = Vec::new();
-        while let Some(snapshot) = records.try_next().await? {
-            let Some(snapshot) = snapshot.filter(|snapshot| self.gave_out(snapshot)) else { continue };
-            if snapshots.len() == most {
-                return Ok(Page { snapshots, more: true });
-            }
-            snapshots.push(snapshot);
-        }
-        Ok(Page { snapshots, more: false })
+        let is_shown = |snapshot: &Snapshot| self.gave_out(snapshot);
+        let (snapshots, more) =
+            self.page_of("a snapshot", &record::snapshots(), after.as_ref(), most, is_shown).await?;
+        Ok(Page { snapshots, more })
     }
 
     /// Refuses to delete a volume that has snapshots, also such as others took.
