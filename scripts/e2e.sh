@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${MILLRACE_CACHE:?the folder for built tools; make sets it}
 export K8S_BIN=${K8S_BIN:-$cache/k8s} K8S_RUN=${K8S_RUN:-${TMPDIR:-/tmp}/millrace-e2e}
+# Nothing of Python's is left in the tree.
+export PYTHONDONTWRITEBYTECODE=1
 storage=()
 [ "${STORAGE:-}" != 1 ] || storage=(--storage)
 scripts/tools.sh

@@ -54,15 +54,20 @@ class Cluster:
     def up(self):
         subprocess.run([SCRIPTS / "down"], capture_output=True)
         subprocess.run([SCRIPTS / "up"], check=True)
-        images = ["csi-provisioner", "csi-resizer", "registrar", "liveness"]
+        images = ["csi-provisioner", "csi-resizer", "csi-snapshotter", "snapshot-controller", "registrar", "liveness"]
         sh(SCRIPTS / "load", self.image, *[self.bin / "images" / f"{name}.tar" for name in images])
 
     def down(self):
         subprocess.run([SCRIPTS / "down"], check=True)
 
     def install(self):
-        """The servers, then the driver."""
+        """The servers, what snapshots need (their custom resources everywhere, since the examples name them), then the driver."""
         self.server.start()
+        resources = self.bin / "snapshots"
+        self.k("apply", "-f", resources / "crd")
+        self.k("wait", "--for=condition=Established", "--timeout=30s", "-f", resources / "crd")
+        if self.backend == "hdfs":
+            self.k("apply", "-f", resources / "controller")
         self.k("apply", "-k", self.overlay)
         self.k("apply", "-f", HERE / "servers" / f"classes-{self.backend}.yaml")
         self.settled()
@@ -263,12 +268,13 @@ class Cluster:
 
     def clear(self):
         """Removes what a case made in the default namespace, and waits until no trace is left."""
-        for kind in ("pods", "persistentvolumeclaims"):
+        # A volume from a snapshot goes before the snapshot, and that before its source.
+        for kind in ("pods", "persistentvolumeclaims", "volumesnapshots"):
             self.k("delete", kind, "--all", "--wait=true", "--timeout=120s")
         for volume in self.get("pv")["items"]:
             if volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain":
                 self.k("delete", "pv", volume["metadata"]["name"], "--timeout=60s")
-        until("no volume left", 60, lambda: not self.get("pv")["items"])
+        until("no volume left", 60, lambda: not self.get("pv,volumesnapshotcontents")["items"])
         self.k("delete", "storageclasses,volumeattributesclasses", "-l", "millrace.test/of=case", "--timeout=60s")
         # All by one request: there may be hundreds.
         self.k("delete", "--raw", "/api/v1/namespaces/default/events")

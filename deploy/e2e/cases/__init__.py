@@ -1,5 +1,5 @@
 """What is shown, in this order. A case gets the testbed.Cluster, and leaves the default namespace to be cleared."""
-from . import examples, file_servers, install, observed, refused, residency, restarts, scale, volumes
+from . import examples, file_servers, install, observed, refused, residency, restarts, scale, snapshots, volumes
 
 S3 = [
     install.everything_is_ready,
@@ -63,4 +63,12 @@ FILE_SERVER = [
     file_servers.nothing_is_left_of_volumes,
 ]
 
-OF = {"s3": S3, "nfs": FILE_SERVER, "hdfs": FILE_SERVER}
+SNAPSHOTS = [
+    snapshots.a_snapshot_is_restored_read_only_and_as_a_copy,
+    snapshots.a_snapshot_stays_while_a_volume_shows_it_and_its_source_while_it_stays,
+]
+
+# The last case is about all that were before.
+HDFS = [*FILE_SERVER[:-1], *SNAPSHOTS, FILE_SERVER[-1]]
+
+OF = {"s3": S3, "nfs": FILE_SERVER, "hdfs": HDFS}
