@@ -65,8 +65,8 @@
 //!   own rather than in a memfd, which only an unconfined one uses.
 //! - Privileged source ports of NFS are not only bound by the node plugin and passed: it connects them and locks a filter
 //!   onto each ([`mount`]), since whoever holds a connected socket can disconnect it and use its port elsewhere.
-//! - What a worker that dies leaves open or hidden in HDFS stands in a journal that the node plugin hands it
-//!   ([`backend::journal`]), and the next one undoes it.
+//! - What a worker that dies leaves hidden on NFS, and open or hidden in HDFS, stands in a journal that the node plugin
+//!   hands it ([`backend::journal`]), and the next one undoes it.
 //! - `auth`, `backend` and `prefetch` own their configuration; `config` fills it and nothing below reads a word of it.
 
 pub mod app;

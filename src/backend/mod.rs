@@ -444,8 +444,8 @@ impl Config {
     /// Whether its clients note what is to be undone where their process dies ([`journal`]).
     pub fn keeps_journals(&self) -> bool {
         match self {
-            Config::Hdfs(_) => true,
-            Config::S3(_) | Config::Nfs(_) => false,
+            Config::Hdfs(_) | Config::Nfs(_) => true,
+            Config::S3(_) => false,
         }
     }
 
@@ -573,7 +573,8 @@ pub fn replay(
 ) -> Result<BoxFuture<'static, ()>> {
     match config {
         Config::Hdfs(config) => hdfs::replay(config, &credential.into(), root, limits),
-        Config::S3(_) | Config::Nfs(_) => Ok(Box::pin(async {})),
+        Config::Nfs(config) => nfs::replay(config, &credential.into(), root, limits),
+        Config::S3(_) => Ok(Box::pin(async {})),
     }
 }
 

@@ -250,7 +250,7 @@ fn what_a_killed_worker_left_in_hdfs_is_undone_by_the_next() {
     let left = Journal::default();
     left.keep_in(File::open(journal).unwrap(), Vec::new()).unwrap();
     let hidden = left.left().iter().find_map(|note| match note {
-        Note::Hidden(path) => Some(lake.path(&path.to_string())),
+        Note::Hidden { path, .. } => Some(lake.path(&path.to_string())),
         _ => None,
     });
     let hidden = hidden.unwrap();

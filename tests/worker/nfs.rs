@@ -11,7 +11,8 @@ use std::time::SystemTime;
 use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds_nobody_while_frozen};
 use super::silent::ANSWERED;
 use super::*;
-use millrace::backend::nfs as export;
+use millrace::backend::journal::{Journal, Note};
+use millrace::backend::{Kind, Limits, Name, nfs as export};
 use millrace::sandbox::ganesha::Ganesha;
 
 const UID: u32 = 1000;
@@ -153,6 +154,75 @@ fn an_open_file_outlives_its_name_and_leaves_nothing() {
         || eventually("it is gone", || there() == shown()),
     );
     rig.unpublish(&workers, "a").unwrap();
+}
+
+/// Killed while files that were removed, and one that was replaced, are open.
+#[test]
+fn what_a_killed_worker_hid_on_nfs_is_removed_by_the_next() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    let of_others = Name::hidden().to_string();
+    filer.put(&of_others, b"theirs");
+    let request = filer.request("a", UID, SOON);
+    rig.publish(&workers, request.clone()).unwrap();
+    let open: Vec<File> = ["removed", "replaced", "reused"]
+        .into_iter()
+        .map(|name| {
+            let mut file = OpenOptions::new().write(true).create_new(true).open(filer.at("a", name)).unwrap();
+            file.write_all(name.as_bytes()).unwrap();
+            file
+        })
+        .collect();
+    fs::write(filer.at("a", "new"), "another").unwrap();
+    fs::rename(filer.at("a", "new"), filer.at("a", "replaced")).unwrap();
+    for name in ["removed", "reused"] {
+        fs::remove_file(filer.at("a", name)).unwrap();
+    }
+    kill(rig.worker(), Signal::SIGKILL).unwrap();
+    eventually("the mount is dead", || fs::metadata(filer.at("a", "hello")).is_err());
+    drop(open);
+
+    let journals: Vec<_> =
+        fs::read_dir(rig.state().join("journals")).unwrap().map(|file| file.unwrap().path()).collect();
+    let [journal] = &journals[..] else { panic!("{journals:?}") };
+    assert_eq!(fs::metadata(journal).unwrap().mode() & 0o777, 0o600);
+    let noted = Journal::default();
+    noted.keep_in(File::open(journal).unwrap(), Vec::new()).unwrap();
+    let hidden: Vec<_> = noted
+        .left()
+        .into_iter()
+        .map(|note| if let Note::Hidden { path, .. } = note { path } else { panic!("{note:?}") })
+        .collect();
+    let content = |path: &backend::Path| fs::read(filer.disk(&path.to_string()));
+    let mut contents: Vec<_> = hidden.iter().map(|path| content(path).unwrap()).collect();
+    contents.sort();
+    assert_eq!(contents, [&b"removed"[..], b"replaced", b"reused"]);
+    // By somebody else, for whom no name is forbidden.
+    let reused = hidden.iter().find(|path| content(path).unwrap() == b"reused").unwrap();
+    rig.runtime.block_on(async {
+        let root = backend::Path::parse(&request.spec.path).unwrap();
+        let limits = Limits::alone(1 << 20, SOON);
+        let other = backend::connect(&request.spec.backend, &request.credential, &root, limits).unwrap();
+        other.remove(reused, Kind::File).await.unwrap();
+        other.make_file(reused, 0o600).await.unwrap();
+    });
+
+    rig.publish(&workers, request).unwrap();
+    assert_eq!(fs::read(filer.at("a", "replaced")).unwrap(), b"another");
+    let mut stay = [of_others, reused.to_string(), "hello".into(), "replaced".into()];
+    stay.sort();
+    eventually("what was hidden is removed", || {
+        let mut there: Vec<_> = fs::read_dir(filer.disk(""))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        there.sort();
+        there == stay
+    });
+    rig.unpublish(&workers, "a").unwrap();
+    rig.runtime.block_on(workers.tidy()).unwrap();
+    assert_eq!(fs::read_dir(rig.state().join("journals")).unwrap().count(), 0);
+    rig.assert_clean(&[]);
 }
 
 #[test]

@@ -9,12 +9,14 @@ mod tests;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 
+use super::journal::{Journal, Note};
 use super::{
     Attributes, Backend, Base, CreateOptions, Error, ErrorKind, Intent, Kind, Meta, Name, Op, Path, Result,
     SetAttributes, Upload, Version,
@@ -27,7 +29,7 @@ const GATHER: usize = 1 << 20;
 pub(super) const MODE: u32 = 0o644;
 
 /// A file of the driver's own is in use for so long at most.
-const LEFT_BEHIND: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const LEFT_BEHIND: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a store does for a file that is written beside its place. Whatever its errors say where and at what they were
 /// met, what is told is the operation and the path of the file itself.
@@ -38,6 +40,9 @@ pub(super) trait Beside: Debug + Clone + Send + Sync + 'static {
 
     /// The store as everybody sees it.
     fn store(&self) -> &dyn Backend;
+
+    /// Where it is noted which files of the driver's own there are.
+    fn journal(&self) -> &Journal;
 
     /// Fails where no file can come to lie at `path`: for its name, or for what lies above it.
     async fn check(&self, path: &Path) -> Result<()>;
@@ -54,11 +59,11 @@ pub(super) trait Beside: Debug + Clone + Send + Sync + 'static {
     /// Changes attributes, of a file that is sealed. A length is never among them.
     async fn set(&self, file: &mut Self::File, set: &SetAttributes) -> Result<()>;
 
-    /// Whether `version` is one of this very file, wherever it lies.
-    fn is(&self, file: &Self::File, version: &Version) -> bool;
+    /// Which file it is, wherever it lies, as [`Version::file`] says.
+    fn which(&self, file: &Self::File) -> Arc<str>;
 
     /// Moves a sealed file `to` the place that it was written for, and returns what then lies there. `AlreadyExists`
-    /// where anything lies there, unless it is to `replace` that.
+    /// where anything lies there, unless it is to `replace` that. Where its own name is gone then, that is noted.
     async fn place(&self, file: &Self::File, to: &Path, replace: bool) -> Result<Meta>;
 
     /// Removes a file, with no look at it.
@@ -99,7 +104,7 @@ pub(super) async fn discard<B: Beside>(beside: &B, path: &Path) {
         Err(error) if error.kind != ErrorKind::NotFound => {
             tracing::warn!(%path, why = %error, "a file of the driver's own could not be removed");
         }
-        _ => {}
+        _ => beside.journal().over(Note::hidden(path, None)).await,
     }
 }
 
@@ -142,8 +147,13 @@ struct Temporary<B: Beside> {
 impl<B: Beside> Temporary<B> {
     async fn new(beside: &B, dir: &Path) -> Result<Temporary<B>> {
         let path = dir.join(&Name::hidden());
-        let file = beside.begin(&path).await?;
-        Ok(Temporary { beside: beside.clone(), path, file, length: 0, placed: false })
+        let journal = beside.journal();
+        let file = journal.noted(Note::hidden(&path, None), beside.begin(&path)).await?;
+        let temporary = Temporary { beside: beside.clone(), path, file, length: 0, placed: false };
+        if let Some(note) = Note::hidden(&temporary.path, Some(beside.which(&temporary.file))) {
+            journal.note(note).await;
+        }
+        Ok(temporary)
     }
 
     async fn append(&mut self, data: Bytes) -> Result<()> {
@@ -169,7 +179,7 @@ impl<B: Beside> Temporary<B> {
     }
 
     fn is(&self, there: &Meta) -> bool {
-        there.version().is_some_and(|version| self.beside.is(&self.file, version))
+        there.version().is_some_and(|version| version.file == self.beside.which(&self.file))
     }
 
     /// Takes the name.

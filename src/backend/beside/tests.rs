@@ -12,6 +12,7 @@ use crate::backend::{InPlace, RenameOptions};
 #[derive(Debug, Clone)]
 struct Store {
     memory: Memory,
+    journal: Journal,
     /// The next file that is placed takes its name, and nobody is told.
     loses: Arc<AtomicBool>,
 }
@@ -29,6 +30,10 @@ impl Beside for Store {
 
     fn store(&self) -> &dyn Backend {
         &self.memory
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     async fn check(&self, _path: &Path) -> Result<()> {
@@ -53,13 +58,14 @@ impl Beside for Store {
         self.memory.set_attributes(&file.path, set).await.map(drop)
     }
 
-    fn is(&self, file: &File, version: &Version) -> bool {
-        version.file == file.version.file
+    fn which(&self, file: &File) -> Arc<str> {
+        file.version.file.clone()
     }
 
     async fn place(&self, file: &File, to: &Path, replace: bool) -> Result<Meta> {
         let how = RenameOptions { kind: Kind::File, version: None, replace };
         let placed = self.memory.rename(&file.path, to, how).await?;
+        self.journal.over(Note::hidden(&file.path, None)).await;
         match self.loses.swap(false, Ordering::SeqCst) {
             true => Err(Error::new(ErrorKind::Unavailable, Op::Rename, to, "no answer")),
             false => Ok(placed),
@@ -73,7 +79,7 @@ impl Beside for Store {
 
 impl Store {
     fn new() -> Store {
-        Store { memory: Memory::in_place(), loses: Arc::default() }
+        Store { memory: Memory::in_place(), journal: Journal::default(), loses: Arc::default() }
     }
 
     async fn create(&self, base: Base) -> Uploading<Store> {
@@ -140,6 +146,38 @@ async fn another_writers_file_is_never_taken_for_the_one_that_was_lost() {
         assert_eq!(store.content(&theirs).await, b"theirs, the second");
         Box::new(upload).abort().await;
         assert_eq!(store.names().await, ["file"]);
+    }
+}
+
+#[tokio::test]
+async fn what_lies_under_a_hidden_name_is_noted_until_it_does_no_more() {
+    for lost in [false, true] {
+        let (store, kept) = (Store::new(), tempfile::tempfile().unwrap());
+        store.journal.keep_in(kept.try_clone().unwrap(), Vec::new()).unwrap();
+        let noted = || {
+            let journal = Journal::default();
+            journal.keep_in(kept.try_clone().unwrap(), Vec::new()).unwrap();
+            journal.left()
+        };
+        let mut upload = store.create(Base::Absent).await;
+        upload.write(vec![7; GATHER].into()).await.unwrap();
+        let (name, file) = {
+            let temporary = upload.temporary.as_ref().unwrap();
+            (temporary.path.clone(), temporary.file.version.file.clone())
+        };
+        assert_eq!(noted(), [Note::Hidden { path: name, file: Some(file) }]);
+        store.loses.store(lost, Ordering::SeqCst);
+        let published = upload.publish(&Attributes::default()).await;
+        assert_eq!(published.is_err(), lost);
+        if lost {
+            upload.publish(&Attributes::default()).await.unwrap();
+        }
+        assert_eq!((noted(), store.names().await), (vec![], vec!["file".to_owned()]));
+
+        upload.write(vec![8; GATHER].into()).await.unwrap();
+        assert_eq!(noted().len(), 1);
+        Box::new(upload).abort().await;
+        assert_eq!((noted(), store.names().await), (vec![], vec!["file".to_owned()]));
     }
 }
 

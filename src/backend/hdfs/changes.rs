@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::error::{Failure, Outcome};
-use super::noted::{hidden, noted, over};
 use super::webhdfs::Status;
 use super::{Tree, version};
+use crate::backend::journal::Note;
 use crate::backend::{ErrorKind, Kind, Meta, Name, Path, RenameOptions, SetAttributes};
 
 /// Permission bits of a new directory.
@@ -28,12 +28,13 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
     let own = dir.join(&Name::hidden());
     let from = &tree.at(&own)?;
     let making = tree.library.act("other", |client| async move { client.mkdirs(from, MODE, false).await });
-    noted(tree, hidden(&own), making).await?;
+    let (journal, note) = (&tree.limits.journal, Note::hidden(&own, None));
+    journal.noted(note.clone(), making).await?;
     let moved = tree.library.act("other", |client| async move { client.rename(from, to, false).await }).await;
     if let Err(failure) = moved {
         let removed = tree.library.act("remove", |client| async move { client.delete(from, false).await }).await;
         if removed.is_ok() {
-            over(tree, hidden(&own)).await;
+            journal.over(note).await;
         }
         // Of a file in its place HDFS says no more than that it is no directory.
         return match tree.status_any(path).await? {
@@ -41,7 +42,7 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
             None => Err(failure),
         };
     }
-    over(tree, hidden(&own)).await;
+    journal.over(note).await;
     tree.meta(path).await
 }
 
@@ -49,7 +50,7 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
 pub(super) async fn remove(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
     let removed = remove_one(tree, path, kind).await;
     if removed.as_ref().map_or_else(|failure| failure.kind == ErrorKind::NotFound, |()| true) {
-        over(tree, hidden(path)).await;
+        tree.limits.journal.over(Note::hidden(path, None)).await;
     }
     removed
 }
@@ -66,8 +67,8 @@ async fn remove_one(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
 
 /// `Backend::rename`.
 pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptions) -> Outcome<Meta> {
-    let moved = noted(tree, hidden(to), rename_one(tree, from, to, how)).await?;
-    over(tree, hidden(from)).await;
+    let moved = rename_one(tree, from, to, how).await?;
+    tree.limits.journal.over(Note::hidden(from, None)).await;
     Ok(moved)
 }
 
@@ -95,8 +96,9 @@ async fn rename_one(tree: &Tree, from: &Path, to: &Path, how: RenameOptions) -> 
         of_kind(target, how.kind)?;
     }
     let (at, new, replace) = (&tree.at(from)?, &tree.at(to)?, how.replace);
-    let moved = tree.library.act("other", |client| async move { client.rename(at, new, replace).await }).await;
-    match moved {
+    let moving = tree.library.act("other", |client| async move { client.rename(at, new, replace).await });
+    let note = Note::hidden(to, Some(version::file(source.file_id)));
+    match tree.limits.journal.noted(note, moving).await {
         Ok(()) => tree.meta(to).await,
         // It does not say which of the two it did not find.
         Err(failure) if failure.kind == ErrorKind::Other && target.is_some() && how.kind == Kind::Directory => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hdfs_native::HdfsError;
 
 use super::kerberos;
+use crate::backend::journal::Failed;
 use crate::backend::{Error, ErrorKind, Op, Path};
 
 pub(super) type Outcome<T> = std::result::Result<T, Failure>;
@@ -67,11 +68,6 @@ impl Failure {
         Failure::new(ErrorKind::Unavailable, format!("no answer within {} s", after.as_secs_f32()))
     }
 
-    /// What failed was not done, and nobody will do it later.
-    pub(super) fn is_sure(&self) -> bool {
-        self.passing || !matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other)
-    }
-
     /// As the seam's error.
     pub(super) fn at(self, op: Op, path: &Path) -> Error {
         Error::new(self.kind, op, path, self.message).with_detail(self.detail)
@@ -82,6 +78,16 @@ impl Failure {
         let (kind, message) = meaning(class, text);
         let passing = matches!(simple(class), "StandbyException" | "RetriableException" | "SafeModeException");
         Failure { kind, message: message.to_owned(), detail: simple(class).to_owned(), passing }
+    }
+}
+
+impl Failed for Failure {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    fn is_passing(&self) -> bool {
+        self.passing
     }
 }
 

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use hdfs_native::WriteOptions;
 
 use super::error::{Failure, Outcome, gone};
-use super::noted::{noted, over};
 use super::open::{Open, to_its_end};
 use super::pipeline::Pipeline;
 use super::snapshots::Place;
@@ -17,10 +16,10 @@ use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version}
 
 /// `Backend::make_file`.
 pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Meta> {
-    let note = Note::Made(path.clone());
-    let mut writer = noted(tree, note.clone(), create(tree, path, mode)).await?;
+    let (journal, note) = (&tree.limits.journal, Note::Made(path.clone()));
+    let mut writer = journal.noted(note.clone(), create(tree, path, mode)).await?;
     writer.close_at_leisure().await?;
-    over(tree, note).await;
+    journal.over(note).await;
     tree.meta(path).await
 }
 

@@ -12,7 +12,6 @@ mod in_place;
 pub mod kerberos;
 mod list;
 mod locations;
-mod noted;
 mod open;
 mod owners;
 mod pipeline;
@@ -57,7 +56,7 @@ use self::writers::Writers;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Located, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, reading,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, journal, reading,
 };
 
 pub use owners::{NOBODY, Owners};
@@ -287,7 +286,7 @@ pub(super) fn replay(
     limits: Limits,
 ) -> Result<BoxFuture<'static, ()>> {
     let tree = Tree::new(config, credential, root, limits)?;
-    Ok(Box::pin(replay::replay(Arc::new(tree))))
+    Ok(Box::pin(async move { journal::replay::replay(&tree.limits.journal, &tree).await }))
 }
 
 /// See [`crate::backend::reach`].

@@ -4,24 +4,14 @@
 //! worker had opened it, which every close and every other open changes. Where that is not known, HDFS's own rule decides:
 //! who asks for a lease that its holder has not renewed for a minute gets it, and a living holder's nobody gets.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use futures::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep};
 
 use super::error::{Failure, Outcome};
 use super::pipeline::Pipeline;
 use super::{Tree, version};
 use crate::backend::ErrorKind;
 use crate::backend::journal::Note;
-
-/// So many are undone at once.
-const AT_ONCE: usize = 8;
-
-/// Between two attempts, at first and at last.
-const PAUSE: Duration = Duration::from_millis(300);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use crate::backend::journal::replay::{Undo, Undone};
 
 /// How long it is tried. By then HDFS ends leases by itself (`dfs.namenode.lease-hard-limit-sec`).
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -30,63 +20,24 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// (`LEASE_SOFTLIMIT_PERIOD`).
 const SOFT_LIMIT: Duration = Duration::from_secs(120);
 
-enum Undone {
-    /// All of it.
-    Done,
-    /// Not yet.
-    Waits,
-    /// It may be another client's.
-    Doubtful,
-}
+impl Undo for Tree {
+    type Failure = Failure;
 
-/// Undoes what stands in the journal.
-pub(super) async fn replay(tree: Arc<Tree>) {
-    let left = tree.limits.journal.left();
-    stream::iter(left).for_each_concurrent(AT_ONCE, |note| settle(&tree, note)).await;
-}
-
-async fn settle(tree: &Tree, mut note: Note) {
-    let journal = &tree.limits.journal;
-    let (begun, mut pause) = (Instant::now(), PAUSE);
-    while journal.is_left(&note) {
-        let patience = if is_known(&note) { PATIENCE } else { SOFT_LIMIT };
-        match undo(tree, &note).await {
-            Ok(Undone::Done) => tracing::info!(?note, "what an earlier worker left was undone"),
-            Ok(Undone::Doubtful) => {
-                note = journal.doubt(&note);
-                continue;
-            }
-            Err(failure) if is_final(failure.kind) => {
-                tracing::warn!(?note, why = %failure, "what an earlier worker left cannot be undone");
-            }
-            Ok(Undone::Waits) | Err(_) if begun.elapsed() < patience => {
-                sleep(pause).await;
-                pause = (2 * pause).min(LONGEST_PAUSE);
-                continue;
-            }
-            Ok(Undone::Waits) => tracing::info!(?note, "what an earlier worker left is in another client's hands"),
-            Err(failure) => tracing::warn!(?note, why = %failure, "what an earlier worker left could not be undone"),
+    fn patience(&self, note: &Note) -> Duration {
+        match note {
+            Note::Hidden { .. } | Note::Written { since: Some(_), .. } => PATIENCE,
+            Note::Made(_) | Note::Written { since: None, .. } => SOFT_LIMIT,
         }
-        return journal.settle(&note).await;
     }
-}
 
-fn is_known(note: &Note) -> bool {
-    matches!(note, Note::Hidden(_) | Note::Written { since: Some(_), .. })
-}
-
-fn is_final(kind: ErrorKind) -> bool {
-    use ErrorKind::{Denied, InvalidName, NotPermitted, ReadOnly};
-    matches!(kind, Denied | InvalidName | NotPermitted | ReadOnly)
+    async fn undo(&self, note: &Note) -> Outcome<Undone> {
+        undo(self, note).await
+    }
 }
 
 async fn undo(tree: &Tree, note: &Note) -> Outcome<Undone> {
     let undone = match note {
-        Note::Hidden(path) => {
-            let at = &tree.at(path)?;
-            let removed = tree.library.act("remove", |client| async move { client.delete(at, false).await }).await;
-            removed.map(|_| Undone::Done)
-        }
+        Note::Hidden { path, file } => remove(tree, &tree.at(path)?, file.as_deref()).await,
         Note::Made(path) => {
             let at = &tree.at(path)?;
             match tree.web.status(at).await {
@@ -107,6 +58,16 @@ async fn undo(tree: &Tree, note: &Note) -> Outcome<Undone> {
         Err(Failure { kind: ErrorKind::NotFound | ErrorKind::Stale, .. }) => Ok(Undone::Done),
         undone => undone,
     }
+}
+
+/// Removes what lies `at`, where it is that file.
+async fn remove(tree: &Tree, at: &str, file: Option<&str>) -> Outcome<Undone> {
+    if let Some(file) = file
+        && *version::file(tree.web.status(at).await?.file_id) != *file
+    {
+        return Ok(Undone::Foreign);
+    }
+    tree.library.act("remove", |client| async move { client.delete(at, false).await }).await.map(|_| Undone::Done)
 }
 
 /// Has the name node end the lease of the open file `at` that was last changed then.

@@ -10,6 +10,7 @@ use super::error::{Failure, Outcome};
 use super::in_place::{self, Writing};
 use super::{Hdfs, Tree, changes, version};
 use crate::backend::beside::{self, Beside, Uploading};
+use crate::backend::journal::{Journal, Note};
 use crate::backend::{Backend, CreateOptions, ErrorKind, Meta, Node, Op, Path, Result, SetAttributes, Version};
 
 /// `Backend::create`.
@@ -48,6 +49,7 @@ async fn set(tree: &Tree, file: &mut File, set: &SetAttributes) -> Outcome<()> {
 async fn place(tree: &Tree, file: &File, to: &Path, replace: bool) -> Outcome<Meta> {
     let (from, at) = (&tree.at(&file.path)?, &tree.at(to)?);
     tree.library.act("write", |client| async move { client.rename(from, at, replace).await }).await?;
+    tree.limits.journal.over(Note::hidden(&file.path, None)).await;
     match &file.closed {
         // A rename changes nothing of the file itself.
         Some(closed @ Meta { node: Node::File(version), .. }) => {
@@ -70,6 +72,10 @@ impl Beside for Hdfs {
 
     fn store(&self) -> &dyn Backend {
         self
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.tree.limits.journal
     }
 
     async fn check(&self, path: &Path) -> Result<()> {
@@ -99,8 +105,8 @@ impl Beside for Hdfs {
         set(&self.tree, file, attributes).await.map_err(|failure| failure.at(Op::Publish, &file.path))
     }
 
-    fn is(&self, file: &File, version: &Version) -> bool {
-        version::id(version) == Some(file.writing.id())
+    fn which(&self, file: &File) -> Arc<str> {
+        version::file(file.writing.id())
     }
 
     async fn place(&self, file: &File, to: &Path, replace: bool) -> Result<Meta> {

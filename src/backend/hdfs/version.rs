@@ -35,8 +35,12 @@ pub(super) fn meta(path: &Path, status: &Status, owners: &Owners) -> Meta {
 
 /// The version of the file at `path`.
 pub(super) fn version(path: &Path, status: &Status) -> Version {
-    let file: Arc<str> = status.file_id.to_string().into();
-    Version { path: path.clone(), file, bytes: bytes(status).into(), size: status.length }
+    Version { path: path.clone(), file: file(status.file_id), bytes: bytes(status).into(), size: status.length }
+}
+
+/// What two versions have in common that are of the same file.
+pub(super) fn file(id: u64) -> Arc<str> {
+    id.to_string().into()
 }
 
 /// What two versions have in common that are the same bytes.

@@ -5,7 +5,9 @@
 //! loses power. A disk that does not take a note keeps nothing from being done.
 
 mod pages;
+pub(in crate::backend) mod replay;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,13 +15,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 
 use self::pages::Pages;
-use super::Path;
+use super::{Error, ErrorKind, Path};
 
 /// Something that is to be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Note {
     /// What lies under this name of the driver's own is to be removed.
-    Hidden(Path),
+    Hidden {
+        /// Its path, whose last name no mount shows or takes.
+        path: Path,
+        /// Which file it is, as [`Version::file`](super::Version::file) says, where the store had told; no other is removed.
+        file: Option<Arc<str>>,
+    },
     /// A file is being made here, and may be left open.
     Made(Path),
     /// The file of that number is open to be written.
@@ -32,12 +39,40 @@ pub enum Note {
 }
 
 impl Note {
+    /// What is noted of a name of the driver's own, under which `file` is to lie; of another name nothing is.
+    pub fn hidden(path: &Path, file: Option<Arc<str>>) -> Option<Note> {
+        path.split_last()?.1.is_hidden().then(|| Note::Hidden { path: path.clone(), file })
+    }
+
     /// What is noted once at a time.
     fn key(&self) -> Note {
         match self {
+            Note::Hidden { path, .. } => Note::Hidden { path: path.clone(), file: None },
+            Note::Made(path) => Note::Made(path.clone()),
             Note::Written { id, .. } => Note::Written { id: *id, since: None },
-            other => other.clone(),
         }
+    }
+}
+
+/// A store's failure, as far as a journal has to know it.
+pub(in crate::backend) trait Failed: fmt::Display {
+    /// Of what kind it is.
+    fn kind(&self) -> ErrorKind;
+
+    /// Whether nobody took what was asked, whatever its kind says.
+    fn is_passing(&self) -> bool {
+        false
+    }
+
+    /// What failed was not done, and nobody will do it later.
+    fn is_sure(&self) -> bool {
+        self.is_passing() || !matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other)
+    }
+}
+
+impl Failed for Error {
+    fn kind(&self) -> ErrorKind {
+        self.kind
     }
 }
 
@@ -87,6 +122,30 @@ impl Journal {
     /// It is over.
     pub async fn erase(&self, note: Note) {
         self.change(move |pages| pages.erase(&note.key())).await;
+    }
+
+    /// Does `work` once `note` of it stands here, from where it is taken if the work was surely not done.
+    pub(in crate::backend) async fn noted<T, E: Failed>(
+        &self,
+        note: impl Into<Option<Note>>,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let note = note.into();
+        if let Some(note) = &note {
+            self.note(note.clone()).await;
+        }
+        let outcome = work.await;
+        if outcome.as_ref().is_err_and(Failed::is_sure) {
+            self.over(note).await;
+        }
+        outcome
+    }
+
+    /// Of what was noted nothing is to be undone any more.
+    pub(in crate::backend) async fn over(&self, note: impl Into<Option<Note>>) {
+        if let Some(note) = note.into() {
+            self.erase(note).await;
+        }
     }
 
     /// What others left that is not undone.
@@ -164,9 +223,11 @@ pub fn is_empty(file: File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Op;
 
     fn hidden(name: &str) -> Note {
-        Note::Hidden(Path::parse(&format!("{name}/.millrace.tmp-1-a")).unwrap())
+        let path = Path::parse(&format!("{name}/.millrace.tmp-1-a")).unwrap();
+        Note::Hidden { path, file: Some(format!("file of {name}").into()) }
     }
 
     async fn reopened(file: &File, others: &[&File]) -> (Journal, Vec<Note>) {
@@ -227,6 +288,27 @@ mod tests {
         assert_eq!(journal.left(), [Note::Written { id: 8, since: None }]);
         drop(journal);
         assert!(reopened(&file, &[]).await.1.contains(&Note::Written { id: 7, since: Some(2) }));
+    }
+
+    #[tokio::test]
+    async fn what_was_surely_not_done_is_not_noted_any_more() {
+        let fails = |kind| async move { Err::<(), _>(Error::new(kind, Op::Rename, &Path::root(), "why")) };
+        let file = tempfile::tempfile().unwrap();
+        let (journal, _) = reopened(&file, &[]).await;
+        journal.noted(hidden("done"), async { Ok::<_, Error>(()) }).await.unwrap();
+        for (name, kind) in [("unknown", ErrorKind::Unavailable), ("refused", ErrorKind::Denied)] {
+            journal.noted(hidden(name), fails(kind)).await.unwrap_err();
+        }
+        assert_eq!(Note::hidden(&Path::parse("user/file").unwrap(), None), None);
+        journal.noted(None, fails(ErrorKind::Denied)).await.unwrap_err();
+        drop(journal);
+        let (journal, left) = reopened(&file, &[]).await;
+        assert_eq!(left, [hidden("done"), hidden("unknown")]);
+        // By its name, whichever file it is.
+        let path = Path::parse("done/.millrace.tmp-1-a").unwrap();
+        journal.over(Note::hidden(&path, None)).await;
+        drop(journal);
+        assert_eq!(reopened(&file, &[]).await.1, [hidden("unknown")]);
     }
 
     #[tokio::test]

@@ -113,7 +113,8 @@ impl Pages {
 
 fn encode(note: &Note) -> Vec<u8> {
     let (kind, body) = match note {
-        Note::Hidden(path) => (b'h', path.as_bytes().to_vec()),
+        Note::Hidden { path, file: None } => (b'h', path.as_bytes().to_vec()),
+        Note::Hidden { path, file: Some(file) } => (b'f', [path.as_bytes(), &[0], file.as_bytes()].concat()),
         Note::Made(path) => (b'm', path.as_bytes().to_vec()),
         Note::Written { id, since } => {
             let since = since.unwrap_or(u64::MAX);
@@ -140,8 +141,12 @@ fn decode(bytes: &[u8]) -> Option<(Note, usize)> {
     }
     let number = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
     let note = match kind {
-        // No other is ever removed.
-        b'h' => Note::Hidden(path(body).filter(is_hidden)?),
+        b'h' => Note::hidden(&path(body)?, None)?,
+        b'f' => {
+            let end = body.iter().position(|byte| *byte == 0)?;
+            let file = std::str::from_utf8(&body[end + 1..]).ok()?;
+            Note::hidden(&path(&body[..end])?, Some(file.into()))?
+        }
         b'm' => Note::Made(path(body)?),
         b'w' => Note::Written { id: number(0)?, since: Some(number(8)?).filter(|since| *since != u64::MAX) },
         _ => return None,
@@ -151,10 +156,6 @@ fn decode(bytes: &[u8]) -> Option<(Note, usize)> {
 
 fn path(bytes: &[u8]) -> Option<Path> {
     bytes.split(|byte| *byte == b'/').try_fold(Path::root(), |path, name| Some(path.join(&Name::new(name).ok()?)))
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.split_last().is_some_and(|(_, name)| name.is_hidden())
 }
 
 fn sum(bytes: &[u8]) -> [u8; 4] {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     fn hidden(name: &str) -> Note {
-        Note::Hidden(Path::parse(&format!("{name}/.millrace.tmp-1-a")).unwrap())
+        Note::Hidden { path: Path::parse(&format!("{name}/.millrace.tmp-1-a")).unwrap(), file: Some("a/b.7".into()) }
     }
 
     #[test]
@@ -203,9 +204,12 @@ mod tests {
     fn no_name_but_the_drivers_own_is_ever_one_to_be_removed() {
         let (mut pages, file) = pages();
         let made = Note::Made(Path::parse("user/file").unwrap());
-        for one in [&Note::Hidden(Path::parse("user/file").unwrap()), &Note::Hidden(Path::root()), &made] {
-            note(&mut pages, one).unwrap();
+        for path in [Path::parse("user/file").unwrap(), Path::parse(".millrace.tmp-1-a/file").unwrap(), Path::root()] {
+            for file in [None, Some("7".into())] {
+                note(&mut pages, &Note::Hidden { path: path.clone(), file }).unwrap();
+            }
         }
+        note(&mut pages, &made).unwrap();
         assert_eq!(Pages::read(file).unwrap().1, [made]);
     }
 

@@ -10,6 +10,7 @@ use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::tree::{Found, Tree, look};
 use super::version;
+use crate::backend::journal::Note;
 use crate::backend::{ErrorKind, Kind, Meta, Name, Path, RenameOptions};
 
 /// Permission bits of a new directory.
@@ -43,6 +44,15 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
 
 /// `Backend::remove`.
 pub(super) async fn remove(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
+    let removed = remove_one(tree, path, kind).await;
+    if removed.as_ref().map_or_else(|failure| failure.kind == ErrorKind::NotFound, |()| true) {
+        tree.limits.journal.over(Note::hidden(path, None)).await;
+    }
+    removed
+}
+
+/// As [`remove`], without the journal.
+pub(super) async fn remove_one(tree: &Tree, path: &Path, kind: Kind) -> Outcome<()> {
     let Some((dir, name)) = path.split_last() else { return Err(stays()) };
     let found = tree.lookup(path).await?;
     of_kind(&found, kind)?;
@@ -99,16 +109,21 @@ pub(super) async fn rename(tree: &Tree, from: &Path, to: &Path, how: RenameOptio
         }
         of_kind(target, how.kind)?;
     }
-    if how.kind != Kind::Directory && !how.replace {
-        move_by_link(tree, &source, (&from_dir, &from_name), (&to_dir, &to_name)).await?;
-    } else {
-        let moved = rename_over(tree, (&from_dir, &from_name), (&new_dir, &to_name)).await;
-        if how.kind == Kind::Directory {
-            tree.left(from);
-            tree.left(to);
+    let note = Note::hidden(to, Some(version::file(&source.handle, &source.attributes)));
+    let moving = async {
+        let (old, new) = ((&from_dir, &from_name), (&to_dir, &to_name));
+        match how.kind != Kind::Directory && !how.replace {
+            true => move_by_link(tree, &source, old, new).await,
+            false => rename_over(tree, old, (&new_dir, &to_name)).await,
         }
-        moved.map_err(|failure| if target.is_some() { not_empty(failure) } else { failure })?;
+    };
+    let moved = tree.limits.journal.noted(note, moving).await;
+    if how.kind == Kind::Directory {
+        tree.left(from);
+        tree.left(to);
     }
+    moved.map_err(|failure| if target.is_some() { not_empty(failure) } else { failure })?;
+    tree.limits.journal.over(Note::hidden(from, None)).await;
     let moved = tree.lookup(to).await?;
     Ok(version::meta(to, &moved.handle, &moved.attributes))
 }

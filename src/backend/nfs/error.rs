@@ -6,6 +6,7 @@ use std::time::Duration;
 use nfs3_types::nfs3::nfsstat3;
 
 use super::rpc::{Refusal, TOO_WEAK, Trouble};
+use crate::backend::journal::Failed;
 use crate::backend::{Error, ErrorKind, Op, Path};
 
 /// A call that failed, before it is known for which operation and path it was made.
@@ -46,6 +47,12 @@ impl Failure {
     /// As the seam's error.
     pub(super) fn at(self, op: Op, path: &Path) -> Error {
         Error::new(self.kind, op, path, self.message)
+    }
+}
+
+impl Failed for Failure {
+    fn kind(&self) -> ErrorKind {
+        self.kind
     }
 }
 

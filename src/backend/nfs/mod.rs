@@ -14,6 +14,7 @@ mod mounting;
 mod privileged;
 mod read;
 mod records;
+mod replay;
 mod rpc;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +40,7 @@ use self::tree::Tree;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, reading,
+    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, journal, reading,
 };
 
 /// The most connections to one server.
@@ -207,6 +209,19 @@ impl Backend for Nfs {
             free_files: told.afiles,
         }))
     }
+}
+
+/// See [`crate::backend::replay`].
+pub(super) fn replay(
+    config: &Config,
+    credential: &auth::Current,
+    root: &Path,
+    limits: Limits,
+) -> Result<BoxFuture<'static, ()>> {
+    // Beside the mount's own.
+    let config = Config { connections: 1, ..config.clone() };
+    let tree = tree_of(&config, &credential.get().credential, root, limits)?;
+    Ok(Box::pin(async move { journal::replay::replay(&tree.limits.journal, &tree).await }))
 }
 
 /// See [`crate::backend::reach`].

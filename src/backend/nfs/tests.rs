@@ -2,6 +2,7 @@
 
 mod between;
 mod changes_elsewhere;
+mod journals;
 mod records;
 mod server;
 

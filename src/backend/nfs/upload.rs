@@ -10,11 +10,12 @@ use nfs3_types::nfs3::{Nfs3Option, createhow3, nfs_fh3, sattr3};
 
 use super::calls::{Outcome, option};
 use super::mounting::Mounted;
-use super::tree::Tree;
+use super::tree::{Found, Tree, look};
 use super::unstable::Unstable;
 use super::{Nfs, changes, in_place, version};
 use crate::backend::beside::{self, Beside, Uploading};
-use crate::backend::{Backend, CreateOptions, ErrorKind, Meta, Op, Path, Result, SetAttributes, Version};
+use crate::backend::journal::{Journal, Note};
+use crate::backend::{Backend, CreateOptions, ErrorKind, Meta, Name, Op, Path, Result, SetAttributes};
 
 /// Bytes that are written and not committed at most.
 const UNCOMMITTED: u64 = 8 << 20;
@@ -29,28 +30,28 @@ pub(super) async fn create(tree: &Arc<Tree>, path: &Path, how: CreateOptions) ->
 pub(in crate::backend) struct File {
     path: Path,
     handle: nfs_fh3,
+    /// As [`Version::file`](crate::backend::Version::file) says.
+    which: Arc<str>,
     unstable: Unstable,
 }
 
-async fn begin(tree: &Tree, path: &Path) -> Outcome<nfs_fh3> {
+async fn begin(tree: &Tree, path: &Path) -> Outcome<Found> {
     let (dir, name) = changes::new_name(path)?;
-    let name = name.as_bytes();
+    let name = &name;
     tree.in_directory(&dir, |mounted, dir| async move { new_file(&mounted, &dir, name).await }).await
 }
 
 /// Makes a file under a name that nobody else uses.
-async fn new_file(mounted: &Mounted, dir: &nfs_fh3, name: &[u8]) -> Outcome<nfs_fh3> {
+async fn new_file(mounted: &Mounted, dir: &nfs_fh3, name: &Name) -> Outcome<Found> {
     let attributes = sattr3 { mode: Nfs3Option::Some(beside::MODE), ..sattr3::default() };
-    let made = mounted.server.create(dir, name, createhow3::GUARDED(attributes)).await;
+    let made = mounted.server.create(dir, name.as_bytes(), createhow3::GUARDED(attributes)).await;
     match made.outcome {
-        Ok(made) => match option(made.obj) {
-            Some(handle) => Ok(handle),
-            None => Ok(mounted.server.lookup(dir, name).await?.object),
+        Ok(made) => match option(made.obj).zip(option(made.obj_attributes)) {
+            Some((handle, attributes)) => Ok(Found { handle, attributes }),
+            None => look(mounted, dir, name).await,
         },
         // The first sending made it.
-        Err(failure) if failure.kind == ErrorKind::AlreadyExists && made.resent => {
-            Ok(mounted.server.lookup(dir, name).await?.object)
-        }
+        Err(failure) if failure.kind == ErrorKind::AlreadyExists && made.resent => look(mounted, dir, name).await,
         Err(failure) => Err(failure),
     }
 }
@@ -84,7 +85,9 @@ async fn name(tree: &Tree, file: &File, to: &Path, replace: bool) -> Outcome<()>
     match replace {
         true => {
             let to_dir = tree.directory(&to_dir).await?;
-            changes::rename_over(tree, (&from_dir, &from_name), (&to_dir, &to_name)).await
+            changes::rename_over(tree, (&from_dir, &from_name), (&to_dir, &to_name)).await?;
+            tree.limits.journal.over(Note::hidden(&file.path, None)).await;
+            Ok(())
         }
         false => changes::add_name(tree, &file.handle, (&to_dir, &to_name)).await,
     }
@@ -105,14 +108,19 @@ impl Beside for Nfs {
         self
     }
 
+    fn journal(&self) -> &Journal {
+        &self.tree.limits.journal
+    }
+
     async fn check(&self, path: &Path) -> Result<()> {
         let (dir, _) = changes::new_name(path).map_err(|failure| failure.at(Op::Write, path))?;
         self.tree.directory(&dir).await.map(drop).map_err(|failure| failure.at(Op::Write, path))
     }
 
     async fn begin(&self, path: &Path) -> Result<File> {
-        let handle = begin(&self.tree, path).await.map_err(|failure| failure.at(Op::Write, path))?;
-        Ok(File { path: path.clone(), handle, unstable: Unstable::default() })
+        let made = begin(&self.tree, path).await.map_err(|failure| failure.at(Op::Write, path))?;
+        let which = version::file(&made.handle, &made.attributes);
+        Ok(File { path: path.clone(), handle: made.handle, which, unstable: Unstable::default() })
     }
 
     async fn append(&self, file: &mut File, offset: u64, data: Bytes) -> Result<()> {
@@ -127,8 +135,8 @@ impl Beside for Nfs {
         set(&self.tree, file, attributes).await.map_err(|failure| failure.at(Op::Publish, &file.path))
     }
 
-    fn is(&self, file: &File, version: &Version) -> bool {
-        version::handle(version).is_some_and(|handle| handle == file.handle)
+    fn which(&self, file: &File) -> Arc<str> {
+        file.which.clone()
     }
 
     async fn place(&self, file: &File, to: &Path, replace: bool) -> Result<Meta> {

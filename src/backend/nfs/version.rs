@@ -31,13 +31,14 @@ pub(super) fn meta(path: &Path, handle: &nfs_fh3, attributes: &fattr3) -> Meta {
 
 /// The version of the file at `path`.
 pub(super) fn version(path: &Path, handle: &nfs_fh3, attributes: &fattr3) -> Version {
-    let file: Arc<str> = file(handle, attributes).into();
+    let file = file(handle, attributes);
     let bytes = format!("{file}/{}", bytes(attributes)).into();
     Version { path: path.clone(), file, bytes, size: attributes.size }
 }
 
-fn file(handle: &nfs_fh3, attributes: &fattr3) -> String {
-    format!("{}.{:x}.{:x}", BASE64URL_NOPAD.encode(&handle.data), attributes.fsid, attributes.fileid)
+/// What two versions have in common that are of the same file.
+pub(super) fn file(handle: &nfs_fh3, attributes: &fattr3) -> Arc<str> {
+    format!("{}.{:x}.{:x}", BASE64URL_NOPAD.encode(&handle.data), attributes.fsid, attributes.fileid).into()
 }
 
 fn bytes(attributes: &fattr3) -> String {
@@ -65,7 +66,7 @@ pub(super) enum Change {
 
 /// Compares `version` with attributes that its own handle has now.
 pub(super) fn change(version: &Version, handle: &nfs_fh3, attributes: &fattr3) -> Change {
-    if *version.file != file(handle, attributes) {
+    if version.file != file(handle, attributes) {
         return Change::Other;
     }
     let known = version.bytes.strip_prefix(&*version.file).and_then(|rest| rest.strip_prefix('/'));

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::error::{Failure, HELD, Outcome, gone};
-use super::noted::{noted, over};
 use super::pipeline::Pipeline;
 use super::webhdfs::Status;
 use super::{Tree, version};
@@ -171,7 +170,7 @@ impl Open {
             let opened = self.tree.library.act("write", |client| async move { client.append(at).await }).await;
             opened.map_err(gone).map_err(held)
         };
-        let writer = noted(&self.tree, self.note(None), opening).await?;
+        let writer = self.tree.limits.journal.noted(self.note(None), opening).await?;
         Ok(Pipeline::new(writer, &self.tree.limits.timeout))
     }
 
@@ -284,7 +283,7 @@ impl Open {
                 let length = state.length;
                 state.is_safe(length);
                 self.show(None);
-                over(&self.tree, self.note(None)).await;
+                self.tree.limits.journal.over(self.note(None)).await;
                 return Ok(Some(version::meta(&self.path, &status, &self.tree.owners)));
             }
         }
@@ -335,7 +334,7 @@ impl Drop for Open {
         let (path, tree, note) = (self.path.clone(), self.tree.clone(), self.note(None));
         runtime.spawn(async move {
             match writer.close_at_leisure().await {
-                Ok(()) => over(&tree, note).await,
+                Ok(()) => tree.limits.journal.over(note).await,
                 Err(failure) => tracing::warn!(%path, why = %failure, "a file that was left open could not be closed"),
             }
         });

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Kept, Open, State};
 use crate::backend::ErrorKind;
 use crate::backend::hdfs::error::{Failure, Outcome, gone};
-use crate::backend::hdfs::noted::over;
 use crate::backend::hdfs::pipeline::Pipeline;
 use crate::backend::hdfs::version;
 
@@ -76,7 +75,7 @@ impl Open {
         }
         state.is_safe(there);
         if there == state.length {
-            over(&self.tree, self.note(None)).await;
+            self.tree.limits.journal.over(self.note(None)).await;
             return Ok(());
         }
         let mut writer = self.take_lease().await?;
