@@ -64,13 +64,23 @@ pub(super) struct Files {
 struct Shelf {
     /// Here or on their way.
     slots: HashMap<Path, Slot>,
-    waiting: VecDeque<(Source, Target)>,
+    waiting: VecDeque<Waiting>,
+    /// The numbers of those in `waiting` that nobody came to meanwhile, by where they lie. The others' turn is passed over.
+    awaited: HashMap<Path, u64>,
     /// How many of `slots` are on their way.
     coming: usize,
     /// Bytes that `slots` take.
     held: u64,
     last_turn: u64,
     last_source: u64,
+    last_waiting: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    source: Source,
+    target: Target,
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -112,8 +122,8 @@ impl ReadAhead {
         {
             let mut shelf = self.files.lock();
             for target in files {
-                if !shelf.has(&target) && !self.prepares(target.path()) && shelf.waiting.len() < MOST_WAITING {
-                    shelf.waiting.push_back((source, target));
+                if !shelf.has(&target) && !self.prepares(target.path()) {
+                    shelf.wait(source, target);
                 }
             }
         }
@@ -124,7 +134,9 @@ impl ReadAhead {
     pub fn recall(self: &Arc<Self>, source: Source) {
         {
             let mut shelf = self.files.lock();
-            shelf.waiting.retain(|(other, _)| *other != source);
+            let Shelf { waiting, awaited, .. } = &mut *shelf;
+            waiting.retain(|waiting| waiting.source != source);
+            awaited.retain(|_, number| waiting.binary_search_by_key(number, |waiting| waiting.number).is_ok());
             let gone = shelf.slots.iter().filter(|(_, slot)| slot.source == source);
             let gone: Vec<_> = gone.map(|(path, _)| path.clone()).collect();
             gone.iter().for_each(|path| drop(shelf.remove(path)));
@@ -136,7 +148,11 @@ impl ReadAhead {
     /// Gives up what was fetched of these files and not read. Returns of how many there was any.
     pub fn pass_over<'a>(&self, files: impl IntoIterator<Item = &'a Path>) -> usize {
         let mut shelf = self.files.lock();
-        let gone = files.into_iter().filter(|path| shelf.remove(path).is_some()).count();
+        let mut gone = 0;
+        for path in files {
+            shelf.awaited.remove(path);
+            gone += usize::from(shelf.remove(path).is_some());
+        }
         drop(shelf);
         self.files.found.notify_waiters();
         gone
@@ -165,6 +181,7 @@ impl ReadAhead {
     pub(super) fn take_file(self: &Arc<Self>, version: &Version) -> (Option<Arc<Part>>, Ahead) {
         let slot = {
             let mut shelf = self.files.lock();
+            shelf.awaited.remove(&version.path);
             match shelf.slots.get(&version.path) {
                 Some(Slot { what: Target::Version(known), .. }) if known == version => shelf.remove(&version.path),
                 _ => None,
@@ -183,11 +200,8 @@ impl ReadAhead {
         let (longest, room) = (self.beginning(&config), self.budget.total() / 4);
         let mut shelf = self.files.lock();
         while shelf.coming < config.files
-            && let Some((source, target)) = shelf.waiting.pop_front()
+            && let Some(Waiting { source, target, number }) = shelf.next_waiting()
         {
-            if shelf.has(&target) {
-                continue;
-            }
             let bytes = match &target {
                 Target::Version(version) => version.size.min(longest),
                 Target::Path(_) => longest,
@@ -196,7 +210,8 @@ impl ReadAhead {
             let lease = if shelf.held + bytes <= room { self.budget.try_acquire(bytes) } else { None };
             let Some(lease) = lease else {
                 // Whoever takes one makes room, and comes here again.
-                shelf.waiting.push_front((source, target));
+                shelf.awaited.insert(target.path().clone(), number);
+                shelf.waiting.push_front(Waiting { source, target, number });
                 break;
             };
             let path = target.path().clone();
@@ -320,8 +335,8 @@ impl Files {
     /// Gives up everything.
     pub(super) fn clear(&self) {
         let mut shelf = self.lock();
-        let Shelf { last_turn, last_source, .. } = *shelf;
-        *shelf = Shelf { last_turn, last_source, ..Shelf::default() };
+        let Shelf { last_turn, last_source, last_waiting, .. } = *shelf;
+        *shelf = Shelf { last_turn, last_source, last_waiting, ..Shelf::default() };
         drop(shelf);
         self.found.notify_waiters();
     }
@@ -335,6 +350,30 @@ impl Shelf {
     fn has(&self, target: &Target) -> bool {
         let known = self.slots.get(target.path());
         known.is_some_and(|slot| slot.what == *target || matches!(target, Target::Path(_)))
+    }
+
+    /// Has `target` wait for its turn, unless it does.
+    fn wait(&mut self, source: Source, target: Target) {
+        if self.waiting.len() < MOST_WAITING && !self.awaited.contains_key(target.path()) {
+            self.last_waiting += 1;
+            let number = self.last_waiting;
+            self.awaited.insert(target.path().clone(), number);
+            self.waiting.push_back(Waiting { source, target, number });
+        }
+    }
+
+    /// Whose turn it is.
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let path = waiting.target.path();
+            if self.awaited.get(path) == Some(&waiting.number) {
+                self.awaited.remove(path);
+                if !self.has(&waiting.target) {
+                    return Some(waiting);
+                }
+            }
+        }
+        None
     }
 
     /// Gives up the file that waits longest for its reader; false where none does for long.
