@@ -55,7 +55,7 @@ impl Habits {
 
     /// What is read behind the file at `path`, and how far ahead of it to be, where that and the two files before it count,
     /// and those were read whole one after the other: of an order that nobody knows two follow each other by chance, and
-    /// three hardly.
+    /// three hardly. Where at least half of the last ones do not follow one that was read before, it is such an order.
     pub(super) fn next(&self, path: &Path) -> Option<(Path, u64)> {
         let habit = self.known.get(&kind(path)).filter(|habit| habit.score > 0)?;
         let recent = &habit.recent;
@@ -63,8 +63,9 @@ impl Habits {
             among.iter().enumerate().rev().find_map(|(at, before)| Some((at, series::after(before, path)?)))
         };
         let (at, next) = before(path, recent)?;
-        before(&recent[at], &recent[..at])?;
-        (!recent.contains(&next)).then_some((next, habit.reach))
+        let follows = |at: usize| before(&recent[at], &recent[..at]).is_some();
+        let following = (0..recent.len()).filter(|at| follows(*at)).count();
+        (follows(at) && 2 * following >= recent.len() && !recent.contains(&next)).then_some((next, habit.reach))
     }
 
     /// The file at `path` was read, and left before its end.
@@ -157,6 +158,10 @@ mod tests {
             (&["f-2", "f-1"], "f-3", None),
             (&["f-4", "f-1", "f-2"], "f-3", None),
             (&["f-1", "f-2"], "f-4", None),
+            // Of few files in any order three follow each other sooner or later.
+            (&["f-9", "f-1", "f-2"], "f-3", None),
+            (&["f-9", "f-6", "f-1", "f-7", "f-2"], "f-3", None),
+            (&["f-9", "f-1", "f-2", "f-3"], "f-4", Some("f-5")),
         ] {
             let mut habits = Habits::default();
             whole.iter().for_each(|file| habits.read_whole(&path(file), 9));
