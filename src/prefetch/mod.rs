@@ -59,6 +59,8 @@ pub struct Config {
     pub part: u64,
     /// Files on their way at once before anybody reads them.
     pub files: usize,
+    /// What the kernel reads at once around a page fault, in bytes: its read-ahead, and at least 1 MiB.
+    pub around: u64,
 }
 
 impl Config {
@@ -67,7 +69,12 @@ impl Config {
     /// those that began together end together.
     pub fn for_budget(budget: u64) -> Config {
         let window = (128 << 20).min(budget / 2);
-        Config { window, part: (window / 8).clamp(1 << 20, 8 << 20), files: 64 }
+        Config { window, part: (window / 8).clamp(1 << 20, 8 << 20), files: 64, around: 1 << 20 }
+    }
+
+    /// As it is, for a kernel that reads ahead by `kib` KiB.
+    pub fn beside(self, kib: u32) -> Config {
+        Config { around: (u64::from(kib) << 10).max(1 << 20), ..self }
     }
 }
 

@@ -24,15 +24,13 @@ const STEP: u64 = 12;
 /// as one of those that tell how far readers go. As many of them are remembered as `RUNS`.
 const PAUSE: u64 = 8;
 const RUNS: usize = 8;
-/// Until something is known of that: what the kernel reads at once around a page fault, where its read-ahead is wide.
-const AROUND: u64 = 4 << 20;
 /// So much of a file's beginning, and little else, was read: most likely the rest follows, whatever order it came in.
 const BEGINNING: u64 = 4 << 20;
 /// A run that is so many times as long as usual is none that ends where others do: pieces read at random adjoin by chance.
 const EXCEPTION: u64 = 4;
 
 /// The cursors of one file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cursors {
     known: Vec<Known>,
     reads: u64,
@@ -41,6 +39,8 @@ pub(super) struct Cursors {
     read: Covered,
     /// It was read from its beginning, in whatever order.
     began: bool,
+    /// Until something is known of `runs`: what the kernel reads at once around a page fault.
+    around: u64,
 }
 
 #[derive(Debug)]
@@ -59,6 +59,12 @@ struct Known {
 }
 
 impl Cursors {
+    /// Of a file that nobody has read, where the kernel reads `around` bytes at once around a page fault.
+    pub(super) fn new(around: u64) -> Cursors {
+        let (known, runs, read) = (Vec::new(), VecDeque::new(), Covered::default());
+        Cursors { known, reads: 0, runs, read, began: false, around }
+    }
+
     /// Takes note of a read: it belongs to the nearest cursor that it may follow, or begins one.
     pub(super) fn observe(&mut self, read: &Range<u64>) {
         self.reads += 1;
@@ -314,7 +320,7 @@ impl Cursors {
         runs.sort_unstable();
         match runs.get(runs.len().saturating_sub(1) / 2) {
             Some(run) => Usual { run: *run, exception: run.saturating_mul(EXCEPTION), seen: true },
-            None => Usual { run: AROUND, exception: 2 * AROUND, seen: false },
+            None => Usual { run: self.around, exception: 2 * self.around, seen: false },
         }
     }
 
@@ -360,7 +366,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn after(reads: impl IntoIterator<Item = Range<u64>>) -> Cursors {
-        let mut cursors = Cursors::default();
+        let mut cursors = Cursors::new(MIB);
         reads.into_iter().for_each(|read| cursors.observe(&read));
         cursors
     }
@@ -414,8 +420,8 @@ mod tests {
     fn readers_of_pieces_are_run_ahead_of_to_the_end_of_a_piece() {
         // As a 1 MiB read arrives that does not begin with a page of its own.
         let piece = |at: u64| [at..at + MIB, at + MIB..at + MIB + 4 * KIB];
-        let config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
-        let (mut cursors, mut wasted) = (Cursors::default(), Vec::new());
+        let config = Config { window: 64 * MIB, part: 8 * MIB, files: 1, around: MIB };
+        let (mut cursors, mut wasted) = (Cursors::new(MIB), Vec::new());
         for number in 0..200u64 {
             let at = 4 * KIB + (number * 7919 % 10_007) * 4 * MIB;
             for read in piece(at) {
@@ -434,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_run_that_grows_at_its_beginning_is_read_backwards() {
-        const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
+        const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 1, around: MIB };
         type Reads<'a> = &'a [Range<u64>];
         // The reads, and what is wanted then of what lies before them.
         let table: [(Reads<'_>, Option<Range<u64>>); 5] = [
@@ -476,8 +482,8 @@ mod tests {
 
     #[test]
     fn a_page_that_is_read_again_makes_nobody_forget_where_he_was() {
-        let config = Config { window: 64 * MIB, part: 8 * MIB, files: 1 };
-        let mut cursors = Cursors::default();
+        let config = Config { window: 64 * MIB, part: 8 * MIB, files: 1, around: MIB };
+        let mut cursors = Cursors::new(MIB);
         let mut read = |read: Range<u64>| {
             cursors.observe(&read);
             cursors.stalled(&read, &config);

@@ -62,7 +62,7 @@ impl FileReader {
         itself: Weak<FileReader>,
         era: u64,
     ) -> FileReader {
-        let (cursors, parts) = (Cursors::default(), BTreeMap::new());
+        let (cursors, parts) = (Cursors::new(ahead.config().around), BTreeMap::new());
         let (known, begun, whole, followed, freed) = (false, false, false, false, false);
         let state = State { cursors, parts, last_read: Instant::now(), known, era, begun, whole, followed, freed };
         let state = Mutex::new(state);

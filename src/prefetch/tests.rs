@@ -1,5 +1,7 @@
+mod files;
 mod mapping;
 mod series;
+mod streams;
 mod traces;
 
 use std::ops::Range;
@@ -34,11 +36,20 @@ struct Rig {
 }
 
 fn rig(content: impl Into<Bytes>, budget: u64) -> Rig {
+    configured(content, Config::for_budget(budget), budget)
+}
+
+/// Where the kernel reads `around` bytes at once around a page fault.
+fn beside(content: impl Into<Bytes>, around: u64) -> Rig {
+    configured(content, Config::for_budget(256 * MIB).beside((around >> 10) as u32), 256 * MIB)
+}
+
+fn configured(content: impl Into<Bytes>, config: Config, budget: u64) -> Rig {
     let (memory, content) = (Memory::new(), content.into());
     let version = memory.put(&Path::parse("file").unwrap(), content.clone());
     let store = Faulty::new(Arc::new(memory.clone()));
     let budget = Budget::new(budget);
-    let ahead = ReadAhead::new(Arc::new(store.clone()), budget.clone(), Config::for_budget(budget.total()));
+    let ahead = ReadAhead::new(Arc::new(store.clone()), budget.clone(), config);
     let (reader, _) = ahead.open(version);
     Rig { memory, store, budget, ahead, reader, content }
 }

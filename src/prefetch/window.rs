@@ -290,7 +290,7 @@ mod tests {
 
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
-    const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 64 };
+    const CONFIG: Config = Config { window: 64 * MIB, part: 8 * MIB, files: 64, around: MIB };
 
     /// Reads on in steps of `step`; returns what may be fetched ahead after each.
     fn walk(cursor: &mut Cursor, size: u64, step: u64, count: u64) -> Vec<Range<u64>> {

@@ -161,7 +161,8 @@ async fn serve(
         }
     }
     let seen: Arc<dyn Backend> = Arc::new(backend.clone());
-    let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), prefetch::Config::for_budget(budget.total()));
+    let config = prefetch::Config::for_budget(budget.total()).beside(spec.options.read_ahead_kb);
+    let read_ahead = ReadAhead::new(seen.clone(), budget.clone(), config);
     let ttl = Span::new(spec.options.ttl);
     let vfs = Arc::new(Vfs::new(seen, read_ahead.clone(), budget.clone(), shown(&spec, &ttl)));
     let (words, said) = mpsc::unbounded_channel();

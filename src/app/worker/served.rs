@@ -229,11 +229,11 @@ impl Served {
         if options.memory != before.memory {
             self.say(FromWorker::Memory { bytes: options.memory });
             self.budget.resize(options.memory);
-            self.read_ahead.resize(prefetch::Config::for_budget(options.memory));
         }
         if options.read_ahead_kb != before.read_ahead_kb {
             self.say(FromWorker::ReadAhead { kib: options.read_ahead_kb });
         }
+        self.read_ahead.resize(prefetch::Config::for_budget(options.memory).beside(options.read_ahead_kb));
         if options != before {
             tracing::info!("the volume's mutable parameters were changed");
         }

@@ -81,7 +81,7 @@ fn pieces(size: u64, length: u64, shuffled: bool) -> Vec<Range<u64>> {
 /// which only the store spends: 15 ms to the first byte, 100 MB/s a connection.
 async fn measure(size: u64, around: u64, pieces: &[Range<u64>], way: Way, loaders: u64) -> (f64, f64) {
     let raw = size as f64 / (8.0 * (8 << 20) as f64 / (0.015 + (8 << 20) as f64 / 100_000_000.0));
-    let rig = rig(vec![0; size as usize], 256 * MIB);
+    let rig = beside(vec![0; size as usize], around);
     rig.store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), 100_000_000));
     let (begin, pages) = (Instant::now(), Pages::of(size, around));
     futures::future::join_all((0..loaders).map(|_| load(&rig, &pages, pieces, way))).await;

@@ -37,28 +37,27 @@ async fn real_programs_are_run_ahead_of_and_little_is_fetched_in_vain() {
     ] {
         // Each of them read the last byte, or nearly.
         let size = reads(trace).iter().map(|read| read.end).max().unwrap();
-        replay(name, trace, pattern(size), over, requests).await;
+        replay(name, trace, rig(pattern(size), 256 * MIB), over, requests).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_kernel_makes_of_programs_is_fetched_once() {
-    for (name, trace, over, requests) in [
-        ("streams", include_str!("../traces/kernel-streams.txt"), 1.02, 300),
-        ("mmap-in-order", include_str!("../traces/kernel-mmap-in-order.txt"), 1.02, 250),
-        ("mmap-shuffled", include_str!("../traces/kernel-mmap-shuffled.txt"), 1.02, 250),
-        ("mmap-in-order-narrow", include_str!("../traces/kernel-mmap-in-order-narrow.txt"), 1.03, 250),
-        ("mmap-four-at-once", include_str!("../traces/kernel-mmap-four-at-once.txt"), 1.03, 250),
-        ("mmap-shuffled-narrow", include_str!("../traces/kernel-mmap-shuffled-narrow.txt"), 1.03, 250),
-        ("chunks", include_str!("../traces/kernel-chunks.txt"), 1.15, 80),
-        ("chunks-small", include_str!("../traces/kernel-chunks-small.txt"), 1.1, 300),
+    for (name, trace, around, over, requests) in [
+        ("streams", include_str!("../traces/kernel-streams.txt"), 4 * MIB, 1.02, 300),
+        ("mmap-in-order", include_str!("../traces/kernel-mmap-in-order.txt"), 4 * MIB, 1.02, 250),
+        ("mmap-shuffled", include_str!("../traces/kernel-mmap-shuffled.txt"), 4 * MIB, 1.02, 250),
+        ("mmap-in-order-narrow", include_str!("../traces/kernel-mmap-in-order-narrow.txt"), MIB, 1.03, 250),
+        ("mmap-four-at-once", include_str!("../traces/kernel-mmap-four-at-once.txt"), MIB, 1.03, 250),
+        ("mmap-shuffled-narrow", include_str!("../traces/kernel-mmap-shuffled-narrow.txt"), MIB, 1.03, 250),
+        ("chunks", include_str!("../traces/kernel-chunks.txt"), 4 * MIB, 1.15, 80),
+        ("chunks-small", include_str!("../traces/kernel-chunks-small.txt"), 128 * KIB, 1.1, 300),
     ] {
-        replay(name, trace, vec![0; 128 << 20].into(), over, requests).await;
+        replay(name, trace, beside(vec![0; 128 << 20], around), over, requests).await;
     }
 }
 
-async fn replay(name: &str, trace: &str, content: Bytes, over: f64, requests: u64) {
-    let rig = rig(content, 256 * MIB);
+async fn replay(name: &str, trace: &str, rig: Rig, over: f64, requests: u64) {
     rig.store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), 100_000_000));
     let reads = reads(trace);
     for read in &reads {
