@@ -33,6 +33,7 @@ mod rename;
 mod repeats;
 mod resident;
 mod rows;
+mod silences;
 mod space;
 mod succession;
 #[cfg(test)]
@@ -77,6 +78,7 @@ use neighbours::Neighbours;
 use passing::Passing;
 use recent::Recent;
 use reign::Reign;
+use silences::Silences;
 use space::Room;
 use unopened::Unopened;
 
@@ -201,6 +203,7 @@ pub struct Vfs {
     handles: Handles,
     changes: Changes,
     absences: Absences,
+    silences: Silences,
     neighbours: Neighbours,
     listings: Listings,
     orders: Orders,
@@ -232,6 +235,7 @@ impl Vfs {
             handles: Handles::default(),
             changes: Changes::default(),
             absences: Absences::default(),
+            silences: Silences::default(),
             neighbours: Neighbours::default(),
             orders: Orders::default(),
             ledger: Mutex::default(),
