@@ -151,6 +151,14 @@ impl Listings {
         self.known().passes.retain(|known, _| !known.starts_with(dir));
     }
 
+    /// What `pass` said is forgotten, where nothing newer is remembered in its place.
+    pub(super) fn drop_pass(&self, pass: &Arc<Pass>) {
+        let mut known = self.known();
+        if known.passes.get(&pass.dir).is_some_and(|(known, _)| Arc::ptr_eq(known, pass)) {
+            known.passes.remove(&pass.dir);
+        }
+    }
+
     /// The file at `path` is read, for which it had been fetched ahead as far as `found`.
     pub(super) fn follow(&self, path: &Path, reign: u64, found: Ahead) -> Option<Follow> {
         let (pass, name) = self.pass_of(path, reign)?;
@@ -163,6 +171,7 @@ impl Listings {
                 passed.extend(rows.names(order, next.passed).iter().map(|name| pass.dir.join(name)));
                 beyond = beyond.or(next.beyond.map(|window| (order, window)));
             }
+            ahead.extend(rows.rest(at, &pass.dir));
             (at, ahead, passed, beyond)
         };
         let beyond = beyond.and_then(|(order, window)| {
@@ -256,7 +265,7 @@ mod tests {
     }
 
     fn file(at: &Path, tag: &str, own: &str) -> Meta {
-        let version = Version { path: at.clone(), file: tag.into(), bytes: own.into(), size: 7 };
+        let version = Version { path: at.clone(), file: tag.into(), bytes: own.into(), size: 100_000 };
         let permissions = Some(Permissions { uid: 1, gid: 2, mode: 0o600 });
         Meta {
             node: Node::File(version),
@@ -326,6 +335,19 @@ mod tests {
         assert!(rig.listings.get(&path("d/same"), 0).is_some());
         rig.listings.forget(&path("d"));
         assert!(rig.listings.get(&path("d/other"), 0).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pass_is_dropped_unless_a_newer_one_is_remembered() {
+        let rig = rig(64 << 20);
+        let pass = rig.list("d", ["f".into()], "first");
+        rig.listings.done(&pass);
+        let newer = rig.list("d", ["f".into()], "second");
+        rig.listings.done(&newer);
+        rig.listings.drop_pass(&pass);
+        assert_eq!(rig.tag("d/f").as_deref(), Some("second"));
+        rig.listings.drop_pass(&newer);
+        assert_eq!(rig.tag("d/f"), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -400,6 +422,31 @@ mod tests {
             }
             let expected: Vec<_> = (0..100).map(|at| path(&format!("{dir}/{}", order(at)))).collect();
             assert!(ahead.len() > 40 && expected[3..].starts_with(&ahead), "{dir}: {ahead:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_small_directory_follows_some_of_it_in_any_order() {
+        let rig = rig(64 << 20);
+        let names = |files: usize| (0..files).map(|number| format!("{number:03}"));
+        // How many files there are, and after how many of them the others are fetched.
+        for (files, enough) in [(3, None), (10, Some(3)), (20, Some(5)), (21, None)] {
+            let dir = format!("d{files}");
+            let pass = rig.list(&dir, names(files), "tag");
+            // Every other one, backwards, so that they are no run.
+            let order: Vec<_> = (0..files).rev().step_by(2).collect();
+            let follow = |number: usize| {
+                let follow = rig.listings.follow(&path(&format!("{dir}/{number:03}")), 0, Ahead::Nothing).unwrap();
+                follow.ahead.into_iter().map(|version| version.path.to_string()).collect::<Vec<_>>()
+            };
+            assert!(follow(order[0]).is_empty(), "it is not all listed yet");
+            rig.listings.done(&pass);
+            let fetched: Vec<_> = order.iter().map(|number| follow(*number)).collect();
+            let told = fetched.iter().position(|fetched| !fetched.is_empty()).map(|at| at + 1);
+            let order = &order;
+            let others = |enough| (0..files).filter(move |number| !order[..enough].contains(number));
+            let rest = enough.into_iter().flat_map(others).map(|number| format!("{dir}/{number:03}")).collect();
+            assert_eq!((told, fetched.concat()), (enough, rest), "{files}");
         }
     }
 

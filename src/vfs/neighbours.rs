@@ -2,39 +2,81 @@
 //! directory's listing costs one and tells of a thousand names: so it is asked for after some looks, of data that never
 //! changes. Of other data a listing would only add to what may be old.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 
 use super::Vfs;
+use super::listings::Pass;
 use crate::backend::Path;
 
 /// Names that are asked for one by one before their directory is listed.
 const SEVERAL: u8 = 2;
+/// Names that are asked for in a directory belong together while no more are asked for elsewhere in between: of files that
+/// are read here and there in a large tree, hardly any other lies in a page that was listed for one.
+const BETWEEN: u64 = 64;
 /// Entries of a page. A larger directory is told of by that far, and then by looks again.
 const PAGE: usize = 1000;
+/// Entries of such pages that are remembered: a reader who goes on leaves the last directories behind him.
+const KEPT: usize = 8 * PAGE;
 /// Directories in which names are counted.
 const MOST: usize = 1024;
 
-/// How many names were asked for, by directory.
+/// How many names were asked for, by directory, and what was listed for it.
 #[derive(Debug, Default)]
-pub(super) struct Neighbours(Mutex<HashMap<Path, u8>>);
+pub(super) struct Neighbours(Mutex<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    dirs: HashMap<Path, Count>,
+    /// Names that were asked for, anywhere.
+    looks: u64,
+    /// The pages that were listed, with their entries, the oldest first.
+    pages: VecDeque<(Arc<Pass>, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    names: u8,
+    /// The last of them, as counted by [`Asked::looks`].
+    last: u64,
+}
 
 impl Neighbours {
     /// A name in `dir` is about to be asked for. True once: when it should be listed instead.
     fn ask(&self, dir: &Path) -> bool {
         let mut asked = self.lock();
-        if asked.len() >= MOST && !asked.contains_key(dir) {
+        asked.looks += 1;
+        let now = asked.looks;
+        if asked.dirs.len() >= MOST && !asked.dirs.contains_key(dir) {
             // Whose names are still looked up are counted again.
-            asked.clear();
+            asked.dirs.clear();
         }
-        let count = asked.entry(dir.clone()).or_default();
-        *count = count.saturating_add(1);
-        *count == SEVERAL + 1
+        let count = asked.dirs.entry(dir.clone()).or_default();
+        if count.names <= SEVERAL && now - count.last > BETWEEN {
+            count.names = 0;
+        }
+        (count.names, count.last) = (count.names.saturating_add(1), now);
+        count.names == SEVERAL + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Path, u8>> {
+    /// A page of `entries` was listed. Returns those that are not to be remembered any more.
+    fn keep(&self, page: Arc<Pass>, entries: usize) -> Vec<Arc<Pass>> {
+        let mut asked = self.lock();
+        asked.pages.push_back((page, entries));
+        let mut kept: usize = asked.pages.iter().map(|(_, entries)| entries).sum();
+        let mut gone = Vec::new();
+        while kept > KEPT
+            && let Some((page, entries)) = asked.pages.pop_front()
+        {
+            kept -= entries;
+            gone.push(page);
+        }
+        gone
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -48,22 +90,24 @@ impl Vfs {
         }
         let Some((dir, _)) = path.split_last().filter(|(dir, _)| self.neighbours.ask(dir)) else { return false };
         let (reign, asked) = (self.reign.number(), Arc::new(self.changes.ask()));
-        let pass = self.listings.begin(&dir, asked, reign, self.read_ahead.source(), self.believed());
-        let mut entries = self.backend.list(&dir);
-        for _ in 0..PAGE {
+        let page = self.listings.begin(&dir, asked, reign, self.read_ahead.source(), self.believed());
+        let (mut entries, mut listed) = (self.backend.list(&dir), 0);
+        while listed < PAGE {
             match entries.next().await {
                 Some(Ok(entry)) if entry.name.is_reserved() || entry.name.is_hidden() => {}
-                Some(Ok(entry)) => self.listings.push(&pass, &entry.name, &entry.meta),
+                Some(Ok(entry)) => self.listings.push(&page, &entry.name, &entry.meta),
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a directory whose names are looked up cannot be listed");
                     break;
                 }
                 None => {
-                    self.listings.done(&pass);
+                    self.listings.done(&page);
                     break;
                 }
             }
+            listed += 1;
         }
+        self.neighbours.keep(page, listed).iter().for_each(|page| self.listings.drop_pass(page));
         true
     }
 }
@@ -81,7 +125,31 @@ mod tests {
         assert!(!neighbours.ask(&dir("b")));
         for number in 0..2 * MOST {
             neighbours.ask(&dir(&format!("c/{number}")));
-            assert!(neighbours.lock().len() <= MOST);
+            assert!(neighbours.lock().dirs.len() <= MOST);
         }
+    }
+
+    #[test]
+    fn names_here_and_there_in_a_large_tree_are_looked_up() {
+        let dir = |number: usize| Path::parse(&format!("d/{number}")).unwrap();
+        let turns = |dirs: usize| {
+            let neighbours = Neighbours::default();
+            (0..12 * dirs).filter(|look| neighbours.ask(&dir(look % dirs))).count()
+        };
+        assert_eq!((turns(1), turns(64), turns(65), turns(500)), (1, 64, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn of_the_pages_that_were_listed_the_last_ones_are_kept() {
+        let (_, vfs) = crate::vfs::tests::volume();
+        let page = |number: usize| {
+            let dir = Path::parse(&format!("d/{number}")).unwrap();
+            let (asked, source) = (Arc::new(vfs.changes.ask()), vfs.read_ahead.source());
+            vfs.listings.begin(&dir, asked, 0, source, vfs.believed())
+        };
+        let entries = [PAGE; 12].into_iter().chain([10, 3 * PAGE]);
+        let gone: Vec<_> =
+            (0..).zip(entries).map(|(number, entries)| vfs.neighbours.keep(page(number), entries).len()).collect();
+        assert_eq!(gone, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 3]);
     }
 }
