@@ -2,7 +2,8 @@
 //! each mount holding one identity's credential and nothing else.
 //!
 //! One binary, several roles: `millrace controller` and `millrace node` speak CSI; `millrace worker`, a child of the
-//! node plugin without privileges, serves one FUSE connection; `millrace try` plays all of it on one machine.
+//! node plugin without privileges, serves one FUSE connection; `millrace clerk`, a child of the controller, speaks to one
+//! HDFS store for it; `millrace try` plays all of it on one machine.
 //!
 //! ```text
 //!      CONTROL PLANE: Kubernetes speaks, slowly             DATA PLANE: the kernel speaks, hot
@@ -20,7 +21,7 @@
 //!     |                       v                      | vfs      inodes, directories, handles, |
 //!     |     +-----------------------------+ process  |          POSIX meaning, TTLs           |
 //!     |     | mount   mountinfo, workers, +--------->+--------+---------------------+---------+
-//!     |     | spec, secret, descriptor    | boundary |  reads |                     | stat, list,
+//!     |     | spec, secret, descriptors   | boundary |  reads |                     | stat, list,
 //!     |     +-----------------------------+          |        v                     | write, rename
 //!     |                                              |    +----------------------+  |
 //!     |                                              |    | prefetch   patterns, |  |
@@ -29,7 +30,7 @@
 //!     |                                              |             v                v
 //!     |  records: make, change, list, delete         |    +----------------------------------------+
 //!     +--------------------------------------------->|    | dyn Backend           <== THE SEAM     |
-//!                                                    |    |   cache::Cached over one of            |
+//!        HDFS: through millrace clerk, one a store   |    |   cache::Cached over one of            |
 //!                                                    |    |   backend::{s3, hdfs, nfs, memory}     |
 //!                                                    +----+---------------+------------------------+
 //!                                                       ^ auth            v
