@@ -45,9 +45,9 @@ else
 	cargo bench --bench read -- --backend $(BACKEND) $(WORDS)
 endif
 
-# Real programs on a mount, compared with local disk. Half an hour.
-zoo: own
-	scripts/zoo.sh
+# Real programs on a mount of S3, or of BACKEND=nfs or hdfs, compared with local disk. Half an hour.
+zoo: $(if $(filter nfs hdfs,$(BACKEND)),tools) own
+	BACKEND=$(BACKEND) scripts/zoo.sh
 
 # A PyTorch DataLoader that tells a mount each epoch's shuffle. Installs PyTorch into a folder of its own.
 pytorch: own

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the zoo, programs that nobody here wrote, on a mount of the embedded S3 server, and compares with local disk. Its
-# data set is put there through the S3 API; `try` runs this script again inside the mount. The readers see the data set
+# Runs the zoo, programs that nobody here wrote, on a mount of the embedded S3 server, or of BACKEND=nfs or hdfs (`make tools`
+# provides them), and compares with local disk. Its data set is put there through the S3 API; `try` runs this script again inside the mount. The readers see the data set
 # through a read-only mount of its folder, so that what others write beside it is not taken for a part of it. Its programs
 # are run, too: hence the mode. Arguments go to the zoo. Needs root; installs Debian packages and a Python environment of
 # about 1 GB in $ZOO_HOME.
@@ -12,7 +12,10 @@ if [ "${MILLRACE_ZOO:-}" != inside ]; then
     export ZOO_HOME=${ZOO_HOME:-${MILLRACE_CACHE:?make sets it}/zoo} MILLRACE_ZOO=inside
     zoo/setup.sh
     cargo build --release
-    exec "${CARGO_TARGET_DIR:-target}/release/millrace" try --data "$ZOO_HOME/data" --parameter fileMode=0755 -- "$here/scripts/zoo.sh" "$@"
+    store=(--store "${BACKEND:-s3}")
+    # What S3 itself keeps no mode for can be run.
+    [ "${store[1]}" != s3 ] || store+=(--parameter fileMode=0755)
+    exec "${CARGO_TARGET_DIR:-target}/release/millrace" try "${store[@]}" --data "$ZOO_HOME/data" -- "$here/scripts/zoo.sh" "$@"
 fi
 volume=$PWD
 readers=$(mktemp -d)
