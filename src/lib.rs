@@ -56,6 +56,8 @@
 //!   store with `append` and without `random_write` takes writes at a file's end alone.
 //!   The file that the kernel may read by itself is asked of [`cache::Cached`] and reaches [`vfs`] by a trait of its own
 //!   ([`vfs::Lender`]), since only the worker's root knows that there is a cache.
+//! - Objects of S3 are got without the SDK's machinery around each request, which takes three times the processor time of the
+//!   request itself; by its rules for endpoints, its signatures and its checksums ([`backend::s3`]).
 //! - Records of a store without compare-and-swap are directories of numbered versions ([`backend::records`]): that one
 //!   room serves every store that can make a whole file appear where nothing lies.
 //! - What an AUTH_SYS store's controller acts as stands in the stores file, and is no secret: nodes must know it to refuse

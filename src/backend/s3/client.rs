@@ -25,6 +25,7 @@ use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
 use super::connector::{Connector, Patience};
+use super::direct::Direct;
 use super::error::Failure;
 use super::keys::Keys;
 use super::schedule::Schedule;
@@ -42,6 +43,8 @@ const SLOWEST_SENDING: u64 = 64 << 10;
 /// What every room of the S3 backend asks through.
 pub(super) struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
+    /// Gets objects.
+    pub(super) direct: Direct,
     pub(super) bucket: String,
     pub(super) keys: Keys,
     pub(super) limits: Limits,
@@ -82,10 +85,12 @@ impl Client {
         }
         let keys = Keys::new(&config.prefix, root).ok_or_else(|| wrong("names in S3 are UTF-8".into()))?;
         let connector = Connector::new(config, Patience::of(&limits.timeout)).map_err(wrong)?;
+        let direct = Direct::new(config, credential.clone(), connector.clone()).map_err(wrong)?;
         let sdk = aws_sdk_s3::Client::from_conf(settings(config, &credential, connector).build());
         let connections = config.max_connections.max(1) as usize;
         Ok(Client {
             sdk,
+            direct,
             bucket: config.bucket.clone(),
             keys,
             schedule: Mutex::new(Schedule::new(limits.budget.total())),
@@ -183,17 +188,21 @@ impl ProvideCredentials for Keyring {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::ready(match &self.0.get().credential {
-            Credential::S3 { key_id, secret_key, session_token } => {
-                let token = session_token.as_ref().map(|token| token.expose().to_owned());
-                Ok(Credentials::new(key_id, secret_key.expose(), token, None, "volume"))
-            }
-            _ => Err(CredentialsError::not_loaded("the volume's credential holds no keys")),
-        })
+        let keys = keys_of(&self.0.get().credential);
+        let missing = || CredentialsError::not_loaded("the volume's credential holds no keys");
+        future::ProvideCredentials::ready(keys.ok_or_else(missing))
     }
 }
 
-fn settings(config: &Config, credential: &auth::Current, connector: Connector) -> Builder {
+/// The keys to sign with; none for anonymous requests.
+pub(super) fn keys_of(credential: &Credential) -> Option<Credentials> {
+    let Credential::S3 { key_id, secret_key, session_token } = credential else { return None };
+    let token = session_token.as_ref().map(|token| token.expose().to_owned());
+    Some(Credentials::new(key_id, secret_key.expose(), token, None, "volume"))
+}
+
+/// How the SDK asks; see the module.
+pub(super) fn settings(config: &Config, credential: &auth::Current, connector: Connector) -> Builder {
     let checksums = match config.checksums {
         Checksums::Supported => RequestChecksumCalculation::WhenSupported,
         Checksums::Required => RequestChecksumCalculation::WhenRequired,

@@ -122,13 +122,22 @@ impl Connector {
     }
 
     async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+        let answer = self.exchange(request).await?;
+        HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+    }
+
+    /// Sends a request when it is its turn, and gives the answer whose body is still to come.
+    pub(super) async fn exchange(
+        self,
+        request: http::Request<SdkBody>,
+    ) -> Result<http::Response<SdkBody>, ConnectorError> {
         let silence = self.patience.silence();
         let slot = self.slots.acquire_owned().await.map_err(|closed| ConnectorError::other(closed.into(), None))?;
         if let Some(pace) = &self.pace {
             pace.turn().await;
         }
         let alive = Arc::new(Alive::new());
-        let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
         let kind = meter::kind(request.method(), request.uri(), request.headers());
         let (begun, meter) = (Instant::now(), self.meter.clone());
         let request = request.map(|body| Sending { body, rest: Bytes::new(), alive: alive.clone(), meter });
@@ -147,8 +156,7 @@ impl Connector {
             timer: None,
             meter: self.meter,
         };
-        let answer = answer?.map(|body| SdkBody::from_body_1_x(receiving(body)));
-        HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+        Ok(answer?.map(|body| SdkBody::from_body_1_x(receiving(body))))
     }
 }
 

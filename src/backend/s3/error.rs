@@ -10,6 +10,8 @@ use std::time::Duration;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_xml::decode::{Document, try_data};
+use http::HeaderMap;
 
 use super::connector::Fault;
 use crate::backend::{Error, ErrorKind, Op, Path};
@@ -27,6 +29,16 @@ pub(super) struct Failure {
     message: String,
     /// For the log.
     detail: String,
+}
+
+/// What a server said, in its own words.
+#[derive(Clone, Copy)]
+struct Refusal<'a> {
+    status: u16,
+    code: &'a str,
+    text: &'a str,
+    region: &'a str,
+    request_id: &'a str,
 }
 
 impl Failure {
@@ -61,6 +73,31 @@ impl Failure {
         Failure { again: false, ..self }
     }
 
+    /// The answer with `status` did not come whole.
+    pub(super) fn broken_off(status: u16) -> Failure {
+        let why = "the store's answer broke off or cannot be understood";
+        Failure::passing(ErrorKind::Unavailable, why).with(status, "").telling(format!("HTTP {status}"))
+    }
+
+    /// An answer that is no success, its body an XML document where it is S3's own (S3 API, "Error Responses").
+    pub(super) fn refused(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+        let word = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (code, text) = code_and_text(body).unwrap_or_default();
+        let (region, request_id) = (word("x-amz-bucket-region"), word("x-amz-request-id"));
+        Failure::judged(Refusal { status, code: &code, text: &text, region, request_id })
+    }
+
+    fn judged(refusal: Refusal<'_>) -> Failure {
+        let Refusal { status, text, .. } = refusal;
+        let code = plain(refusal.code, 64);
+        let (kind, again, why) = judge(status, &code, text);
+        let named = if code.is_empty() { format!("HTTP {status}") } else { format!("{code}, HTTP {status}") };
+        let also = |what: &str, word: String| if word.is_empty() { word } else { format!(", {what} {word}") };
+        let (request_id, region) = (plain(refusal.request_id, 128), plain(refusal.region, 32));
+        let detail = format!("{named}{}{}", also("request", request_id), also("region", region));
+        Failure { again, ..Failure::new(kind, why) }.with(status, &code).telling(detail)
+    }
+
     fn telling(self, detail: impl Into<String>) -> Failure {
         Failure { detail: detail.into(), ..self }
     }
@@ -75,26 +112,19 @@ impl<E: ProvideErrorMetadata> From<SdkError<E, HttpResponse>> for Failure {
         match &error {
             SdkError::ServiceError(refused) => {
                 let raw = refused.raw();
-                let status = raw.status().as_u16();
-                let code = plain(refused.err().code().unwrap_or_default(), 64);
-                let text = refused.err().message().unwrap_or_default();
-                let region = plain(raw.headers().get("x-amz-bucket-region").unwrap_or_default(), 32);
-                let request_id = plain(error.request_id().unwrap_or_default(), 128);
-                let (kind, again, why) = judge(status, &code, text);
-                let named = if code.is_empty() { format!("HTTP {status}") } else { format!("{code}, HTTP {status}") };
-                let also = |what: &str, word: String| if word.is_empty() { word } else { format!(", {what} {word}") };
-                let detail = format!("{named}{}{}", also("request", request_id), also("region", region));
-                Failure { again, ..Failure::new(kind, why) }.with(status, &code).telling(detail)
+                Failure::judged(Refusal {
+                    status: raw.status().as_u16(),
+                    code: refused.err().code().unwrap_or_default(),
+                    text: refused.err().message().unwrap_or_default(),
+                    region: raw.headers().get("x-amz-bucket-region").unwrap_or_default(),
+                    request_id: error.request_id().unwrap_or_default(),
+                })
             }
             SdkError::DispatchFailure(unsent) => match unsent.as_connector_error() {
                 Some(error) => unreached(error),
                 None => Failure::passing(ErrorKind::Unavailable, "the request could not be sent"),
             },
-            SdkError::ResponseError(response) => {
-                let status = response.raw().status().as_u16();
-                let why = "the store's answer broke off or cannot be understood";
-                Failure::passing(ErrorKind::Unavailable, why).with(status, "").telling(format!("HTTP {status}"))
-            }
+            SdkError::ResponseError(response) => Failure::broken_off(response.raw().status().as_u16()),
             SdkError::TimeoutError(_) => Failure::passing(ErrorKind::Unavailable, "the store did not answer in time"),
             // Nothing of ours or of the credential's stands in the SDK's own words for a request it cannot build, but
             // nothing is promised about them either.
@@ -178,8 +208,24 @@ fn judge(status: u16, code: &str, text: &str) -> (ErrorKind, bool, &'static str)
     }
 }
 
+/// What stands in `Code` and `Message` of an error document.
+fn code_and_text(body: &[u8]) -> Option<(String, String)> {
+    let mut document = Document::try_from(body).ok()?;
+    let mut root = document.root_element().ok().filter(|root| root.start_el().matches("Error"))?;
+    let (mut code, mut text) = (String::new(), String::new());
+    while let Some(mut tag) = root.next_tag() {
+        let word = match tag.start_el().local() {
+            "Code" => &mut code,
+            "Message" => &mut text,
+            _ => continue,
+        };
+        *word = try_data(&mut tag).ok()?.into_owned();
+    }
+    Some((code, text))
+}
+
 /// No answer came.
-fn unreached(error: &(dyn StdError + 'static)) -> Failure {
+pub(super) fn unreached(error: &(dyn StdError + 'static)) -> Failure {
     let mut fault = None;
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -249,6 +295,25 @@ mod tests {
         ] {
             assert_eq!(judged(status, code, text), (kind, again), "{status} {code} {text}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_document_as_far_as_there_is_one() {
+        let document = |inner: &str| format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>{inner}</Error>");
+        let slow = document("<Code>SlowDown</Code><Message>Please &lt;reduce&gt;</Message><Resource/>");
+        for (status, body, kind, again, code) in [
+            (503, &*slow, ErrorKind::Throttled, true, "SlowDown"),
+            (404, &document("<Code>NoSuchBucket</Code>"), ErrorKind::Misconfigured, false, "NoSuchBucket"),
+            (404, "", ErrorKind::NotFound, false, ""),
+            (502, "<html><body>Bad Gateway</body></html>", ErrorKind::Unavailable, true, ""),
+            (503, "<Error><Code>SlowDown", ErrorKind::Throttled, true, "SlowDown"),
+            (412, "\u{0}\u{1}", ErrorKind::Stale, false, ""),
+        ] {
+            let failure = Failure::refused(status, &HeaderMap::new(), body.as_bytes());
+            assert_eq!((failure.kind, failure.again, &*failure.code), (kind, again, code), "{status} {body}");
+        }
+        let headers = HeaderMap::from_iter([("x-amz-request-id".parse().unwrap(), "44 42".parse().unwrap())]);
+        assert_eq!(Failure::refused(503, &headers, slow.as_bytes()).detail, "SlowDown, HTTP 503, request 44");
     }
 
     #[test]

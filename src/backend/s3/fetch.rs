@@ -1,10 +1,10 @@
 //! A small object, whole, by one GET.
 
-use aws_sdk_s3::types::ChecksumMode;
 use aws_smithy_types::DateTime;
 use bytes::{Bytes, BytesMut};
 
 use super::client::Client;
+use super::direct::Get;
 use super::error::Failure;
 use super::{Checksums, read, stat};
 use crate::backend::{ErrorKind, Fetched, Op, Path, Result, Version};
@@ -47,12 +47,8 @@ async fn get(
     longest: u64,
     known: Option<&str>,
 ) -> std::result::Result<Option<Whole>, Failure> {
-    let get = client.sdk.get_object().bucket(&client.bucket).key(key).set_request_payer(client.payer.clone());
-    let get = match client.checksums {
-        Checksums::Supported => get.checksum_mode(ChecksumMode::Enabled),
-        Checksums::Required => get,
-    };
-    let answer = match get.set_if_none_match(known.map(stat::quoted)).send().await.map_err(Failure::from) {
+    let (if_none_match, checksum) = (known.map(stat::quoted), client.checksums == Checksums::Supported);
+    let answer = match client.direct.get(Get { key, if_none_match, checksum, ..Get::default() }).await {
         Err(failure) if failure.status == Some(304) && known.is_some() => return Ok(None),
         outcome => outcome?,
     };

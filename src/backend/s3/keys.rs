@@ -8,7 +8,7 @@
 //! `/` marks a directory, whatever its content. Where a key `a` stands beside keys under `a/`, the directory is shown
 //! and the object is not, in listings and look-ups alike.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, utf8_percent_encode};
 
 use crate::backend::{ErrorKind, Name, Path};
 
@@ -16,6 +16,12 @@ use super::error::Failure;
 
 /// The longest key, in bytes (S3 API, "Object key naming guidelines").
 const LONGEST: usize = 1024;
+
+/// A key as it stands in a URI (RFC 3986, unreserved characters, and the slash).
+pub(super) fn encoded(key: &str) -> PercentEncode<'_> {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(key, KEPT)
+}
 
 /// Maps paths to keys and back.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 mod assembly;
 mod client;
 mod connector;
+mod direct;
 mod error;
 mod fetch;
 mod keys;

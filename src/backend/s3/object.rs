@@ -7,11 +7,10 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
 use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::Client;
 use super::error::Failure;
-use super::stat;
+use super::{keys, stat};
 use crate::backend::{Attributes, Base, ErrorKind, Meta, Path};
 
 /// The metadata key that names the publish an object came from.
@@ -97,8 +96,7 @@ impl Client {
 
     /// `bucket/key` as copy requests name a source.
     pub(super) fn source(&self, key: &str) -> String {
-        const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-        format!("{}/{}", self.bucket, utf8_percent_encode(key, KEPT))
+        format!("{}/{}", self.bucket, keys::encoded(key))
     }
 }
 

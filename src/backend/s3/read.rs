@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use aws_sdk_s3::types::ChecksumType;
 use backon::{BackoffBuilder, ExponentialBackoff};
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::client::{Client, backoff};
+use super::direct::Get;
 use super::error::Failure;
 use super::{Checksums, stat};
 use crate::backend::{ErrorKind, Intent, Op, Result, Version, reading};
@@ -102,16 +103,15 @@ impl Reading {
     /// One GET of what is still to come, its head compared with what was asked.
     async fn get(&self) -> std::result::Result<Body, Failure> {
         let client = &self.client;
-        let get =
-            client.sdk.get_object().bucket(&client.bucket).key(&self.key).if_match(stat::quoted(&self.file.bytes));
-        let get = get.set_request_payer(client.payer.clone());
         let whole = self.range == (0..self.file.size);
-        let get = match whole {
-            true if client.checksums == Checksums::Supported => get.checksum_mode(ChecksumMode::Enabled),
-            true => get,
-            false => get.range(format!("bytes={}-{}", self.range.start, self.range.end - 1)),
+        let get = Get {
+            key: &self.key,
+            if_match: Some(stat::quoted(&self.file.bytes)),
+            range: (!whole).then(|| format!("bytes={}-{}", self.range.start, self.range.end - 1)),
+            checksum: whole && client.checksums == Checksums::Supported,
+            ..Get::default()
         };
-        let answer = get.send().await?;
+        let answer = client.direct.get(get).await?;
         check(&answer, &self.file, &self.range, whole)?;
         Ok(Body { vouched: is_of_the_whole(&answer), bytes: answer.body })
     }
