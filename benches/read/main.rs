@@ -15,12 +15,12 @@ mod local;
 mod metadata;
 mod mounted;
 mod origin;
+mod own;
 mod process;
 mod raw;
 mod reader;
 mod report;
 mod run;
-mod sdk;
 mod servers;
 mod workload;
 
@@ -135,7 +135,7 @@ impl Pair<'_> {
         if self.workload.by == By::WholeFile {
             // What a client without foresight reaches with as many readers: one request each at a time.
             self.raw("on-demand", u32::try_from(self.workload.readers.len())?, Some(limit)).await?;
-            self.sdk(limit).await?;
+            self.own(limit).await?;
         }
         for subject in subjects {
             self.subject(subject, limit).await?;
@@ -155,13 +155,13 @@ impl Pair<'_> {
         Ok(limit)
     }
 
-    /// What the client costs that the driver is built on.
-    async fn sdk(&mut self, limit: Limit) -> Result<()> {
+    /// What the driver's own client costs without a mount.
+    async fn own(&mut self, limit: Limit) -> Result<()> {
         let (before, cpu) = (self.origin.counts(), process::own_cpu());
         let connections = self.workload.connections;
-        let client = Arc::new(sdk::Sdk::new(&self.origin, FOLDER, connections)?);
+        let client = Arc::new(own::Own::new(&self.origin, FOLDER, connections)?);
         let outcome = raw::run(client, self.workload, connections, self.cut).await?;
-        self.of_this_process("sdk", &outcome, before, cpu, limit)
+        self.of_this_process("own", &outcome, before, cpu, limit)
     }
 
     /// A row of a client in this process, which had spent `cpu` when the origin had counted `before`.

@@ -18,7 +18,7 @@ use super::workload::{Unit, Workload};
 pub(crate) struct Row {
     pub(crate) workload: &'static str,
     pub(crate) variant: String,
-    /// `millrace`, `raw`, `on-demand`, `sdk`, `disk`, `bare` or a peer's program.
+    /// `millrace`, `raw`, `on-demand`, `own` (the driver's client without a mount), `disk`, `bare` or a peer's program.
     pub(crate) subject: String,
     /// What the limit of this pair reached.
     pub(crate) raw_value: f64,

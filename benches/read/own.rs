@@ -1,4 +1,4 @@
-//! The yardstick of a client's processor time: small files whole, by the SDK and nothing above it.
+//! The yardstick of a mount's processor time: small files whole, by the driver's own client and nothing above it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ const MEMORY: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The driver's own client of a folder. It fetches files whole, whatever range of them is asked.
-pub(crate) struct Sdk(Arc<dyn Backend>);
+pub(crate) struct Own(Arc<dyn Backend>);
 
-impl Sdk {
+impl Own {
     /// With so many connections.
-    pub(crate) fn new(origin: &Origin, folder: &str, connections: u32) -> Result<Sdk> {
+    pub(crate) fn new(origin: &Origin, folder: &str, connections: u32) -> Result<Own> {
         let store = backend::Config::S3(S3 {
             max_connections: connections,
             ca_bundle: origin.ca_pem.clone(),
@@ -33,12 +33,12 @@ impl Sdk {
         let credential =
             Credential::S3 { key_id: KEY_ID.into(), secret_key: Secret::new(ACCESS_KEY.into()), session_token: None };
         let limits = Limits::alone(MEMORY, PATIENCE);
-        Ok(Sdk(backend::connect(&store, &credential, &Path::parse(folder)?, limits)?))
+        Ok(Own(backend::connect(&store, &credential, &Path::parse(folder)?, limits)?))
     }
 }
 
 #[async_trait]
-impl Client for Sdk {
+impl Client for Own {
     async fn get(&self, name: &str, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
         let Fetched::New { bytes, .. } = self.0.fetch(&Path::parse(name)?, range.end, None).await? else {
             bail!("{name} was known before it was fetched");
