@@ -33,9 +33,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that are asked of WebHDFS at once.
 const PIECE: u64 = 4 << 20;
 
-/// Open readers, by the key of where they read.
+/// A reader knows the blocks that the file had when it was opened, and a DataNode gives them for a while after they were
+/// cut off: it is good for the bytes of one version.
+struct Opened {
+    /// As [`Version::bytes`].
+    bytes: Arc<str>,
+    reader: Arc<FileReader>,
+    when: Instant,
+}
+
+/// Open readers, by where they read.
 #[derive(Default)]
-pub(super) struct Readers(Mutex<HashMap<String, (Arc<FileReader>, Instant)>>);
+pub(super) struct Readers(Mutex<HashMap<String, Opened>>);
 
 impl std::fmt::Debug for Readers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,21 +53,22 @@ impl std::fmt::Debug for Readers {
 }
 
 impl Readers {
-    fn get(&self, at: &str, end: u64) -> Option<Arc<FileReader>> {
+    fn get(&self, at: &str, bytes: &str, end: u64) -> Option<Arc<FileReader>> {
         let all = self.all();
-        let (reader, opened) = all.get(at)?;
-        (opened.elapsed() < FRESH && reader.file_length() as u64 >= end).then(|| reader.clone())
+        let Opened { bytes: of, reader, when } = all.get(at)?;
+        let is_it = **of == *bytes && when.elapsed() < FRESH && reader.file_length() as u64 >= end;
+        is_it.then(|| reader.clone())
     }
 
-    fn put(&self, at: &str, reader: &Arc<FileReader>) {
+    fn put(&self, at: &str, bytes: &Arc<str>, reader: &Arc<FileReader>) {
         let mut all = self.all();
         if all.len() >= MOST {
-            all.retain(|_, (_, opened)| opened.elapsed() < FRESH);
+            all.retain(|_, opened| opened.when.elapsed() < FRESH);
         }
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert(at.to_owned(), (reader.clone(), Instant::now()));
+        all.insert(at.to_owned(), Opened { bytes: bytes.clone(), reader: reader.clone(), when: Instant::now() });
     }
 
     /// The file is opened anew by who reads it next.
@@ -66,7 +76,7 @@ impl Readers {
         self.all().remove(at);
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<String, (Arc<FileReader>, Instant)>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Opened>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,7 +110,8 @@ async fn body(
         open.readable(range.end).await?;
     }
     let turn = tree.slots.turn(why).await;
-    let mut reading = Reading { tree: tree.clone(), place, range, pieces: None, moved: Instant::now(), _turn: turn };
+    let (tree, bytes) = (tree.clone(), file.bytes.clone());
+    let mut reading = Reading { tree, place, bytes, range, pieces: None, moved: Instant::now(), _turn: turn };
     // The first answer decides whether there is a body at all.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(Some(reading), async |reading| {
@@ -122,6 +133,8 @@ struct Pieces {
 struct Reading {
     tree: Arc<Tree>,
     place: Place,
+    /// As [`Version::bytes`].
+    bytes: Arc<str>,
     /// What is still to come.
     range: Range<u64>,
     /// As far as complete blocks reach.
@@ -143,7 +156,7 @@ impl Reading {
                 Err(failure) => failure,
             };
             self.pieces = None;
-            self.tree.readers.forget(&self.place.key());
+            self.tree.readers.forget(&self.place.at);
             let again = matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Corrupt | ErrorKind::Other);
             if !again || self.moved.elapsed() + PAUSE >= self.tree.limits.timeout.get() {
                 return Some(Err(failure));
@@ -161,7 +174,7 @@ impl Reading {
 
     async fn piece(&mut self) -> Outcome<Bytes> {
         if self.pieces.is_none() {
-            let reader = reader(&self.tree, &self.place, self.range.end).await?;
+            let reader = reader(&self.tree, &self.place, &self.bytes, self.range.end).await?;
             let end = self.range.end.min(reader.file_length() as u64);
             if end <= self.range.start {
                 return tail(&self.tree, &self.place, self.range.clone()).await;
@@ -193,16 +206,16 @@ impl Reading {
     }
 }
 
-/// An open reader: one that reaches as far as is wanted, or a new one.
-async fn reader(tree: &Tree, place: &Place, end: u64) -> Outcome<Arc<FileReader>> {
-    let (at, key) = (place.at.as_str(), place.key());
-    if let Some(reader) = tree.readers.get(&key, end) {
+/// An open reader of these bytes: one that reaches as far as is wanted, or a new one.
+async fn reader(tree: &Tree, place: &Place, bytes: &Arc<str>, end: u64) -> Outcome<Arc<FileReader>> {
+    let at = place.at.as_str();
+    if let Some(reader) = tree.readers.get(at, bytes, end) {
         return Ok(reader);
     }
     let opened = tree.library.ask("stat", |client| async move { client.read(at).await }).await;
     let reader = Arc::new(opened.map_err(gone)?);
     place.check(tree).await.map_err(gone)?;
-    tree.readers.put(&key, &reader);
+    tree.readers.put(at, bytes, &reader);
     Ok(reader)
 }
 

@@ -55,12 +55,6 @@ impl Tree {
 }
 
 impl Place {
-    /// What its open readers are known by: in a snapshot what is seen, too, since another one may take the name.
-    pub(super) fn key(&self) -> String {
-        let Place { at, frozen, .. } = self;
-        frozen.as_ref().map_or_else(|| at.clone(), |bytes| format!("{at}/{bytes}"))
-    }
-
     /// `Stale` where another snapshot has taken the name of the one that was seen.
     pub(super) async fn check(&self, tree: &Tree) -> Outcome<()> {
         let Some(bytes) = &self.frozen else { return Ok(()) };

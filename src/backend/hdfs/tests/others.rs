@@ -123,6 +123,26 @@ async fn a_file_is_cut_and_never_made_longer_without_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_client_wrote_in_the_place_of_as_many_bytes_is_read() {
+    let Some((store, cluster, dir)) = beside().await else { return };
+    let other = connect(&config(cluster), "alice", dir.trim_start_matches('/'), limits());
+    let [before, after] = [noise(MIB + 64), noise(2 * MIB)[MIB - 64..].to_vec()];
+    let seen = put(&*store, "file", before.clone()).await;
+    assert!(content(&*store, &seen).await.unwrap() == before);
+    // As a shell's `>` does it: the file stays, and its blocks are others.
+    let none = SetAttributes { size: Some(0), ..SetAttributes::default() };
+    let cut = other.set_attributes(&path("file"), &none).await.unwrap();
+    let writing = other.open_write(cut.version().unwrap()).await.unwrap();
+    writing.write(0, after.clone().into()).await.unwrap();
+    writing.finish().await.unwrap();
+    let now = version(&*store, "file").await;
+    assert_eq!((&now.file, now.size), (&seen.file, seen.size));
+    assert!(now.bytes != seen.bytes);
+    // The DataNodes hold the old blocks until their next report.
+    assert!(content(&*store, &now).await.unwrap() == after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_hdfs_cannot_have_are_invalid_and_absent() {
     let Some((store, _, _)) = beside().await else { return };
     for name in ["a:b", ":"] {
