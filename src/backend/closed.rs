@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path, RenameOptions,
-    Result, SetAttributes, Space, Traits, Upload, Version,
+    Result, Rights, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// See the module.
@@ -92,6 +92,10 @@ impl Backend for Closed {
 
     async fn link(&self, from: &Path, _: &Path) -> Result<Meta> {
         self.refuse(Op::Link, from)
+    }
+
+    async fn access(&self, path: &Path, _: Rights) -> Result<Rights> {
+        self.refuse(Op::Access, path)
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -119,6 +119,8 @@ pub enum Op {
     SetAttributes,
     /// `Backend::make_symlink`, `Backend::read_symlink`, `Backend::link`
     Link,
+    /// `Backend::access`
+    Access,
     /// `Backend::space`
     Space,
     /// An operation on the control plane's records.
@@ -142,6 +144,7 @@ impl Op {
             Op::Rename => "rename",
             Op::SetAttributes => "set attributes",
             Op::Link => "link",
+            Op::Access => "access",
             Op::Space => "statfs",
             Op::Record => "record",
             Op::Connect => "connect",

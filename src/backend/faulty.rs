@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Attributes, Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
+    RenameOptions, Result, Rights, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// What happens to one operation.
@@ -304,6 +304,10 @@ impl Backend for Faulty {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         self.meet(Op::Link, from, self.inner.link(from, to)).await
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        self.meet(Op::Access, path, self.inner.access(path, asked)).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
     Attributes, Backend, Base, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Node, Op,
-    Path, Permissions, RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version,
+    Path, Permissions, RenameOptions, Result, Rights, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// Bytes in one chunk of a read's stream.
@@ -430,6 +430,13 @@ impl Backend for Memory {
         }
         tree.nodes.insert(to.clone(), held);
         tree.meta(to).ok_or_else(|| absent(Op::Link, to))
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        let there = self.tree().meta(path).ok_or_else(|| absent(Op::Access, path))?;
+        // Whoever asks is the owner.
+        let granted = there.permissions.map_or(Rights::ALL, |kept| Rights::of_mode(kept.mode >> 6));
+        Ok(granted.and(asked))
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -23,6 +23,7 @@ mod name;
 pub mod nfs;
 mod reading;
 pub mod records;
+mod rights;
 pub mod s3;
 pub mod snapshots;
 mod swappable;
@@ -44,6 +45,7 @@ use crate::auth;
 pub use closed::Closed;
 pub use error::{Error, ErrorKind, Op, Result};
 pub use name::{BadName, Name, Path, RESERVED};
+pub use rights::Rights;
 pub use swappable::Swappable;
 
 /// A store seen as a tree of files and directories.
@@ -117,6 +119,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Gives the file at `from` another name, `to`. `AlreadyExists`; `Unsupported` where a file has one name.
     async fn link(&self, from: &Path, _to: &Path) -> Result<Meta> {
         Err(Error::new(ErrorKind::Unsupported, Op::Link, from, "a file has one name in this store"))
+    }
+
+    /// Which of the rights that are `asked` for the mount's identity has to what lies at `path`, as the store says; `NotFound`.
+    /// All of them where it does not tell: then it decides when they are used.
+    async fn access(&self, _path: &Path, asked: Rights) -> Result<Rights> {
+        Ok(asked)
     }
 
     /// What the store's file system holds and has room for; `None` where the store has no such bound.

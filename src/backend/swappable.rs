@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Meta, Op, Path, RenameOptions,
-    Result, SetAttributes, Space, Traits, Upload, Version,
+    Result, Rights, SetAttributes, Space, Traits, Upload, Version,
 };
 
 /// See the module. Cloning shares it.
@@ -142,6 +142,10 @@ impl Backend for Swappable {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         self.0.load_full().backend.link(from, to).await
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        self.ask(|backend| async move { backend.access(path, asked).await }).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -38,8 +38,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::backend::{
-    Backend, CreateOptions, Entry, Fetched, InPlace, Intent, Kind, Meta, Path, RenameOptions, Result, SetAttributes,
-    Space, Traits, Upload, Version,
+    Backend, CreateOptions, Entry, Fetched, InPlace, Intent, Kind, Meta, Path, RenameOptions, Result, Rights,
+    SetAttributes, Space, Traits, Upload, Version,
 };
 use crate::budget::Budget;
 use crate::observability::metrics::CACHE_READ_BYTES;
@@ -221,6 +221,10 @@ impl Backend for Cached {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         self.inner.link(from, to).await
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        self.inner.access(path, asked).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -23,7 +23,7 @@ use super::handshake::negotiate;
 use super::never_again::NEVER_AGAIN;
 use super::operations::Operation;
 use super::reply::{self, done};
-use super::words::{announcement, how, time};
+use super::words::{announcement, how, rights, time};
 use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
 
 /// Entries asked of a directory for one reply; more than a reply of the kernel's usual size holds.
@@ -382,9 +382,10 @@ impl Filesystem for Adapter {
         reply.error(NEVER_AGAIN);
     }
 
-    fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // Asked only of mounts without `default_permissions`, where the store decides when it is used.
-        done(reply)(self.answers.vfs.getattr(Ino(ino.0)).map(drop));
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        // Asked by access(2) and chdir(2), and only of mounts without `default_permissions`.
+        let (vfs, ino, asked) = (self.vfs(), Ino(ino.0), rights(mask));
+        self.answers.ask(Operation::Access, req.pid(), async move { vfs.access(ino, asked).await }, done(reply));
     }
 
     fn create(

@@ -32,10 +32,11 @@ pub(super) enum Operation {
     Ioctl,
     StatFs,
     Seek,
+    Access,
 }
 
 impl Operation {
-    const COUNT: usize = Operation::Seek as usize + 1;
+    const COUNT: usize = Operation::Access as usize + 1;
 
     fn word(self) -> &'static str {
         match self {
@@ -59,6 +60,7 @@ impl Operation {
             Operation::Ioctl => "ioctl",
             Operation::StatFs => "statfs",
             Operation::Seek => "lseek",
+            Operation::Access => "access",
         }
     }
 }
@@ -164,6 +166,7 @@ mod tests {
             Operation::Ioctl,
             Operation::StatFs,
             Operation::Seek,
+            Operation::Access,
         ];
         let recorder = ProcessRecorder::default();
         metrics::with_local_recorder(&recorder, || {

@@ -2,9 +2,18 @@
 
 use std::time::SystemTime;
 
-use fuser::{FileAttr, FileType, FopenFlags, INodeNo, OpenAccMode, OpenFlags, TimeOrNow};
+use fuser::{AccessFlags, FileAttr, FileType, FopenFlags, INodeNo, OpenAccMode, OpenFlags, TimeOrNow};
 
-use crate::vfs::{Attr, Kind, OpenOptions, Opened, Pages};
+use crate::vfs::{Attr, Kind, OpenOptions, Opened, Pages, Rights};
+
+/// What access(2) asks for.
+pub(super) fn rights(mask: AccessFlags) -> Rights {
+    Rights {
+        read: mask.contains(AccessFlags::R_OK),
+        write: mask.contains(AccessFlags::W_OK),
+        execute: mask.contains(AccessFlags::X_OK),
+    }
+}
 
 /// What stat(2) shows.
 pub(super) fn shown(attr: &Attr) -> FileAttr {

@@ -339,6 +339,7 @@ impl Vfs {
         let outcome = self.backend.set_attributes(path, &wanted).await;
         self.progressed();
         self.changes.record(path, Outcome::Uncertain);
+        self.accesses.forget();
         self.record_names(ino);
         let meta = outcome?;
         if let Some(size) = set.size {

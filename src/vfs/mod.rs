@@ -4,6 +4,7 @@
 //! through read-ahead, everything else to the [`Backend`] directly.
 
 mod absences;
+mod access;
 mod attributes;
 mod changes;
 mod control;
@@ -60,11 +61,12 @@ pub use write::Owner;
 pub use crate::backend::Space;
 
 use crate::backend::Backend;
-pub use crate::backend::{Kind, Name, Path, SetAttributes};
+pub use crate::backend::{Kind, Name, Path, Rights, SetAttributes};
 use crate::budget::Budget;
 use crate::prefetch::ReadAhead;
 use crate::tunable::Span;
 use absences::Absences;
+use access::Accesses;
 use changes::Changes;
 use control::Orders;
 use crowd::Crowd;
@@ -204,6 +206,7 @@ pub struct Vfs {
     changes: Changes,
     absences: Absences,
     silences: Silences,
+    accesses: Accesses,
     neighbours: Neighbours,
     listings: Listings,
     orders: Orders,
@@ -236,6 +239,7 @@ impl Vfs {
             changes: Changes::default(),
             absences: Absences::default(),
             silences: Silences::default(),
+            accesses: Accesses::default(),
             neighbours: Neighbours::default(),
             orders: Orders::default(),
             ledger: Mutex::default(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use millrace::backend::hdfs as cluster;
 use millrace::backend::journal::{Journal, Note};
 use millrace::sandbox::hadoop::Hadoop;
+use nix::unistd::{AccessFlags, access};
 
 use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds_nobody_while_frozen};
 use super::*;
@@ -273,6 +274,30 @@ fn what_a_killed_worker_left_in_hdfs_is_undone_by_the_next() {
     rig.runtime.block_on(workers.tidy()).unwrap();
     assert_eq!(fs::read_dir(rig.state().join("journals")).unwrap().count(), 0);
     rig.assert_clean(&[]);
+}
+
+#[test]
+fn what_one_may_in_hdfs_is_the_name_nodes_to_say() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    lake.put("open", b"content");
+    lake.put("closed", b"content");
+    for (target, user) in [("a", "alice"), ("b", "bob")] {
+        rig.publish(&workers, lake.request(target, user, SOON)).unwrap();
+    }
+    fs::set_permissions(lake.at("a", "closed"), PermissionsExt::from_mode(0o600)).unwrap();
+    let may = |target, name: &str, how| access(&lake.at(target, name), how).err();
+    let (read, write) = (AccessFlags::R_OK, AccessFlags::W_OK);
+    for name in ["open", "closed", ""] {
+        assert_eq!(may("a", name, read | write), None, "{name}");
+        assert_eq!(may("b", name, read | write), Some(Errno::EACCES), "{name}");
+    }
+    assert_eq!((may("b", "open", read), may("b", "closed", read)), (None, Some(Errno::EACCES)));
+    assert_eq!((may("b", "", read), may("b", "", AccessFlags::X_OK)), (None, None));
+    assert_eq!(may("a", "closed", AccessFlags::X_OK), Some(Errno::EACCES));
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@ use super::file_servers::{LARGE, PATIENCE, an_open_file_outlives_its_name, holds
 use super::silent::ANSWERED;
 use super::*;
 use millrace::backend::journal::{Journal, Note};
-use millrace::backend::{Kind, Limits, Name, nfs as export};
+use millrace::backend::{Kind, Limits, Name, SetAttributes, nfs as export};
 use millrace::sandbox::ganesha::Ganesha;
+use nix::unistd::{AccessFlags, access};
 
 const UID: u32 = 1000;
 
@@ -138,6 +139,72 @@ fn an_export_is_read_and_written_as_its_user() {
     for target in ["a", "b"] {
         rig.unpublish(&workers, target).unwrap();
     }
+    rig.assert_clean(&[]);
+}
+
+/// Of what the kernel would decide by owner and mode, for root, nothing is refused: all of this is the server's.
+#[test]
+fn what_one_may_is_the_servers_to_say() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    for (name, owner, mode) in [("own", UID, 0o600), ("open", 1001, 0o644), ("closed", 1001, 0o600)] {
+        filer.put(name, b"content");
+        chown(filer.disk(name), Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(filer.disk(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    fs::create_dir(filer.disk("theirs")).unwrap();
+    fs::set_permissions(filer.disk("theirs"), PermissionsExt::from_mode(0o700)).unwrap();
+    rig.publish(&workers, filer.request("a", UID, PATIENCE)).unwrap();
+    let may = |name: &str, how: AccessFlags| access(&filer.at("a", name), how).err();
+    let (read, write, execute) = (AccessFlags::R_OK, AccessFlags::W_OK, AccessFlags::X_OK);
+    for (name, how, refused) in [
+        ("own", read | write, None),
+        ("own", execute, Some(Errno::EACCES)),
+        ("open", read, None),
+        ("open", write, Some(Errno::EACCES)),
+        ("open", read | write, Some(Errno::EACCES)),
+        ("closed", AccessFlags::F_OK, None),
+        ("closed", read, Some(Errno::EACCES)),
+        ("theirs", execute, Some(Errno::EACCES)),
+        ("", read | write | execute, None),
+        ("none", AccessFlags::F_OK, Some(Errno::ENOENT)),
+    ] {
+        assert_eq!(may(name, how), refused, "{name} {how:?}");
+    }
+    let test = |what: &str, name: &str| {
+        let status = Command::new("test").arg(what).arg(filer.at("a", name)).status();
+        status.unwrap().success()
+    };
+    assert!(test("-w", "own") && test("-r", "open") && !test("-w", "open") && !test("-r", "closed"));
+    // What is changed here is known at once, and what is changed elsewhere soon.
+    fs::set_permissions(filer.at("a", "own"), PermissionsExt::from_mode(0o400)).unwrap();
+    assert_eq!((may("own", read), may("own", write)), (None, Some(Errno::EACCES)));
+    let other = backend::connect(
+        &filer.request("a", UID, SOON).spec.backend,
+        &Credential::Sys { uid: 1001, gid: 1001, groups: vec![] },
+        &backend::Path::parse("data").unwrap(),
+        Limits::alone(1 << 20, SOON),
+    );
+    let set = SetAttributes { mode: Some(0o666), ..SetAttributes::default() };
+    let closed = backend::Path::parse("closed").unwrap();
+    rig.runtime.block_on(other.unwrap().set_attributes(&closed, &set)).unwrap();
+    eventually("the other's change is seen", || may("closed", read | write).is_none());
+
+    // A server that is silent keeps nobody from the root, and others no longer than the volume says.
+    filer.server.freeze().unwrap();
+    let late = std::thread::spawn({
+        let (path, begun) = (filer.at("a", "open"), Instant::now());
+        move || (access(&path, execute).err(), begun.elapsed())
+    });
+    let asked = Instant::now();
+    assert_eq!(may("", read | execute), None);
+    nix::sys::statvfs::statvfs(&rig.target("a")).unwrap();
+    assert!(asked.elapsed() < 2 * ANSWERED, "{:?}", asked.elapsed());
+    let (refused, after) = late.join().unwrap();
+    assert!(refused == Some(Errno::EIO) && after < PATIENCE + Duration::from_secs(10), "{refused:?} {after:?}");
+    filer.server.thaw().unwrap();
+    assert_eq!(may("open", read), None);
+    rig.unpublish(&workers, "a").unwrap();
     rig.assert_clean(&[]);
 }
 

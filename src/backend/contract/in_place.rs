@@ -126,6 +126,26 @@ pub(crate) async fn attributes_are_kept_or_refused(store: Store) {
     assert_eq!(content(&store, "file").await, b"content");
 }
 
+pub(crate) async fn rights_are_as_the_store_says(store: Store) {
+    put(&store, "file", "content").await;
+    assert_eq!(store.access(&Path::root(), Rights::ALL).await.unwrap(), Rights::ALL);
+    if !store.traits().own_permissions {
+        assert_eq!(store.access(&path("file"), Rights::ALL).await.unwrap(), Rights::ALL);
+        return;
+    }
+    for mode in [0o700, 0o600, 0o500, 0o400, 0o300, 0o100] {
+        let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+        store.set_attributes(&path("file"), &set).await.unwrap();
+        let owners = Rights::of_mode(mode >> 6);
+        for asked in (1..8).map(Rights::of_mode) {
+            let granted = store.access(&path("file"), asked).await.unwrap();
+            assert_eq!(granted, owners.and(asked), "{mode:o}: {asked:?}");
+        }
+    }
+    assert_eq!(kind_of_error(store.access(&path("none"), Rights::ALL)).await, ErrorKind::NotFound);
+    assert_eq!(kind_of_error(store.access(&path("file/below"), Rights::ALL)).await, ErrorKind::NotFound);
+}
+
 pub(crate) async fn links_are_made_or_refused(store: Store) {
     put(&store, "file", "content").await;
     match store.make_symlink(&path("symlink"), b"some/where").await {

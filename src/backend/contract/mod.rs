@@ -20,8 +20,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use super::{
-    Attributes, Backend, Base, CreateOptions, ErrorKind, Intent, Kind, Meta, Name, Path, RenameOptions, Result, Upload,
-    Version,
+    Attributes, Backend, Base, CreateOptions, ErrorKind, Intent, Kind, Meta, Name, Path, RenameOptions, Result, Rights,
+    Upload, Version,
 };
 
 /// An empty backend, and what must live as long as it (a server, a directory).
@@ -51,7 +51,7 @@ macro_rules! suite {
             what_is_too_long_is_not_fetched, only_files_are_fetched,
             a_file_is_changed_in_place_or_never, any_offset_is_written_or_only_the_end,
             a_file_that_is_written_is_followed_by_its_handle, one_of_many_makes_a_file, attributes_are_kept_or_refused,
-            links_are_made_or_refused
+            rights_are_as_the_store_says, links_are_made_or_refused
         );
     };
     ($make:expr => $($promise:ident),+) => {

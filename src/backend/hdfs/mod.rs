@@ -3,6 +3,7 @@
 //! What lies at a path is asked of WebHDFS, which gives file ids; a file is then read by its id, so that what is read is
 //! the file that was seen, or `Stale`. A file takes bytes at its end alone.
 
+mod access;
 mod calls;
 mod changes;
 mod error;
@@ -56,7 +57,7 @@ use self::writers::Writers;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Located, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, journal, reading,
+    RenameOptions, Result, Rights, SetAttributes, Space, Traits, Upload, Version, journal, reading,
 };
 
 pub use owners::{NOBODY, Owners};
@@ -271,6 +272,10 @@ impl Backend for Hdfs {
 
     async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> Result<Meta> {
         changes::set_attributes(&self.tree, path, set).await.map_err(|failure| failure.at(Op::SetAttributes, path))
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        access::access(&self.tree, path, asked).await.map_err(|failure| failure.at(Op::Access, path))
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -20,7 +20,9 @@ use crate::auth::Credential;
 use crate::backend::contract::Stand;
 use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
-use crate::backend::{self, Backend, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result, SetAttributes, contract};
+use crate::backend::{
+    self, Backend, ErrorKind, InPlace, Intent, Kind, Limits, Path, Result, Rights, SetAttributes, contract,
+};
 use crate::sandbox::hadoop::Hadoop;
 
 fn limits() -> Limits {

@@ -51,6 +51,12 @@ impl Server {
         Ok(ok.obj_attributes)
     }
 
+    /// Which of the `ACCESS3_...` bits in `access` the server grants.
+    pub(super) async fn access(&self, object: &nfs_fh3, access: u32) -> Outcome<wire::ACCESS3resok> {
+        let asked = wire::ACCESS3args { object: object.clone(), access };
+        self.ask::<_, _, wire::ACCESS3resfail>(NFS_PROGRAM::NFSPROC3_ACCESS, &asked).await
+    }
+
     pub(super) async fn fsinfo(&self, fsroot: &nfs_fh3) -> Outcome<wire::FSINFO3resok> {
         let asked = wire::FSINFO3args { fsroot: fsroot.clone() };
         self.ask::<_, _, wire::FSINFO3resfail>(NFS_PROGRAM::NFSPROC3_FSINFO, &asked).await

@@ -11,7 +11,12 @@ pub(super) fn kind(procedure: u32) -> &'static str {
         _ if is(NFS_PROGRAM::NFSPROC3_READ) => "read",
         _ if is(NFS_PROGRAM::NFSPROC3_WRITE) || is(NFS_PROGRAM::NFSPROC3_COMMIT) => "write",
         _ if is(NFS_PROGRAM::NFSPROC3_READDIR) || is(NFS_PROGRAM::NFSPROC3_READDIRPLUS) => "list",
-        _ if is(NFS_PROGRAM::NFSPROC3_GETATTR) || is(NFS_PROGRAM::NFSPROC3_LOOKUP) => "stat",
+        _ if is(NFS_PROGRAM::NFSPROC3_GETATTR)
+            || is(NFS_PROGRAM::NFSPROC3_LOOKUP)
+            || is(NFS_PROGRAM::NFSPROC3_ACCESS) =>
+        {
+            "stat"
+        }
         _ if is(NFS_PROGRAM::NFSPROC3_REMOVE) || is(NFS_PROGRAM::NFSPROC3_RMDIR) => "remove",
         _ => "other",
     }

@@ -3,6 +3,7 @@
 //! NFS is close-to-open: what another client changes is seen when a file is looked up again, and a version is compared
 //! with the attributes that come with every answer. Two changes within the server's clock tick look like one.
 
+mod access;
 mod calls;
 mod changes;
 mod error;
@@ -40,7 +41,7 @@ use self::tree::Tree;
 use crate::auth;
 use crate::backend::{
     Backend, CreateOptions, Entry, Error, ErrorKind, Fetched, InPlace, Intent, Kind, Limits, Meta, Op, Path,
-    RenameOptions, Result, SetAttributes, Space, Traits, Upload, Version, journal, reading,
+    RenameOptions, Result, Rights, SetAttributes, Space, Traits, Upload, Version, journal, reading,
 };
 
 /// The most connections to one server.
@@ -195,6 +196,10 @@ impl Backend for Nfs {
 
     async fn link(&self, from: &Path, to: &Path) -> Result<Meta> {
         changes::link(&self.tree, from, to).await.map_err(|failure| failure.at(Op::Link, from))
+    }
+
+    async fn access(&self, path: &Path, asked: Rights) -> Result<Rights> {
+        access::access(&self.tree, path, asked).await.map_err(|failure| failure.at(Op::Access, path))
     }
 
     async fn space(&self) -> Result<Option<Space>> {

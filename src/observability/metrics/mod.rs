@@ -114,7 +114,7 @@ const CODES: &[&str] = &[
 /// What programs ask of a volume, as the kernel passes it on.
 const OPERATIONS: &[&str] = &[
     "lookup", "getattr", "setattr", "mkdir", "unlink", "rmdir", "rename", "link", "open", "create", "read", "write",
-    "flush", "release", "fsync", "opendir", "readdir", "ioctl", "lseek", "other",
+    "flush", "release", "fsync", "opendir", "readdir", "ioctl", "lseek", "access", "other",
 ];
 
 /// How that ends.

@@ -84,6 +84,9 @@ async fn hdfs_decides_who_may_and_names_become_numbers() {
     let writing = bob.open_write(&file).await.unwrap();
     assert_eq!(error_of(writing.write(7, "x".into())).await, ErrorKind::Denied);
     assert_eq!(error_of(bob.make_dir(&path("dir"))).await, ErrorKind::Denied);
+    let may = async |store: &dyn Backend, at: &str| store.access(&path(at), Rights::ALL).await.unwrap().mode();
+    assert_eq!((may(&*alice, "file").await, may(&*bob, "file").await), (6, 4));
+    assert_eq!((may(&*alice, "").await, may(&*bob, "").await, may(&*carol, "file").await), (7, 5, 0));
     // Carol may not pass alice's home, and an id is no way around that.
     assert_eq!(error_of(carol.stat(&path("file"))).await, ErrorKind::Denied);
     assert_eq!(error_of(content(&*carol, &file)).await, ErrorKind::Denied);

@@ -27,9 +27,9 @@ use self::delegation::Delegation;
 use super::Config;
 use super::error::{Failure, Outcome, SAFE_MODE};
 use super::identity::Identity;
-use crate::backend::ErrorKind;
 use crate::backend::dial::Dial;
 use crate::backend::meter::{Meter, UNREACHED, answered};
+use crate::backend::{ErrorKind, Rights};
 use crate::tunable::Span;
 
 pub(super) use answers::{Capacity, Defaults, Status};
@@ -81,6 +81,17 @@ impl WebHdfs {
         match answer {
             Err(failure) if failure.kind == ErrorKind::NotADirectory => Err(Failure::absent()),
             answer => answer.map(|answer| answer.file_status),
+        }
+    }
+
+    /// Fails with `Denied` where the user does not have all of these rights to what lies at an absolute path.
+    pub(super) async fn check_access(&self, path: &str, asked: Rights) -> Outcome<()> {
+        let letter = |has: bool, letter| if has { letter } else { '-' };
+        let action = [letter(asked.read, 'r'), letter(asked.write, 'w'), letter(asked.execute, 'x')];
+        let more = format!("&fsaction={}", String::from_iter(action));
+        match self.ask_for("stat", Method::GET, path, "CHECKACCESS", &more).await {
+            Err(failure) if failure.kind == ErrorKind::NotADirectory => Err(Failure::absent()),
+            answer => answer.map(drop),
         }
     }
 

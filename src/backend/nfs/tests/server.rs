@@ -30,6 +30,8 @@ async fn every_user_sees_what_he_may() {
     assert_eq!(error_of(upload.publish(&Attributes::default())).await, ErrorKind::Denied);
     assert_eq!(error_of(bob.remove(&path("open"), Kind::File)).await, ErrorKind::Denied);
     assert_eq!(error_of(bob.make_dir(&path("dir"))).await, ErrorKind::Denied);
+    let may = async |at: &str| bob.access(&path(at), Rights::ALL).await.unwrap().mode();
+    assert_eq!((may("").await, may("open").await, may("closed").await), (5, 4, 0));
     // A group that stands behind the first in the credential counts.
     let group = Attributes { mode: Some(0o640), gid: Some(2000), ..Attributes::default() };
     let mut upload = begin(&*alice, "group", Base::Absent).await;
@@ -120,6 +122,7 @@ async fn one_who_is_nobody_on_the_server_is_refused() {
     let squash = Config { export: server.squash().to_str().unwrap().into(), ..config(&server) };
     let root = connect(&squash, 0, limits());
     assert_eq!(error_of(root.make_dir(&path("dir"))).await, ErrorKind::Denied);
+    assert_eq!(root.access(&Path::root(), Rights::ALL).await.unwrap().mode(), 5);
     chown(&volume, Some(UID), Some(UID)).unwrap();
     let own = connect(&squash, UID, limits());
     own.make_dir(&path("dir")).await.unwrap();
