@@ -29,4 +29,12 @@ trap 'exit 130' INT TERM
 mount --bind "$volume/set" "$readers"
 mount -o remount,bind,ro "$readers"
 cd /
-"$here/zoo/zoo" "$volume" --readonly "$readers" "$@"
+# A file server knows the mount's identity alone: programs are run as whom it shows as the volume's owner.
+as=()
+read -r uid gid < <(stat -c '%u %g' "$volume")
+if [ "$uid" != 0 ]; then
+    home=$(mktemp -d)
+    chown "$uid:$gid" "$home"
+    as=(setpriv --reuid "$uid" --regid "$gid" --clear-groups env HOME="$home")
+fi
+"${as[@]}" "$here/zoo/zoo" "$volume" --readonly "$readers" "$@"

@@ -20,7 +20,7 @@ use super::ledger::{Amount, Full};
 use super::read::{Opened, Pages};
 use super::write::Owner;
 use super::{Attr, Error, Invalidation, Result, Vfs};
-use crate::backend::{ErrorKind, InPlace, Kind, Meta, Name, Path, RenameOptions, SetAttributes, Version};
+use crate::backend::{ErrorKind, InPlace, Meta, Path, SetAttributes, Version};
 
 /// So long a silent store is waited for by who asks about the root.
 const ROOT: Duration = Duration::from_millis(500);
@@ -272,39 +272,6 @@ impl Vfs {
         synced
     }
 
-    /// A handle is gone, and with the last one a file whose name was removed.
-    pub(super) async fn closed(&self, ino: Ino) {
-        let Some(hidden) = self.inodes().close(ino) else { return };
-        match self.backend.remove(&hidden, Kind::File).await {
-            Err(error) if error.kind != ErrorKind::NotFound => {
-                tracing::warn!(%error, "a file that was removed while it was open stays hidden for now");
-            }
-            _ => {}
-        }
-    }
-
-    /// Removes the name `path` of the open file `ino`, which is kept under a hidden one. So it is where it has other
-    /// names, which another client may remove.
-    pub(super) async fn hide(&self, ino: Ino, path: &Path) -> Result<()> {
-        let Some((dir, _)) = path.split_last() else { return Err(Error::NotPermitted) };
-        let hidden = dir.join(&Name::hidden());
-        let how = RenameOptions { kind: Kind::File, version: None, replace: true };
-        let moved = self.backend.rename(path, &hidden, how).await;
-        self.progressed();
-        self.record_names(ino);
-        self.left(path, &moved);
-        let moved = moved?;
-        let size = if moved.links > 1 { 0 } else { moved.size() };
-        self.counts(path, Amount::file(size, -1));
-        let mut inodes = self.inodes();
-        if let Ok(inode) = inodes.get_mut(ino) {
-            inode.file_mut()?.hidden = Some(hidden);
-        }
-        inodes.detach(path);
-        inodes.take_in(ino, &moved);
-        Ok(())
-    }
-
     /// Changes attributes of what lies in the store.
     pub(super) async fn set_in_place(&self, ino: Ino, set: SetAttributes) -> Result<Attr> {
         loop {
@@ -375,8 +342,8 @@ mod tests {
     use super::*;
     use crate::backend::faulty::{Fault, Faulty};
     use crate::backend::memory::Memory;
-    use crate::backend::{Backend, Op};
-    use crate::vfs::tests::{ME, NEW, OTHER, Slow, over, path, read, stored};
+    use crate::backend::{Backend, Name, Op};
+    use crate::vfs::tests::{ME, NEW, OTHER, Slow, names, over, path, read, stored};
     use crate::vfs::{Config, Handle, OpenOptions};
 
     const WRITE: OpenOptions = OpenOptions { write: true, truncate: false, exclusive: false };
@@ -459,6 +426,49 @@ mod tests {
         let name = Name::hidden();
         assert_eq!(vfs.lookup(Ino::ROOT, name.as_bytes()).await, Err(Error::NotFound));
         assert_eq!(vfs.create(Ino::ROOT, name.as_bytes(), NEW).await.err(), Some(Error::NotPermitted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_goes_from_around_files_that_were_removed_while_they_were_open() {
+        let (memory, faulty, vfs) = volume();
+        let dir = vfs.mkdir(Ino::ROOT, b"d").await.unwrap().ino;
+        let (_, open) = vfs.create(dir, b"open", NEW).await.unwrap();
+        let (_, closing) = vfs.create(dir, b"closing", NEW).await.unwrap();
+        write(&vfs, open.handle, 0, "kept").await.unwrap();
+        memory.put(&path("d/shown"), "");
+        for name in [&b"open"[..], b"closing"] {
+            vfs.unlink(dir, name).await.unwrap();
+        }
+        assert_eq!(vfs.rmdir(Ino::ROOT, b"d").await, Err(Error::NotEmpty));
+        vfs.unlink(dir, b"shown").await.unwrap();
+        // close(2) does not wait for this.
+        faulty.nth(Op::Remove, 1, Fault::Delay(Duration::from_millis(50)));
+        let (released, removed) = tokio::join!(vfs.release(closing.handle), vfs.rmdir(Ino::ROOT, b"d"));
+        assert_eq!((released, removed), (Ok(()), Ok(())));
+        assert_eq!(vfs.lookup(Ino::ROOT, b"d").await, Err(Error::NotFound));
+        assert_eq!(hidden(&memory).await, 1);
+        write(&vfs, open.handle, 4, " on").await.unwrap();
+        assert_eq!(vfs.read(open.handle, 0, 10).await.unwrap(), "kept on");
+        vfs.release(open.handle).await.unwrap();
+        assert_eq!(hidden(&memory).await, 0);
+        // Another node's is left where it is.
+        let dir = vfs.mkdir(Ino::ROOT, b"d").await.unwrap().ino;
+        memory.put(&path("d").join(&Name::hidden()), "theirs");
+        assert_eq!(vfs.rmdir(Ino::ROOT, b"d").await, Err(Error::NotEmpty));
+        assert!(names(&vfs, dir).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_opened_while_its_name_goes_is_stale_at_once_or_stays() {
+        let (memory, faulty, vfs) = volume();
+        memory.put(&path("f"), "old");
+        let ino = vfs.lookup(Ino::ROOT, b"f").await.unwrap().ino;
+        memory.put(&path("new"), "new");
+        faulty.nth(Op::Rename, 1, Fault::Delay(Duration::from_millis(50)));
+        let replace = vfs.rename((Ino::ROOT, b"new"), (Ino::ROOT, b"f"), false);
+        let (replaced, opened) = tokio::join!(replace, vfs.open(ino, OpenOptions::default()));
+        // The kernel looks up anew.
+        assert_eq!((replaced, opened.err()), (Ok(()), Some(Error::Stale)));
     }
 
     #[tokio::test]

@@ -312,6 +312,28 @@ impl Inodes {
         self.at(path).filter(|ino| inode(ino).is_some_and(|inode| inode.file().is_ok_and(|file| file.hidden.is_none())))
     }
 
+    /// The open files that lie hidden in the directory `dir`, and where.
+    pub(super) fn hidden_in(&self, dir: &Path) -> Vec<(Ino, Path)> {
+        let hidden = |inode: &Inode| inode.file().ok().and_then(|file| file.hidden.clone());
+        let all = self.inodes.iter().filter_map(|(ino, inode)| Some((*ino, hidden(inode)?)));
+        all.filter(|(_, path)| path.split_last().is_some_and(|(above, _)| above == *dir)).collect()
+    }
+
+    /// An open file that lay hidden at `old` does so at `new`. False where it is closed by now.
+    pub(super) fn hide_at(&mut self, ino: Ino, old: &Path, new: &Path) -> bool {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return false };
+        if inode.path == *old {
+            inode.goes_by(new.clone());
+        }
+        match inode.file_mut() {
+            Ok(file) if file.hidden.as_ref() == Some(old) => {
+                file.hidden = Some(new.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Files that are open to be changed in place.
     pub(super) fn all_in_place(&self) -> Vec<Ino> {
         let open = self.inodes.iter().filter(|(_, inode)| inode.is_open_in_place());

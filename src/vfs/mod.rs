@@ -13,6 +13,7 @@ mod crowd;
 mod dirs;
 mod error;
 mod handles;
+mod hidden;
 mod in_place;
 mod inode;
 mod inodes;

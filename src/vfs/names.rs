@@ -226,14 +226,18 @@ impl Vfs {
         if !self.inodes().written_below(path).is_empty() {
             return Err(Error::NotEmpty);
         }
-        self.remove(path, Kind::Directory).await?;
+        if self.in_place() {
+            self.remove_emptied(path).await?;
+        } else {
+            self.remove(path, Kind::Directory).await?;
+        }
         self.listings.forget(path);
         self.counts(path, Amount::directory(-1));
         self.inodes().detach(path);
         Ok(())
     }
 
-    async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
+    pub(super) async fn remove(&self, path: &Path, kind: Kind) -> Result<()> {
         let removed = self.backend.remove(path, kind).await;
         self.progressed();
         self.left(path, &removed);

@@ -91,6 +91,8 @@ impl Vfs {
         }
         let in_place = writes && self.in_place();
         {
+            // Its name is not removed or given to another file before it counts as open, and so is hidden then.
+            let _locked = if self.in_place() && !in_place { Some(self.lock_file(ino).await?) } else { None };
             let mut inodes = self.inodes();
             let inode = inodes.get(ino)?;
             if !inode.linked || inode.file()?.unseen() {
