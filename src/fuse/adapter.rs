@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use tokio::time::Instant;
 
 use super::answer::Answers;
 use super::errno::errno;
@@ -23,8 +25,9 @@ use super::handshake::negotiate;
 use super::never_again::NEVER_AGAIN;
 use super::operations::Operation;
 use super::reply::{self, done};
+use super::silences::Silences;
 use super::words::{announcement, how, rights, time};
-use crate::vfs::{Attr, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
+use crate::vfs::{Attr, Error, Handle, Ino, OpenOptions, Opened, Owner, Seek, SetAttributes, Vfs};
 
 /// Entries asked of a directory for one reply; more than a reply of the kernel's usual size holds.
 const ENTRIES: usize = 1024;
@@ -42,6 +45,8 @@ pub(super) struct Adapter {
     /// Whether the kernel opens files without asking; false from INIT on where it cannot.
     skips: bool,
     gather: Gather,
+    silent_names: Arc<Silences<(Ino, Vec<u8>)>>,
+    silent_ranges: Arc<Silences<(Ino, Range<u64>)>>,
 }
 
 impl Adapter {
@@ -52,7 +57,8 @@ impl Adapter {
         skips: bool,
         gather: Gather,
     ) -> Adapter {
-        Adapter { answers, max_background, passes, skips, gather }
+        let (silent_names, silent_ranges) = (Arc::default(), Arc::default());
+        Adapter { answers, max_background, passes, skips, gather, silent_names, silent_ranges }
     }
 
     /// How long the kernel may believe what it is told now.
@@ -84,8 +90,18 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
+        let (looked_for, reply) = ((parent, name.clone()), reply::looked_up(reply, self.ttl()));
+        if self.silent_names.take(|name| *name == looked_for) {
+            return self.answers.operations.counted(Operation::Lookup, reply)(Err(Error::Io));
+        }
+        let (silences, asked) = (self.silent_names.clone(), Instant::now());
         let call = async move { vfs.look_up(parent, &name).await };
-        self.answers.ask(Operation::Lookup, req.pid(), call, reply::looked_up(reply, self.ttl()));
+        self.answers.ask(Operation::Lookup, req.pid(), call, move |outcome| {
+            if outcome == Err(Error::Io) {
+                silences.note(looked_for, asked);
+            }
+            reply(outcome);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -248,7 +264,14 @@ impl Filesystem for Adapter {
         };
         let (operations, reply) =
             (self.answers.operations.clone(), reply::data(reply, req.unique().0, self.gather.clone()));
+        if self.silent_ranges.take(|(of, range)| *of == Ino(ino.0) && range.contains(&offset)) {
+            return operations.counted(Operation::Read, reply)(Err(Error::Io));
+        }
+        let (silences, asked, wanted) = (self.silent_ranges.clone(), Instant::now(), offset..offset + u64::from(size));
         self.answers.ask(Operation::Read, req.pid(), call, move |outcome| {
+            if matches!(outcome, Err(Error::Io)) {
+                silences.note((Ino(ino.0), wanted), asked);
+            }
             operations.read(outcome.as_ref().map_or(0, |answer| answer.data.len()));
             reply(outcome);
         });

@@ -13,6 +13,7 @@ mod never_again;
 mod operations;
 mod prune;
 mod reply;
+mod silences;
 mod waiting;
 mod words;
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::changes::Ticket;
 use super::inodes::Ino;
 use super::listings::Remembered;
@@ -53,15 +51,8 @@ impl Vfs {
         {
             return Ok((self.getattr(ino)?, believed));
         }
-        if self.silences.take(&path) {
-            return Err(Error::Io);
-        }
-        let asked = Instant::now();
-        let entered = self.enter(&path).await;
-        if entered == Err(Error::Io) {
-            self.silences.note(&path, asked);
-        }
-        Ok((self.getattr(entered?)?, self.believed()))
+        let ino = self.enter(&path).await?;
+        Ok((self.getattr(ino)?, self.believed()))
     }
 
     /// How long what the store says now may be believed.

@@ -35,7 +35,6 @@ mod rename;
 mod repeats;
 mod resident;
 mod rows;
-mod silences;
 mod space;
 mod succession;
 #[cfg(test)]
@@ -81,7 +80,6 @@ use neighbours::Neighbours;
 use passing::Passing;
 use recent::Recent;
 use reign::Reign;
-use silences::Silences;
 use space::Room;
 use unopened::Unopened;
 
@@ -206,7 +204,6 @@ pub struct Vfs {
     handles: Handles,
     changes: Changes,
     absences: Absences,
-    silences: Silences,
     accesses: Accesses,
     neighbours: Neighbours,
     listings: Listings,
@@ -239,7 +236,6 @@ impl Vfs {
             handles: Handles::default(),
             changes: Changes::default(),
             absences: Absences::default(),
-            silences: Silences::default(),
             accesses: Accesses::default(),
             neighbours: Neighbours::default(),
             orders: Orders::default(),
