@@ -51,12 +51,24 @@ impl Vfs {
         let moved = moved?;
         let size = if moved.links > 1 { 0 } else { moved.size() };
         self.counts(path, Amount::file(size, -1));
-        let mut inodes = self.inodes();
-        if let Ok(inode) = inodes.get_mut(ino) {
-            inode.file_mut()?.hidden = Some(hidden);
+        let is_open = {
+            let mut inodes = self.inodes();
+            let open = inodes.get_mut(ino).ok().filter(|inode| inode.handles > 0);
+            let is_open = match open {
+                Some(inode) => {
+                    inode.file_mut()?.hidden = Some(hidden.clone());
+                    true
+                }
+                None => false,
+            };
+            inodes.detach(path);
+            inodes.take_in(ino, &moved);
+            is_open
+        };
+        // It was closed while it was being renamed: nobody else comes to it.
+        if !is_open {
+            self.remove_hidden(&hidden).await;
         }
-        inodes.detach(path);
-        inodes.take_in(ino, &moved);
         Ok(())
     }
 

@@ -459,6 +459,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_closed_while_it_is_being_hidden_is_gone() {
+        let (memory, faulty, vfs) = volume();
+        let (_, opened) = vfs.create(Ino::ROOT, b"f", NEW).await.unwrap();
+        // The kernel sends the release of a close(2) by itself.
+        faulty.nth(Op::Rename, 1, Fault::Delay(Duration::from_millis(50)));
+        let (removed, released) = tokio::join!(vfs.unlink(Ino::ROOT, b"f"), vfs.release(opened.handle));
+        assert_eq!((removed, released), (Ok(()), Ok(())));
+        assert_eq!(hidden(&memory).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_opened_while_its_name_goes_is_stale_at_once_or_stays() {
         let (memory, faulty, vfs) = volume();
         memory.put(&path("f"), "old");
