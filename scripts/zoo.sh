@@ -22,6 +22,7 @@ readers=$(mktemp -d)
 finish() {
     status=$?
     umount "$readers" && rmdir "$readers"
+    [ -z "${home:-}" ] || rm -rf "$home"
     exit $status
 }
 trap finish EXIT
@@ -34,7 +35,10 @@ as=()
 read -r uid gid < <(stat -c '%u %g' "$volume")
 if [ "$uid" != 0 ]; then
     home=$(mktemp -d)
+    find "$ZOO_HOME" -mindepth 1 -maxdepth 1 ! -name logs ! -name tmp -exec ln -s -t "$home" {} +
     chown "$uid:$gid" "$home"
-    as=(setpriv --reuid "$uid" --regid "$gid" --clear-groups env HOME="$home")
+    # They are found wherever the cache is, below root's own home too.
+    reach=+dac_read_search
+    as=(setpriv --reuid "$uid" --regid "$gid" --clear-groups --inh-caps "$reach" --ambient-caps "$reach" env ZOO_HOME="$home")
 fi
 "${as[@]}" "$here/zoo/zoo" "$volume" --readonly "$readers" "$@"
