@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::in_place::ROOT;
 use super::inode::Inode;
 use super::{Error, Ino, Result, Rights, Vfs};
 use crate::backend::{ErrorKind, Path};
 
 /// Inodes of which answers are kept, at most.
 const MOST: usize = 10_000;
-
-/// So long a silent store is waited for by who asks about the root: what is entered there may need nothing of it.
-const ROOT: Duration = Duration::from_millis(500);
 
 /// What the store said.
 #[derive(Debug, Default)]

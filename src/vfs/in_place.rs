@@ -22,8 +22,8 @@ use super::write::Owner;
 use super::{Attr, Error, Invalidation, Result, Vfs};
 use crate::backend::{ErrorKind, InPlace, Meta, Path, SetAttributes, Version};
 
-/// So long a silent store is waited for by who asks about the root.
-const ROOT: Duration = Duration::from_millis(500);
+/// So long a silent store is waited for by who asks about the root: what is entered there may need nothing of it.
+pub(super) const ROOT: Duration = Duration::from_millis(500);
 
 /// A file that is open to be changed in place.
 #[derive(Debug)]
