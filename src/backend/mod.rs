@@ -27,6 +27,7 @@ mod rights;
 pub mod s3;
 pub mod snapshots;
 mod swappable;
+mod together;
 mod turns;
 
 use std::fmt::Debug;

@@ -31,6 +31,7 @@ use super::keys::Keys;
 use super::schedule::Schedule;
 use super::{Checksums, Config};
 use crate::auth::{self, Credential};
+use crate::backend::together::Together;
 use crate::backend::turns::Turns;
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
 
@@ -56,6 +57,8 @@ pub(super) struct Client {
     pub(super) storage_class: Option<String>,
     /// Guessed reads leave some connections to those that somebody waits for.
     pub(super) turns: Turns,
+    /// Reads that somebody waits for.
+    pub(super) together: Together,
 }
 
 /// The SDK's own `Debug` prints the access key id.
@@ -101,6 +104,7 @@ impl Client {
             kms_key: config.sse_kms_key.clone(),
             storage_class: config.storage_class.clone(),
             turns: Turns::new(connections),
+            together: Together::new(connections),
         })
     }
 

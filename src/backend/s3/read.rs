@@ -14,6 +14,7 @@ use aws_sdk_s3::types::ChecksumType;
 use backon::{BackoffBuilder, ExponentialBackoff};
 use bytes::Bytes;
 use data_encoding::BASE64;
+use futures::FutureExt;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -34,24 +35,34 @@ pub(super) async fn read(
     if let Some(answer) = reading::at_once(file, &range) {
         return answer;
     }
-    let fail = {
-        let path = file.path.clone();
-        move |failure: Failure| failure.at(Op::Read, &path)
-    };
-    let key = client.keys.file(&file.path).map_err(&fail)?;
-    let turn = match why {
+    match why {
         Intent::Demand => {
             client.turns.waits();
-            None
+            let ask = |range| ask(client.clone(), file.clone(), range, None).boxed();
+            client.together.read(file, range, ask).await
         }
         Intent::Ahead => {
             let turn = client.turns.guess().await;
             // Whoever only queues up here does no more than that.
             tokio::task::yield_now().await;
-            turn
+            ask(client, file.clone(), range, turn).await
         }
+    }
+}
+
+/// Asks the store.
+async fn ask(
+    client: Arc<Client>,
+    file: Version,
+    range: Range<u64>,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    let fail = {
+        let path = file.path.clone();
+        move |failure: Failure| failure.at(Op::Read, &path)
     };
-    let mut reading = Reading { client, key, file: file.clone(), range, body: None, trouble: None, _turn: turn };
+    let key = client.keys.file(&file.path).map_err(&fail)?;
+    let mut reading = Reading { client, key, file, range, body: None, trouble: None, _turn: turn };
     reading.open().await.map_err(&fail)?;
     let body = stream::try_unfold(reading, async |mut reading| {
         let piece = reading.piece().await?;

@@ -10,6 +10,7 @@ use http::Method;
 
 use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
+use crate::backend::Intent;
 
 /// A file of 100 bytes, `0..100`, version `e`.
 pub(super) fn hundred() -> Bytes {
@@ -82,6 +83,27 @@ async fn every_read_is_pinned_and_ranged() {
     assert_eq!(asked[0].header("range"), "bytes=10-19");
     assert_eq!(asked[0].header("x-amz-checksum-mode"), "");
     assert_eq!(asked[0].target.split('?').next(), Some("/bucket/f"));
+}
+
+#[tokio::test]
+async fn neighbours_that_wait_for_a_connection_are_one_request() {
+    let server = Scripted::start(|asked| Answer::Whole(sound(&asked))).await;
+    let config = Config { max_connections: 1, ..config(&server.url()) };
+    let config = crate::backend::Config::S3(config);
+    let store = connect(&config, &keys("id", "secret"), &Path::root(), limits()).unwrap();
+    let file = hundred_version();
+    let busy = store.read(&file, 0..1, Intent::Demand).await.unwrap();
+    let part = |range: std::ops::Range<u64>| part(&*store, &file, range);
+    let after = async {
+        tokio::task::yield_now().await;
+        drop(busy);
+    };
+    let (last, first, second, ()) = futures::join!(part(90..100), part(10..20), part(20..50), after);
+    assert_eq!(last.unwrap(), &hundred()[90..]);
+    assert_eq!(first.unwrap(), &hundred()[10..20]);
+    assert_eq!(second.unwrap(), &hundred()[20..50]);
+    let ranges: Vec<_> = server.asked().iter().map(|asked| asked.header("range").to_owned()).collect();
+    assert_eq!(ranges, ["bytes=0-0", "bytes=90-99", "bytes=10-49"]);
 }
 
 #[tokio::test]
