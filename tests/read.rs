@@ -193,7 +193,7 @@ fn a_second_epoch_asks_the_store_for_no_data() {
 
 #[test]
 fn a_second_look_asks_the_store_for_nothing() {
-    let Some(imports) = alone(async |dir| metadata::import(dir, WIRE, SCALE, false).await) else { return };
+    let Some(imports) = alone(async |dir| metadata::import(dir, WIRE, SCALE, &How::of(32)).await) else { return };
     let [first, second, ..] = &imports[..] else { panic!("there are three") };
     assert!(first.counts.gets > 0 && first.outcome.bytes == second.outcome.bytes);
     // Where memory is taken back from whoever did not use it for a while, the kernel drops pages that it was given.

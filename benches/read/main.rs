@@ -238,8 +238,13 @@ async fn second_epochs(pair: usize, cut: Duration, results: &mut Results) -> Res
 
 /// R8: what looks more than it reads.
 async fn looks(pair: usize, results: &mut Results) -> Result<()> {
-    let mut all = metadata::import(directory()?.path(), WIRE, Scale(1), false).await?;
-    all.extend(metadata::import(directory()?.path(), WIRE, Scale(1), true).await?);
+    let mut all = Vec::new();
+    for (skip_opens, on_disk) in [(false, false), (true, false), (true, true)] {
+        let (dir, cache) = (directory()?, directory()?);
+        let cache = on_disk.then(|| cache.path().to_owned());
+        let how = How { skip_opens, cache, ..How::of(32) };
+        all.extend(metadata::import(dir.path(), WIRE, Scale(1), &how).await?);
+    }
     all.extend(metadata::storm(directory()?.path(), WIRE, Scale(1)).await?);
     all.extend(metadata::volumes(directory()?.path(), WIRE, &[1_000, 10_000, 100_000, 1_000_000]).await?);
     for metadata::Looked { workload, limit, subject, outcome, counts, used } in all {

@@ -36,15 +36,15 @@ pub(crate) struct Looked {
     pub(crate) used: Used,
 }
 
-/// An import of a tree with its bytecode, in an interpreter of its own each time; where `skip_opens`, of files that the
-/// kernel opens without asking.
-pub(crate) async fn import(dir: &Path, wire: Wire, scale: Scale, skip_opens: bool) -> Result<Vec<Looked>> {
+/// An import of a tree with its bytecode, in an interpreter of its own each time.
+pub(crate) async fn import(dir: &Path, wire: Wire, scale: Scale, how: &How) -> Result<Vec<Looked>> {
     let tree = dir.join("tree");
     let made = tree.clone();
     run::blocking(move || make_tree(&made, scale)).await?;
     let origin = Origin::serve(dir, Contents::Tree { folder: "set", root: &tree }, wire, false)?;
-    let mounted = Mounted::millrace(dir, &origin, "set", &How { skip_opens, ..How::of(32) }).await?;
-    let how = if skip_opens { ", opens skipped" } else { "" };
+    let mounted = Mounted::millrace(dir, &origin, "set", how).await?;
+    let named = [(how.cache.is_some(), ", disk cache"), (how.skip_opens, ", opens skipped")];
+    let how: String = named.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
     let mut looked = Vec::new();
     for time in ["first", "second", "third"] {
         let before = (origin.counts(), process::used(mounted.pid()).cpu);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::changes::Ticket;
+use super::few::Trust;
 use super::rows::{Row, Rows};
 use crate::backend::{Meta, Name, Path, Version};
 use crate::budget::Budget;
@@ -31,6 +32,8 @@ const MOST_AHEAD: usize = 128;
 pub(super) struct Listings {
     budget: Budget,
     known: Mutex<Known>,
+    /// Locked last.
+    trust: Mutex<Trust>,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +76,7 @@ pub(super) struct Follow {
 
 impl Listings {
     pub(super) fn new(budget: Budget) -> Listings {
-        Listings { budget, known: Mutex::default() }
+        Listings { budget, known: Mutex::default(), trust: Mutex::default() }
     }
 
     /// A pass over `dir` begins, which is believed for `ttl`. Who looks up is told of it at once where nothing is
@@ -124,6 +127,13 @@ impl Listings {
         Some(Remembered { meta, pass })
     }
 
+    /// How many entries the listing has that told of `path`, as far as one did.
+    pub(super) fn beside(&self, path: &Path, reign: u64) -> Option<usize> {
+        let (pass, name) = self.pass_of(path, reign)?;
+        let rows = pass.rows();
+        rows.find(&name).map(|_| rows.rows.len())
+    }
+
     /// What was listed at `path` may no longer be so.
     pub(super) fn outdate(&self, path: &Path) {
         self.mark(path, |_, row| row.outdated = true);
@@ -171,7 +181,8 @@ impl Listings {
                 passed.extend(rows.names(order, next.passed).iter().map(|name| pass.dir.join(name)));
                 beyond = beyond.or(next.beyond.map(|window| (order, window)));
             }
-            ahead.extend(rows.rest(at, &pass.dir));
+            let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+            ahead.extend(rows.rest(at, &pass.dir, &mut trust));
             (at, ahead, passed, beyond)
         };
         let beyond = beyond.and_then(|(order, window)| {

@@ -12,6 +12,7 @@ mod count;
 mod crowd;
 mod dirs;
 mod error;
+mod few;
 mod handles;
 mod hidden;
 mod in_place;

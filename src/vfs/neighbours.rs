@@ -13,13 +13,15 @@ use crate::backend::Path;
 
 /// Names that are asked for one by one before their directory is listed.
 const SEVERAL: u8 = 2;
+/// A directory that was itself listed among so few is listed at once: somebody goes through a tree of code.
+const FEW: usize = 256;
 /// Names that are asked for in a directory belong together while no more are asked for elsewhere in between: of files that
 /// are read here and there in a large tree, hardly any other lies in a page that was listed for one.
 const BETWEEN: u64 = 64;
 /// Entries of a page. A larger directory is told of by that far, and then by looks again.
 const PAGE: usize = 1000;
 /// Entries of such pages that are remembered: a reader who goes on leaves the last directories behind him.
-const KEPT: usize = 8 * PAGE;
+const KEPT: usize = 4 * PAGE;
 /// Directories in which names are counted.
 const MOST: usize = 1024;
 
@@ -44,8 +46,9 @@ struct Count {
 }
 
 impl Neighbours {
-    /// A name in `dir` is about to be asked for. True once: when it should be listed instead.
-    fn ask(&self, dir: &Path) -> bool {
+    /// A name in `dir` is about to be asked for. True once: when it should be listed instead, at the first of them where
+    /// `at_once`.
+    fn ask(&self, dir: &Path, at_once: bool) -> bool {
         let mut asked = self.lock();
         asked.looks += 1;
         let now = asked.looks;
@@ -56,6 +59,9 @@ impl Neighbours {
         let count = asked.dirs.entry(dir.clone()).or_default();
         if count.names <= SEVERAL && now - count.last > BETWEEN {
             count.names = 0;
+        }
+        if count.last == 0 && at_once {
+            count.names = SEVERAL;
         }
         (count.names, count.last) = (count.names.saturating_add(1), now);
         count.names == SEVERAL + 1
@@ -88,8 +94,10 @@ impl Vfs {
         if !self.config.immutable || self.backend.traits().real_directories {
             return false;
         }
-        let Some((dir, _)) = path.split_last().filter(|(dir, _)| self.neighbours.ask(dir)) else { return false };
         let (reign, asked) = (self.reign.number(), Arc::new(self.changes.ask()));
+        let at_once = |dir: &Path| self.listings.beside(dir, reign).is_some_and(|entries| entries <= FEW);
+        let turn = path.split_last().filter(|(dir, _)| self.neighbours.ask(dir, at_once(dir)));
+        let Some((dir, _)) = turn else { return false };
         let page = self.listings.begin(&dir, asked, reign, self.read_ahead.source(), self.believed());
         let (mut entries, mut listed) = (self.backend.list(&dir), 0);
         while listed < PAGE {
@@ -119,12 +127,14 @@ mod tests {
     #[test]
     fn a_directory_is_listed_once_after_some_names() {
         let (neighbours, dir) = (Neighbours::default(), |text: &str| Path::parse(text).unwrap());
-        let turns: Vec<_> = (0..600).map(|_| neighbours.ask(&dir("a"))).collect();
+        let turns: Vec<_> = (0..600).map(|_| neighbours.ask(&dir("a"), false)).collect();
         assert_eq!(turns.iter().position(|turn| *turn), Some(usize::from(SEVERAL)));
         assert_eq!(turns.iter().filter(|turn| **turn).count(), 1);
-        assert!(!neighbours.ask(&dir("b")));
+        assert!(!neighbours.ask(&dir("b"), false));
+        let turns: Vec<_> = (0..6).map(|_| neighbours.ask(&dir("told"), true)).collect();
+        assert_eq!(turns, [true, false, false, false, false, false]);
         for number in 0..2 * MOST {
-            neighbours.ask(&dir(&format!("c/{number}")));
+            neighbours.ask(&dir(&format!("c/{number}")), false);
             assert!(neighbours.lock().dirs.len() <= MOST);
         }
     }
@@ -134,7 +144,7 @@ mod tests {
         let dir = |number: usize| Path::parse(&format!("d/{number}")).unwrap();
         let turns = |dirs: usize| {
             let neighbours = Neighbours::default();
-            (0..12 * dirs).filter(|look| neighbours.ask(&dir(look % dirs))).count()
+            (0..12 * dirs).filter(|look| neighbours.ask(&dir(look % dirs), false)).count()
         };
         assert_eq!((turns(1), turns(64), turns(65), turns(500)), (1, 64, 0, 0));
     }
@@ -150,6 +160,6 @@ mod tests {
         let entries = [PAGE; 12].into_iter().chain([10, 3 * PAGE]);
         let gone: Vec<_> =
             (0..).zip(entries).map(|(number, entries)| vfs.neighbours.keep(page(number), entries).len()).collect();
-        assert_eq!(gone, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 3]);
+        assert_eq!(gone, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3]);
     }
 }

@@ -1,21 +1,15 @@
 //! The entries of one listing, compactly: names and versions lie behind each other in one text.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::few::{Few, Trust};
 use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
 use crate::budget::Lease;
 use crate::prefetch::{Ahead, Next, Runs};
-
-/// The files of a directory are fetched with some of them where all take no more than that: what the wire carries while it
-/// waits for some first bytes.
-const SMALL: u64 = 2 << 20;
-/// One of so many was read by then, and so many: of files here and there hardly as many are of one directory.
-const PART: usize = 4;
-const SEVERAL: usize = 3;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -29,7 +23,7 @@ pub(super) struct Rows {
     pub(super) leases: Vec<Lease>,
     /// What comes now is not kept: memory was short.
     pub(super) full: bool,
-    /// Of a small directory, until its rest is told.
+    /// Of a small directory that is all listed.
     few: Option<Few>,
     /// Of readers that go through it as the store told it.
     runs: Runs,
@@ -44,14 +38,6 @@ struct ByName {
     rows: Vec<u32>,
     places: Vec<u32>,
     runs: Runs,
-}
-
-/// What was read of the files of a small directory.
-#[derive(Debug)]
-struct Few {
-    read: BTreeSet<u32>,
-    /// How many are enough.
-    enough: usize,
 }
 
 /// One of the orders in which a listing may be gone through.
@@ -145,10 +131,8 @@ impl Rows {
 
     /// All rows are there: from now on who reads them sorted by name is known, too.
     pub(super) fn complete(&mut self) {
-        let sizes = || self.rows.iter().filter_map(|row| row.size);
-        if !self.full && sizes().sum::<u64>() <= SMALL {
-            let enough = (sizes().count() / PART).max(SEVERAL);
-            self.few = Some(Few { read: BTreeSet::new(), enough });
+        if !self.full {
+            self.few = Few::of(self.rows.iter().filter_map(|row| row.size));
         }
         let name = |at: u32| self.rows.get(at as usize).map(|row| self.slice(row.start, row.name.into()));
         let mut rows: Vec<u32> = (0..).take(self.rows.len()).collect();
@@ -177,14 +161,15 @@ impl Rows {
         next
     }
 
-    /// The row `at` is read. Returns once the other files of a small directory of which enough were read, in whatever order:
-    /// an import reads a package's modules as they name each other.
-    pub(super) fn rest(&mut self, at: usize, dir: &Path) -> Vec<Version> {
+    /// The row `at` is read. Returns once the other files of a small directory, when they should be fetched.
+    pub(super) fn rest(&mut self, at: usize, dir: &Path, trust: &mut Trust) -> Vec<Version> {
         let (Some(few), Ok(at)) = (&mut self.few, u32::try_from(at)) else { return Vec::new() };
-        few.read.insert(at);
-        let Some(few) = self.few.take_if(|few| few.read.len() >= few.enough) else { return Vec::new() };
-        let rest = (0..).zip(&self.rows).filter(|(at, row)| row.readable && !few.read.contains(at));
-        rest.filter_map(|(_, row)| self.meta(row, dir).version().cloned()).collect()
+        if !few.read(at, trust) {
+            return Vec::new();
+        }
+        let rest = (0..).zip(&self.rows).filter(|(at, row)| row.readable && !few.has_read(*at));
+        let rest: Vec<_> = rest.map(|(_, row)| *row).collect();
+        rest.iter().filter_map(|row| self.meta(row, dir).version().cloned()).collect()
     }
 
     /// Which files whoever reads in that order most likely reads first; see [`Runs::expect`].
