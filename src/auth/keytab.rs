@@ -7,9 +7,6 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// The largest that is taken. One of some principals with some keys each has a few thousand bytes.
-const LARGEST: usize = 64 << 10;
-
 /// A keytab as base64 text, which is how a Secret can carry bytes through CSI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -27,17 +24,11 @@ impl Keytab {
     /// What is no base64, no keytab, or larger than any.
     pub fn new(text: &str) -> Result<Keytab, BadKeytab> {
         let bad = |why: &str| BadKeytab(why.to_owned());
-        let mut whole = Zeroizing::new(String::with_capacity(text.len()));
-        whole.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
-        if whole.len() / 4 * 3 > LARGEST {
-            return Err(bad("is too large for a keytab"));
-        }
-        let bytes = BASE64.decode(whole.as_bytes()).map(Zeroizing::new);
-        let bytes = bytes.map_err(|_| bad("is no base64 text: write it by `base64 -w0 user.keytab`"))?;
+        let (text, bytes) = Secret::file(text, "a keytab", "user.keytab").map_err(BadKeytab)?;
         if bytes.get(..2) != Some(&[5, 2]) {
             return Err(bad("is base64 of something else than a keytab of version 2"));
         }
-        let keytab = Keytab(Secret::new(std::mem::take(&mut *whole)));
+        let keytab = Keytab(text);
         match keytab.principals() {
             Some(principals) if !principals.is_empty() => Ok(keytab),
             Some(_) => Err(bad("is a keytab without a key")),
@@ -159,7 +150,7 @@ mod tests {
             (BASE64.encode(&[5, 2]), "without a key"),
             (BASE64.encode(&whole[..12]), "cut off"),
             (BASE64.encode(&whole[..whole.len() - 1]), "cut off"),
-            ("AAAA".repeat(LARGEST), "too large"),
+            ("AAAA".repeat(64 << 10), "too large"),
         ] {
             let error = Keytab::new(&text).unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("canary"), "{error}");

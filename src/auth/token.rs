@@ -11,9 +11,6 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// The largest file that is taken. A token has some 200 bytes.
-const LARGEST: usize = 64 << 10;
-
 const MAGIC: &[u8] = b"HDTS";
 
 /// What Hadoop calls tokens of a name node, by RPC and by WebHDFS: they differ in nothing else.
@@ -53,15 +50,8 @@ impl Token {
     /// What is no base64, no file of credentials, larger than any, or holds no token of HDFS or several.
     pub fn new(text: &str) -> Result<Token, BadToken> {
         let bad = |why: &str| BadToken(why.to_owned());
-        let mut whole = Zeroizing::new(String::with_capacity(text.len()));
-        whole.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
-        if whole.len() / 4 * 3 > LARGEST {
-            return Err(bad("is too large for a token file"));
-        }
-        if BASE64.decode(whole.as_bytes()).map(Zeroizing::new).is_err() {
-            return Err(bad("is no base64 text: write it by `base64 -w0 user.token`"));
-        }
-        let token = Token(Secret::new(std::mem::take(&mut *whole)));
+        let (text, _) = Secret::file(text, "a token file", "user.token").map_err(BadToken)?;
+        let token = Token(text);
         token.parts()?;
         token.claims().ok_or_else(|| bad("holds a token of HDFS that says nothing of whom it is"))?;
         Ok(token)
@@ -323,7 +313,7 @@ pub(super) mod tests {
             (BASE64.encode(&writable(&[("kms-dt", "canary", b"canary")], at(1 << 40))), "no token"),
             (BASE64.encode(&writable(&several, at(1 << 40))), "several"),
             (BASE64.encode(&writable(&[(KINDS[0], "", b"canary")], at(1 << 40))), "says nothing"),
-            ("AAAA".repeat(LARGEST), "too large"),
+            ("AAAA".repeat(64 << 10), "too large"),
         ] {
             let error = Token::new(&text).unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("canary"), "{error}");

@@ -15,7 +15,9 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use aws_smithy_checksums::ChecksumAlgorithm;
 use aws_smithy_checksums::body::validate::ChecksumBody;
-use aws_smithy_checksums::http::CHECKSUM_ALGORITHMS_IN_PRIORITY_ORDER;
+use aws_smithy_checksums::http::{
+    CRC_32_C_HEADER_NAME, CRC_32_HEADER_NAME, CRC_64_NVME_HEADER_NAME, SHA_1_HEADER_NAME, SHA_256_HEADER_NAME,
+};
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_types::Document;
 use aws_smithy_types::body::SdkBody;
@@ -37,6 +39,15 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 const PAYER: HeaderName = HeaderName::from_static("x-amz-request-payer");
 const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
 const CHECKSUM_TYPE: &str = "x-amz-checksum-type";
+
+/// Checksums, and the headers that give them, the cheapest first.
+const SUMS: [(ChecksumAlgorithm, &str); 5] = [
+    (ChecksumAlgorithm::Crc64Nvme, CRC_64_NVME_HEADER_NAME),
+    (ChecksumAlgorithm::Crc32c, CRC_32_C_HEADER_NAME),
+    (ChecksumAlgorithm::Crc32, CRC_32_HEADER_NAME),
+    (ChecksumAlgorithm::Sha1, SHA_1_HEADER_NAME),
+    (ChecksumAlgorithm::Sha256, SHA_256_HEADER_NAME),
+];
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -189,7 +200,7 @@ fn unsendable() -> Failure {
 
 fn answered(headers: &HeaderMap, body: SdkBody, checksum: bool) -> GetObjectOutput {
     let word = |name: &str| headers.get(name)?.to_str().ok();
-    let sum = |algorithm: &str| word(&format!("x-amz-checksum-{algorithm}")).map(str::to_owned);
+    let sum = |name| word(name).map(str::to_owned);
     let body = match checksum.then(|| expected(word)).flatten() {
         Some((algorithm, sum)) => SdkBody::from_body_1_x(ChecksumBody::new(body, algorithm.into_impl(), sum)),
         None => body,
@@ -201,11 +212,11 @@ fn answered(headers: &HeaderMap, body: SdkBody, checksum: bool) -> GetObjectOutp
         .set_last_modified(
             word(header::LAST_MODIFIED.as_str()).and_then(|at| DateTime::from_str(at, DateTimeFormat::HttpDate).ok()),
         )
-        .set_checksum_crc32(sum("crc32"))
-        .set_checksum_crc32_c(sum("crc32c"))
-        .set_checksum_crc64_nvme(sum("crc64nvme"))
-        .set_checksum_sha1(sum("sha1"))
-        .set_checksum_sha256(sum("sha256"))
+        .set_checksum_crc32(sum(CRC_32_HEADER_NAME))
+        .set_checksum_crc32_c(sum(CRC_32_C_HEADER_NAME))
+        .set_checksum_crc64_nvme(sum(CRC_64_NVME_HEADER_NAME))
+        .set_checksum_sha1(sum(SHA_1_HEADER_NAME))
+        .set_checksum_sha256(sum(SHA_256_HEADER_NAME))
         .set_checksum_type(word(CHECKSUM_TYPE).map(Into::into))
         .body(ByteStream::new(body))
         .build()
@@ -213,8 +224,7 @@ fn answered(headers: &HeaderMap, body: SdkBody, checksum: bool) -> GetObjectOutp
 
 /// The checksum of a body that its head gives; none where it is one of the parts' sums (`sum-parts`).
 fn expected<'a>(word: impl Fn(&str) -> Option<&'a str>) -> Option<(ChecksumAlgorithm, Bytes)> {
-    let given = |name: &&str| Some((name.parse::<ChecksumAlgorithm>().ok()?, word(&format!("x-amz-checksum-{name}"))?));
-    let (algorithm, sum) = CHECKSUM_ALGORITHMS_IN_PRIORITY_ORDER.iter().find_map(given)?;
+    let (algorithm, sum) = SUMS.into_iter().find_map(|(algorithm, header)| Some((algorithm, word(header)?)))?;
     Some((algorithm, BASE64.decode(sum.as_bytes()).ok()?.into()))
 }
 
