@@ -41,6 +41,7 @@ pub(crate) struct Faulty {
     ledger: Arc<Mutex<Ledger>>,
     /// Reads that there may be at once; others wait for their turn.
     connections: Arc<Semaphore>,
+    prefixes: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +66,13 @@ struct Order {
 impl Faulty {
     /// Passes everything to `inner` until told otherwise.
     pub(crate) fn new(inner: Arc<dyn Backend>) -> Faulty {
-        Faulty { inner, ledger: Arc::default(), connections: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+        let connections = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Faulty { inner, ledger: Arc::default(), connections, prefixes: false }
+    }
+
+    /// Says of itself that directories are no more than prefixes of names.
+    pub(crate) fn with_prefixes(self) -> Faulty {
+        Faulty { prefixes: true, ..self }
     }
 
     /// So many reads go on at once, and others wait for their turn.
@@ -203,7 +210,8 @@ fn pace(body: BoxStream<'static, Result<Bytes>>, per_second: u64) -> BoxStream<'
 #[async_trait]
 impl Backend for Faulty {
     fn traits(&self) -> Traits {
-        self.inner.traits()
+        let traits = self.inner.traits();
+        Traits { real_directories: traits.real_directories && !self.prefixes, ..traits }
     }
 
     async fn stat(&self, path: &Path) -> Result<Meta> {

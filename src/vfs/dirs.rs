@@ -7,9 +7,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::{Mutex, mpsc};
 
 use super::changes::{Outcome, Ticket};
@@ -21,6 +22,9 @@ use crate::backend::{self, Entry, Kind, Meta, Name, Path};
 
 /// Entries fetched ahead of a reader.
 const AHEAD: usize = 1000;
+/// A program that looks up a name and then lists the directory does so within that time. Who lists it later sees what is new,
+/// though he need not.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// An entry of a directory as the kernel is given it.
 #[derive(Debug, Clone)]
@@ -311,11 +315,19 @@ impl Vfs {
         listing.source = Some(Source {
             pass: self.listings.begin(&path, asked.clone(), reign, self.read_ahead.source(), self.believed()),
             asked,
-            entries: fetch_ahead(self.backend.list(&path)),
+            entries: fetch_ahead(self.list(&path, reign)),
             path,
             here: here.into_iter().map(|(name, _)| name).collect(),
         });
         Ok(listing)
+    }
+
+    /// What lies in `dir`: as it was listed just now, where that never changes, or as the store says.
+    fn list(&self, dir: &Path, reign: u64) -> BoxStream<'static, backend::Result<Entry>> {
+        match self.listings.all(dir, reign, JUST_NOW).filter(|_| self.config.immutable) {
+            Some(entries) => stream::iter(entries.into_iter().map(Ok)).boxed(),
+            None => self.backend.list(dir),
+        }
     }
 
     /// Another principal came to be in force: what was fetched and not given out is fetched anew, without what was.

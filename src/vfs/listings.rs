@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::changes::Ticket;
 use super::few::Trust;
 use super::rows::{Row, Rows};
-use crate::backend::{Meta, Name, Path, Version};
+use crate::backend::{Entry, Meta, Name, Path, Version};
 use crate::budget::Budget;
 use crate::prefetch::{Ahead, Source};
 
@@ -125,6 +125,18 @@ impl Listings {
             rows.meta(row, &pass.dir)
         };
         Some(Remembered { meta, pass })
+    }
+
+    /// Whether the newest listing of the directory of `path`, whenever that was, was whole and did not have it.
+    pub(super) fn lacks(&self, path: &Path, reign: u64) -> bool {
+        self.pass_of(path, reign).is_some_and(|(pass, name)| pass.rows().lacks(&name))
+    }
+
+    /// All entries of `dir`, where it was listed within the last `while_ago`.
+    pub(super) fn all(&self, dir: &Path, reign: u64, while_ago: Duration) -> Option<Vec<Entry>> {
+        let pass = self.known().passes.get(dir).map(|(pass, _)| pass.clone())?;
+        pass.left(while_ago).filter(|_| pass.reign == reign)?;
+        pass.rows().all(dir)
     }
 
     /// How many entries the listing has that told of `path`, as far as one did.

@@ -43,13 +43,18 @@ impl Vfs {
             return Err(Error::NotFound);
         }
         let path = self.known_name(parent, name)?;
-        if let Some((ino, believed)) = self.enter_remembered(&path).await {
-            return Ok((self.getattr(ino)?, believed));
-        }
-        if self.list_beside(&path).await
-            && let Some((ino, believed)) = self.enter_remembered(&path).await
-        {
-            return Ok((self.getattr(ino)?, believed));
+        let mut listed = false;
+        loop {
+            if let Some((ino, believed)) = self.enter_remembered(&path).await {
+                return Ok((self.getattr(ino)?, believed));
+            }
+            if self.was_not_listed(&path) {
+                return Err(Error::NotFound);
+            }
+            if listed || !self.list_beside(&path).await {
+                break;
+            }
+            listed = true;
         }
         let ino = self.enter(&path).await?;
         Ok((self.getattr(ino)?, self.believed()))
@@ -82,6 +87,15 @@ impl Vfs {
             (None, None) => None,
         }?;
         Some((ino, left))
+    }
+
+    /// Nothing lies at `path`, where the data never changes and its directory was listed whole.
+    fn was_not_listed(&self, path: &Path) -> bool {
+        let lacks = self.config.immutable && self.listings.lacks(path, self.reign.number());
+        if lacks {
+            self.inodes().detach(path);
+        }
+        lacks
     }
 
     /// Takes in what was learned of `path` after `asked`, and counts a lookup of it; `None` where this mount changed it

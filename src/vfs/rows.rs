@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::few::{Few, Trust};
-use crate::backend::{Kind, Meta, Name, Node, Path, Permissions, Version};
+use crate::backend::{Entry, Kind, Meta, Name, Node, Path, Permissions, Version};
 use crate::budget::Lease;
 use crate::prefetch::{Ahead, Next, Runs};
 
@@ -23,6 +23,10 @@ pub(super) struct Rows {
     pub(super) leases: Vec<Lease>,
     /// What comes now is not kept: memory was short.
     pub(super) full: bool,
+    /// Something that was told is not kept.
+    lossy: bool,
+    /// All of the directory is here.
+    whole: bool,
     /// Of a small directory that is all listed.
     few: Option<Few>,
     /// Of readers that go through it as the store told it.
@@ -69,7 +73,7 @@ impl Rows {
     pub(super) fn push(&mut self, name: &Name, meta: &Meta) {
         // A row has no room to say so, and nothing is fetched ahead of one.
         if meta.kind() == Kind::Symlink {
-            return;
+            return self.lossy = true;
         }
         let version = meta.version();
         let (file, bytes) = version.map_or(("", ""), |version| (&*version.file, &*version.bytes));
@@ -83,7 +87,7 @@ impl Rows {
         let (Ok(name_length), Ok(file_length), Ok(own_length), Ok(at)) =
             (lengths.0, lengths.1, lengths.2, u32::try_from(self.rows.len()))
         else {
-            return;
+            return self.lossy = true;
         };
         let row = Row {
             start: self.text.len(),
@@ -101,13 +105,25 @@ impl Rows {
         self.text.extend_from_slice(file.as_bytes());
         self.text.extend_from_slice(own.unwrap_or_default().as_bytes());
         self.rows.push(row);
-        self.index.insert(self.hasher.hash_one(name.as_bytes()), at);
+        self.lossy |= self.index.insert(self.hasher.hash_one(name.as_bytes()), at).is_some();
     }
 
     pub(super) fn find(&self, name: &Name) -> Option<usize> {
         let at = usize::try_from(*self.index.get(&self.hasher.hash_one(name.as_bytes()))?).ok()?;
         let row = self.rows.get(at)?;
         (self.slice(row.start, row.name.into()) == name.as_bytes()).then_some(at)
+    }
+
+    /// All of the directory is here, and has no such name.
+    pub(super) fn lacks(&self, name: &Name) -> bool {
+        self.whole && self.find(name).is_none()
+    }
+
+    /// All entries of `dir`, where all are here and nothing else may lie there now.
+    pub(super) fn all(&self, dir: &Path) -> Option<Vec<Entry>> {
+        let is_all = self.whole && !self.rows.iter().any(|row| row.outdated);
+        let entry = |row| Some(Entry { name: self.name(row)?, meta: self.meta(row, dir) });
+        if is_all { self.rows.iter().map(entry).collect() } else { None }
     }
 
     pub(super) fn name(&self, row: &Row) -> Option<Name> {
@@ -131,6 +147,7 @@ impl Rows {
 
     /// All rows are there: from now on who reads them sorted by name is known, too.
     pub(super) fn complete(&mut self) {
+        self.whole = !self.full && !self.lossy;
         if !self.full {
             self.few = Few::of(self.rows.iter().filter_map(|row| row.size));
         }

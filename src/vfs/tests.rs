@@ -1,5 +1,6 @@
 mod ahead;
 mod links;
+mod looks;
 
 use std::ops::Range;
 
