@@ -251,7 +251,7 @@ mod tests {
             Store { together: Together::new(connections), may, asked, fails }
         }
 
-        fn read(&self, name: &str, range: Range<u64>) -> tokio::task::JoinHandle<Result<Vec<u8>>> {
+        fn read(&self, name: &str, range: Range<u64>) -> Reading {
             let (this, path) = (self.clone(), Path::parse(name).unwrap());
             tokio::spawn(async move {
                 let file = Version { path, file: "1".into(), bytes: "1".into(), size: 1 << 30 };
@@ -298,6 +298,18 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    type Reading = tokio::task::JoinHandle<Result<Vec<u8>>>;
+
+    /// Of a store with one connection: a read that has it, and three neighbours that wait.
+    async fn three_that_wait() -> (Store, Reading, Vec<(u64, Reading)>) {
+        let store = Store::new(1);
+        let first = store.read("f", block(100));
+        Store::settle().await;
+        let reads = (0..3).map(|number| (number, store.read("f", block(number)))).collect();
+        Store::settle().await;
+        (store, first, reads)
     }
 
     fn bytes(range: Range<u64>) -> Vec<u8> {
@@ -362,11 +374,7 @@ mod tests {
     async fn whoever_leaves_takes_nothing_from_the_others() {
         // Which of three leaves: the one who asks for all, or another; while they wait, or while they are asked for.
         for (leaves, late) in [(0, false), (1, false), (0, true), (2, true)] {
-            let store = Store::new(1);
-            let first = store.read("f", block(100));
-            Store::settle().await;
-            let mut reads: Vec<_> = (0..3).map(|number| (number, store.read("f", block(number)))).collect();
-            Store::settle().await;
+            let (store, first, mut reads) = three_that_wait().await;
             if late {
                 store.may.add_permits(1);
                 Store::settle().await;
@@ -386,40 +394,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_nobody_waits_for_any_more_is_given_up() {
-        let store = Store::new(1);
-        let first = store.read("f", block(100));
-        Store::settle().await;
-        let reads: Vec<_> = (0..3).map(|number| store.read("f", block(number))).collect();
-        Store::settle().await;
+        let (store, first, reads) = three_that_wait().await;
         store.may.add_permits(1);
         assert!(first.await.unwrap().is_ok());
         Store::settle().await;
         assert_eq!(store.asked().len(), 2);
-        reads.iter().for_each(tokio::task::JoinHandle::abort);
+        reads.iter().for_each(|(_, read)| read.abort());
         Store::settle().await;
         assert_eq!(store.together.lock().free, 1);
     }
 
     #[tokio::test]
     async fn an_error_is_everybodys() {
-        for (fails, whole) in [(1, 0), (2, 0)] {
-            let store = Store::new(1);
-            let first = store.read("f", block(100));
-            Store::settle().await;
-            let reads: Vec<_> = (0..3).map(|number| store.read("f", block(number))).collect();
-            Store::settle().await;
+        // Before the first byte, and after some.
+        for fails in [1, 2] {
+            let (store, first, reads) = three_that_wait().await;
             store.may.add_permits(1);
             assert!(first.await.unwrap().is_ok());
             store.fails.store(fails, Ordering::Relaxed);
             store.may.add_permits(1);
-            let mut read_whole = 0;
-            for read in reads {
-                match read.await.unwrap() {
-                    Ok(_) => read_whole += 1,
-                    Err(error) => assert_eq!(error.kind, ErrorKind::Unavailable),
-                }
+            for (_, read) in reads {
+                assert_eq!(read.await.unwrap().unwrap_err().kind, ErrorKind::Unavailable);
             }
-            assert_eq!((read_whole, store.together.lock().free), (whole, 1));
+            assert_eq!(store.left(), (1, 0));
         }
     }
 }
