@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Result, Version};
 
@@ -60,38 +61,40 @@ impl Together {
         Together(Arc::new(Mutex::new(Queue { free: connections.max(1), waiting: VecDeque::new() })))
     }
 
-    /// Asks for `range` of `file`, or has another ask for it. Dropped, a read takes nothing from the others.
+    /// Asks for `range` of `file`, or has another ask for it; `None` where neither came to it `until` then. Dropped, a read
+    /// takes nothing from the others.
     pub(super) async fn read(
         &self,
         file: &Version,
         range: Range<u64>,
+        until: Instant,
         ask: impl Fn(Range<u64>) -> BoxFuture<'static, Result<Body>>,
-    ) -> Result<Body> {
+    ) -> Option<Result<Body>> {
         loop {
             let go = match self.turn_or_wait(file, &range) {
                 Ok(turn) => Go::Ask(turn, range.clone(), Vec::new()),
-                Err(told) => match told.await {
+                Err(told) => match timeout_at(until, told).await.ok()? {
                     Ok(go) => go,
-                    // Whoever was to ask for him is gone.
+                    // Whoever was to ask for him is gone, or was refused.
                     Err(_) => continue,
                 },
             };
-            return match go {
+            return Some(match go {
                 Go::Take(body) => body,
                 Go::Ask(turn, all, others) if others.is_empty() => {
-                    Ok(turn.until_the_end(&all, ask(all.clone()).await?))
+                    ask(all.clone()).await.map(|body| turn.until_the_end(&all, body))
                 }
                 Go::Ask(turn, all, others) => {
                     let (tell, told) = oneshot::channel();
                     let me = Waiting { file: file.clone(), range: range.clone(), tell };
                     let asking = ask(all.clone());
-                    tokio::spawn(share(turn, all, asking, others.into_iter().chain([me]).collect()));
+                    tokio::spawn(share(turn, all, asking, [me].into_iter().chain(others).collect()));
                     match told.await {
                         Ok(Go::Take(body)) => body,
                         _ => continue,
                     }
                 }
-            };
+            });
         }
     }
 
@@ -160,7 +163,8 @@ fn gathered(first: &Range<u64>, mut others: Vec<Range<u64>>) -> Range<u64> {
     }
 }
 
-/// Gives everybody his part of `all`, as long as there is anybody.
+/// Gives everybody his part of `all`, as long as there is anybody. A refusal is the answer to the first of them, who asked;
+/// the others ask themselves.
 async fn share(turn: Turn, all: Range<u64>, asking: BoxFuture<'static, Result<Body>>, mut everybody: Vec<Waiting>) {
     let gone = future::join_all(everybody.iter_mut().map(|waiting| waiting.tell.closed()));
     let body = tokio::select! {
@@ -176,7 +180,7 @@ async fn share(turn: Turn, all: Range<u64>, asking: BoxFuture<'static, Result<Bo
             });
             hand_out(body, all.start, parts.collect()).await;
         }
-        Err(error) => everybody.into_iter().for_each(|one| drop(one.tell.send(Go::Take(Err(error.clone()))))),
+        Err(error) => drop(everybody.swap_remove(0).tell.send(Go::Take(Err(error)))),
     }
     drop(turn);
 }
@@ -204,6 +208,7 @@ async fn hand_out(mut body: Body, mut at: u64, mut parts: Vec<Part>) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use futures::{FutureExt, TryStreamExt};
     use tokio::sync::Semaphore;
@@ -260,7 +265,8 @@ mod tests {
                     let store = store.clone();
                     async move { store.answer(range).await }.boxed()
                 };
-                let body = this.together.read(&file, range, ask).await?;
+                let until = Instant::now() + Duration::from_secs(60);
+                let body = this.together.read(&file, range, until, ask).await.unwrap()?;
                 Ok(body.try_collect::<Vec<_>>().await?.concat())
             })
         }
@@ -342,7 +348,7 @@ mod tests {
             let store = asking.clone();
             async move { store.answer(range).await }.boxed()
         };
-        let mut body = store.together.read(&file, 0..KIB, ask).await.unwrap();
+        let mut body = store.together.read(&file, 0..KIB, Instant::now(), ask).await.unwrap().unwrap();
         // It comes in two pieces.
         for free in [0, 1] {
             assert!(body.next().await.is_some());
@@ -405,18 +411,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_is_everybodys() {
-        // Before the first byte, and after some.
-        for fails in [1, 2] {
-            let (store, first, reads) = three_that_wait().await;
-            store.may.add_permits(1);
-            assert!(first.await.unwrap().is_ok());
-            store.fails.store(fails, Ordering::Relaxed);
-            store.may.add_permits(1);
-            for (_, read) in reads {
-                assert_eq!(read.await.unwrap().unwrap_err().kind, ErrorKind::Unavailable);
-            }
-            assert_eq!(store.left(), (1, 0));
+    async fn a_refusal_is_told_to_who_asked_and_the_others_ask_themselves() {
+        let (store, first, reads) = three_that_wait().await;
+        store.may.add_permits(1);
+        assert!(first.await.unwrap().is_ok());
+        store.fails.store(1, Ordering::Relaxed);
+        store.may.add_permits(3);
+        for (_, read) in reads {
+            assert_eq!(read.await.unwrap().unwrap_err().kind, ErrorKind::Unavailable);
         }
+        assert_eq!((store.asked()[1].clone(), store.left()), (0..12 * KIB, (1, 0)));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_everybodys() {
+        let (store, first, reads) = three_that_wait().await;
+        store.may.add_permits(1);
+        assert!(first.await.unwrap().is_ok());
+        store.fails.store(2, Ordering::Relaxed);
+        store.may.add_permits(1);
+        for (_, read) in reads {
+            assert_eq!(read.await.unwrap().unwrap_err().kind, ErrorKind::Unavailable);
+        }
+        assert_eq!((store.asked().len(), store.left()), (2, (1, 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_he_said() {
+        let store = Store::new(1);
+        let _first = store.read("f", block(100));
+        Store::settle().await;
+        let file = Version { path: Path::root(), file: "1".into(), bytes: "1".into(), size: KIB };
+        let begun = Instant::now();
+        let patience = Duration::from_secs(3);
+        let read = store.together.read(&file, 0..KIB, begun + patience, |_| unreachable!()).await;
+        assert!(read.is_none() && begun.elapsed() < patience * 2);
+        // The one who is gone is not asked for.
+        store.may.add_permits(1);
+        Store::settle().await;
+        assert_eq!((store.asked().len(), store.left()), (1, (1, 0)));
     }
 }

@@ -35,26 +35,31 @@ pub(super) async fn read(
     if let Some(answer) = reading::at_once(file, &range) {
         return answer;
     }
+    let patience = client.limits.timeout.get();
     match why {
         Intent::Demand => {
             client.turns.waits();
-            let ask = |range| ask(client.clone(), file.clone(), range, None).boxed();
-            client.together.read(file, range, ask).await
+            // Who waits for a connection waits for an answer.
+            let until = Instant::now() + patience;
+            let ask = |range| ask(client.clone(), file.clone(), range, until, None).boxed();
+            let late = || Err(Failure::late(patience).at(Op::Read, &file.path));
+            client.together.read(file, range, until, ask).await.unwrap_or_else(late)
         }
         Intent::Ahead => {
             let turn = client.turns.guess().await;
             // Whoever only queues up here does no more than that.
             tokio::task::yield_now().await;
-            ask(client, file.clone(), range, turn).await
+            ask(client, file.clone(), range, Instant::now() + patience, turn).await
         }
     }
 }
 
-/// Asks the store.
+/// Asks the store, which is to answer `until` then.
 async fn ask(
     client: Arc<Client>,
     file: Version,
     range: Range<u64>,
+    until: Instant,
     turn: Option<OwnedSemaphorePermit>,
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
     let fail = {
@@ -62,7 +67,7 @@ async fn ask(
         move |failure: Failure| failure.at(Op::Read, &path)
     };
     let key = client.keys.file(&file.path).map_err(&fail)?;
-    let mut reading = Reading { client, key, file, range, body: None, trouble: None, _turn: turn };
+    let mut reading = Reading { client, key, file, range, until, body: None, trouble: None, _turn: turn };
     reading.open().await.map_err(&fail)?;
     let body = stream::try_unfold(reading, async |mut reading| {
         let piece = reading.piece().await?;
@@ -77,6 +82,8 @@ struct Reading {
     file: Version,
     /// What is still to come.
     range: Range<u64>,
+    /// When the first answer is late.
+    until: Instant,
     body: Option<Body>,
     trouble: Option<Trouble>,
     _turn: Option<OwnedSemaphorePermit>,
@@ -97,11 +104,9 @@ struct Trouble {
 impl Reading {
     async fn open(&mut self) -> std::result::Result<(), Failure> {
         let this = &*self;
-        let patience = this.client.limits.timeout.get();
-        let budget = this
-            .trouble
-            .as_ref()
-            .map_or(patience, |trouble| (trouble.until - Instant::now()).max(Duration::from_secs(1)));
+        let until = this.trouble.as_ref().map_or(this.until, |trouble| trouble.until);
+        let least = Duration::from_secs(1).min(this.client.limits.timeout.get());
+        let budget = (until - Instant::now()).max(least);
         let body =
             this.client.ask_for(budget, async || this.get().await).await.map_err(|failure| match failure.kind {
                 ErrorKind::NotFound => Failure::new(ErrorKind::Stale, "the object is gone"),

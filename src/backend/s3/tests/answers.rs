@@ -207,6 +207,22 @@ async fn silence_ends_in_time() {
 }
 
 #[tokio::test]
+async fn silence_ends_in_time_for_who_waits_for_a_connection_too() {
+    let server = Scripted::start(|_| Answer::Silence).await;
+    let config = Config { max_connections: 1, ..config(&server.url()) };
+    let limits = Limits { timeout: Duration::from_secs(3).into(), ..limits() };
+    let store = connect(&crate::backend::Config::S3(config), &keys("id", "secret"), &Path::root(), limits).unwrap();
+    let begun = Instant::now();
+    // No neighbours.
+    let (store, file) = (&*store, hundred_version());
+    let reads = (0..6).map(|number| part(store, &file, number * 10..number * 10 + 5));
+    for read in futures::future::join_all(reads).await {
+        assert_eq!(read.unwrap_err().kind, ErrorKind::Unavailable);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_stalled_body_is_asked_for_anew() {
     let server = Scripted::start(|asked| match asked.number {
         0 => Answer::Stalled(sound(&asked), 30),
