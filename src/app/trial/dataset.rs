@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,8 @@ pub(super) struct Item {
     pub(super) path: String,
     /// Length in bytes.
     pub(super) size: u64,
+    /// Permission bits of a file of one's own.
+    pub(super) mode: Option<u32>,
     content: Content,
 }
 
@@ -54,7 +56,7 @@ impl Dataset {
         let files = sizes
             .into_iter()
             .zip(1..)
-            .map(|((path, size), seed)| Item { path, size, content: Content::Generated { seed } })
+            .map(|((path, size), seed)| Item { path, size, mode: None, content: Content::Generated { seed } })
             .collect();
         Dataset { files }
     }
@@ -75,8 +77,9 @@ impl Dataset {
                     let Some(below) = below else {
                         bail!("{} is not UTF-8, and an S3 key is: rename it or leave it out", path.display());
                     };
-                    let size = entry.metadata()?.len();
-                    files.push(Item { path: below.to_owned(), size, content: Content::File(path) });
+                    let meta = entry.metadata()?;
+                    let (size, mode) = (meta.len(), Some(meta.permissions().mode() & 0o777));
+                    files.push(Item { path: below.to_owned(), size, mode, content: Content::File(path) });
                 } else {
                     left_out += 1;
                 }
@@ -129,5 +132,19 @@ mod tests {
         bytes[42] ^= 1;
         let error = item.check(1000, &bytes).unwrap_err().to_string();
         assert!(error.contains("1042"), "{error}");
+    }
+
+    #[test]
+    fn files_of_ones_own_keep_their_permission_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("run", 0o755), ("sub/data", 0o640)] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, name).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let (set, left_out) = Dataset::of_directory(dir.path()).unwrap();
+        let files: Vec<_> = set.files.iter().map(|item| (item.path.as_str(), item.size, item.mode)).collect();
+        assert_eq!((files, left_out), (vec![("run", 3, Some(0o755)), ("sub/data", 8, Some(0o640))], 0));
     }
 }

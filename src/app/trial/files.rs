@@ -99,7 +99,8 @@ async fn put_one(client: &dyn Backend, set: &Arc<Dataset>, index: usize) -> Resu
         let length = PIECE.min(size - at) as usize;
         upload.write(tokio::task::spawn_blocking(move || set.files[index].bytes(at, length)).await??).await?;
     }
-    upload.publish(&Attributes::default()).await.with_context(|| format!("cannot put {path}"))?;
+    let attributes = Attributes { mode: set.files[index].mode, ..Attributes::default() };
+    upload.publish(&attributes).await.with_context(|| format!("cannot put {path}"))?;
     Ok(())
 }
 
