@@ -37,7 +37,12 @@ pub(super) struct Writing {
     owners: HashSet<Owner>,
     /// Writes so far: what the store answered before the last one is old.
     writes: u64,
+    /// The file's mode, from the last close on.
+    mode: Option<u32>,
 }
+
+/// The owner may write.
+const WRITABLE: u32 = 0o200;
 
 impl Vfs {
     /// Whether files are changed in place, by others too.
@@ -116,7 +121,10 @@ impl Vfs {
     /// Makes the file `path`, which was seen not to be there, and opens it. Counts a lookup. `None` where somebody else
     /// made it meanwhile.
     pub(super) async fn make_in_place(&self, path: &Path, mode: u32) -> Result<Option<(Attr, Opened)>> {
-        let made = self.backend.make_file(path, mode).await;
+        // Whoever makes a file may write it whatever its mode, and some stores ask for the right at every beginning to write.
+        let traits = self.backend.traits();
+        let later = (mode & WRITABLE == 0 && traits.own_permissions && !traits.random_write).then_some(mode);
+        let made = self.backend.make_file(path, later.map_or(mode, |mode| mode | WRITABLE)).await;
         self.progressed();
         self.changes.record(path, Outcome::Uncertain);
         let meta = match made {
@@ -127,7 +135,12 @@ impl Vfs {
         self.counts(path, Amount::file(0, 1));
         let ino = self.inodes().enter(path, &meta);
         match self.open_in_place(ino, false).await.and_then(|opened| Ok((self.getattr(ino)?, opened))) {
-            Ok(made) => Ok(Some(made)),
+            Ok(made) => {
+                if let Some(writing) = self.inodes().get_mut(ino)?.file_mut()?.in_place.as_mut() {
+                    writing.mode = later;
+                }
+                Ok(Some(made))
+            }
             Err(error) => {
                 self.forget(ino, 1);
                 Err(error)
@@ -147,7 +160,7 @@ impl Vfs {
         let file = inodes.get_mut(ino)?.file_mut()?;
         // All who write share what is not lasting yet.
         file.in_place.get_or_insert_with(|| {
-            Box::new(Writing { file: begun, dirty: false, open: false, owners: HashSet::new(), writes: 0 })
+            Box::new(Writing { file: begun, dirty: false, open: false, owners: HashSet::new(), writes: 0, mode: None })
         });
         Ok(Opened { handle: self.handles.insert(Open::Writing { ino }), pages: Pages::None, backing: None })
     }
@@ -251,17 +264,21 @@ impl Vfs {
     /// The last descriptor of a handle that may write is gone.
     pub(super) async fn release_in_place(&self, ino: Ino) -> Result<()> {
         let synced = self.make_lasting(ino, true).await;
-        let path = {
+        let (path, mode) = {
             let mut inodes = self.inodes();
             let inode = inodes.get_mut(ino)?;
             let path = inode.path.clone();
             let file = inode.file_mut()?;
             file.writers = file.writers.saturating_sub(1);
-            if file.writers == 0 {
-                file.in_place = None;
-            }
-            path
+            let ended = if file.writers == 0 { file.in_place.take() } else { None };
+            (path, ended.and_then(|writing| writing.mode))
         };
+        if let Some(mode) = mode
+            && let Err(error) =
+                self.set_in_place(ino, SetAttributes { mode: Some(mode), ..SetAttributes::default() }).await
+        {
+            tracing::warn!(%path, ?error, "a file that was made to be read only can still be written by its owner");
+        }
         if let Err(error) = synced {
             tracing::error!(%path, %error, "what was written to a file may be lost: it could not be made lasting");
         }
@@ -303,6 +320,12 @@ impl Vfs {
             self.sync_in_place(ino).await?;
         }
         let wanted = SetAttributes { mode: set.mode.map(|mode| mode & 0o7777), ..set };
+        if set.mode.is_some()
+            && let Ok(file) = self.inodes().get_mut(ino)?.file_mut()
+            && let Some(writing) = &mut file.in_place
+        {
+            writing.mode = None;
+        }
         let outcome = self.backend.set_attributes(path, &wanted).await;
         self.progressed();
         self.changes.record(path, Outcome::Uncertain);

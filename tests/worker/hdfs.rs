@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, chown};
 
 use bytes::Bytes;
 use millrace::backend::hdfs as cluster;
@@ -298,6 +298,31 @@ fn what_one_may_in_hdfs_is_the_name_nodes_to_say() {
     for target in ["a", "b"] {
         rig.unpublish(&workers, target).unwrap();
     }
+}
+
+/// As git makes its objects.
+#[test]
+fn who_makes_a_read_only_file_writes_it_and_nobody_after_him() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    rig.publish(&workers, lake.request("a", "alice", SOON)).unwrap();
+    let (new, there) = (lake.at("a", "tmp_obj"), lake.at("a", "obj"));
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o444).open(&new).unwrap();
+    file.write_all(b"blob").unwrap();
+    file.sync_all().unwrap();
+    file.write_all(b" and more").unwrap();
+    drop(file);
+    fs::rename(&new, &there).unwrap();
+    let mode = || fs::metadata(&there).unwrap().mode() & 0o7777;
+    eventually("it is read-only", || mode() == 0o444);
+    assert_eq!(lake.get("obj"), "blob and more");
+    let again = OpenOptions::new().append(true).open(&there).and_then(|mut file| {
+        file.write_all(b"!")?;
+        file.sync_all()
+    });
+    assert_eq!(errno(again), Errno::EACCES);
+    assert_eq!(lake.get("obj"), "blob and more");
+    rig.unpublish(&workers, "a").unwrap();
 }
 
 #[test]
