@@ -109,7 +109,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let (vfs, ino, reply) = (self.vfs(), Ino(ino.0), reply::attributes(reply, self.ttl()));
+        let (vfs, ino, reply) = (self.vfs(), Ino(ino.0), reply::attributes(reply, self.vfs()));
         match vfs.in_place() {
             true => self.answers.ask(Operation::GetAttr, req.pid(), async move { vfs.getattr_now(ino).await }, reply),
             false => self.answers.operations.counted(Operation::GetAttr, reply)(vfs.getattr(ino)),
@@ -139,7 +139,7 @@ impl Filesystem for Adapter {
         // The kernel tells the lock owner here too, but fuser keeps it to itself.
         let through = fh.map(|fh| (Handle(fh.0), (req.pid() != 0).then_some(Owner::Thread(req.pid()))));
         let call = async move { vfs.setattr(ino, through, set).await };
-        self.answers.change(Operation::SetAttr, req.pid(), call, reply::attributes(reply, self.ttl()));
+        self.answers.change(Operation::SetAttr, req.pid(), call, reply::attributes(reply, self.vfs()));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {

@@ -57,10 +57,10 @@ pub(super) fn made(reply: ReplyEntry, ttl: Duration) -> impl FnOnce(Result<Attr>
     }
 }
 
-/// Attributes.
-pub(super) fn attributes(reply: ReplyAttr, ttl: Duration) -> impl FnOnce(Result<Attr>) + Send + 'static {
+/// Attributes, with how long the kernel may believe them.
+pub(super) fn attributes(reply: ReplyAttr, vfs: Arc<Vfs>) -> impl FnOnce(Result<Attr>) + Send + 'static {
     move |outcome| match outcome {
-        Ok(attr) => reply.attr(&ttl, &shown(&attr)),
+        Ok(attr) => reply.attr(&vfs.believed_of(attr.ino), &shown(&attr)),
         Err(error) => reply.error(errno(error)),
     }
 }

@@ -230,7 +230,9 @@ impl Vfs {
                 return Ok(());
             }
             (writing.dirty, writing.open) = (false, writing.open && !last);
-            (writing.file.clone(), std::mem::take(&mut writing.owners), last)
+            // Who wrote waits at his close for the end, too.
+            let owners = if last { std::mem::take(&mut writing.owners) } else { HashSet::new() };
+            (writing.file.clone(), owners, last)
         };
         let synced = if last { file.finish().await } else { file.sync().await };
         self.progressed();

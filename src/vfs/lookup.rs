@@ -46,7 +46,7 @@ impl Vfs {
         let mut listed = false;
         loop {
             if let Some((ino, believed)) = self.enter_remembered(&path).await {
-                return Ok((self.getattr(ino)?, believed));
+                return Ok((self.getattr(ino)?, believed.min(self.believed_of(ino))));
             }
             if self.was_not_listed(&path) {
                 return Err(Error::NotFound);
@@ -57,12 +57,23 @@ impl Vfs {
             listed = true;
         }
         let ino = self.enter(&path).await?;
-        Ok((self.getattr(ino)?, self.believed()))
+        Ok((self.getattr(ino)?, self.believed_of(ino)))
     }
 
     /// How long what the store says now may be believed.
     pub fn believed(&self) -> Duration {
         if self.config.immutable { FOR_EVER } else { self.config.ttl.get() }
+    }
+
+    /// As [`Vfs::believed`], of the attributes of `ino`: those of a file that is written at its end alone are settled when the
+    /// store is told that it is the end, which close(2) waits for.
+    pub fn believed_of(&self, ino: Ino) -> Duration {
+        let traits = self.backend.traits();
+        let unsettled = traits.append && !traits.random_write;
+        if unsettled && self.inodes().get(ino).is_ok_and(|inode| inode.is_open_in_place()) {
+            return Duration::ZERO;
+        }
+        self.believed()
     }
 
     /// Takes in what a listing, or a file fetched ahead, has told of `path`, while that is believed, and counts a

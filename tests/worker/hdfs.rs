@@ -325,6 +325,31 @@ fn who_makes_a_read_only_file_writes_it_and_nobody_after_him() {
     rig.unpublish(&workers, "a").unwrap();
 }
 
+/// HDFS sets it when the file is complete, and an editor that finds another one than it saw asks whether it shall write.
+#[test]
+fn a_files_time_is_settled_when_it_is_closed() {
+    let Some(lake) = Lake::shared() else { return };
+    let (rig, workers) = (&lake.rig, lake.rig.workers());
+    let mut request = lake.request("a", "alice", SOON);
+    request.spec.options.ttl = Duration::from_secs(1);
+    rig.publish(&workers, request).unwrap();
+    let time = |name: &str| fs::metadata(lake.at("a", name)).unwrap().modified().unwrap();
+    for (name, synced) in [("saved", true), ("copied", false), ("saved again", true)] {
+        let mut file = File::create(lake.at("a", name)).unwrap();
+        file.write_all(b"text").unwrap();
+        if synced {
+            file.sync_all().unwrap();
+        }
+        // Its answer tells the time, too.
+        file.set_permissions(PermissionsExt::from_mode(0o640)).unwrap();
+        drop(file);
+        let closed = time(name);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(time(name), closed, "{name}");
+    }
+    rig.unpublish(&workers, "a").unwrap();
+}
+
 #[test]
 fn an_open_file_of_hdfs_outlives_its_name() {
     let Some(lake) = Lake::shared() else { return };
