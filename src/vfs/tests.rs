@@ -126,6 +126,11 @@ pub(super) fn volume_with(config: Config) -> (Memory, Vfs) {
     (memory, vfs)
 }
 
+/// Of data that never changes.
+fn immutable() -> Config {
+    Config { immutable: true, read_only: true, ..Config::default() }
+}
+
 pub(super) fn path(text: &str) -> Path {
     Path::parse(text).unwrap()
 }

@@ -33,10 +33,6 @@ fn rig(config: Config, memory_budget: u64) -> Rig {
     Rig { memory, store, vfs, budget }
 }
 
-fn immutable() -> Config {
-    Config { immutable: true, read_only: true, ..Config::default() }
-}
-
 impl Rig {
     async fn dir(&self) -> Ino {
         self.vfs.lookup(Ino::ROOT, b"d").await.unwrap().ino

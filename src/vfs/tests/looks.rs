@@ -6,10 +6,6 @@ use crate::backend::faulty::Faulty;
 
 const MODULES: usize = 16;
 
-fn immutable() -> Config {
-    Config { immutable: true, read_only: true, ..Config::default() }
-}
-
 /// Packages of 16 modules each, with nothing asked of them yet.
 fn packages(config: Config, count: usize) -> (Faulty, Vfs) {
     let memory = Memory::new();
