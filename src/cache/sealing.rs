@@ -5,6 +5,7 @@
 //! its last changes. A file is given out only while it is in that state, and while it is, it is not changed.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -109,7 +110,20 @@ fn is_sealed(files: &Files, key: Key) -> io::Result<bool> {
     let (medium, names) = (&files.part.medium, Names::of(key));
     let shard = medium.open_dir(&files.part.dir, &names.shard)?;
     match medium.open(&shard, &names.seal) {
-        Ok((seal, _)) => Ok(medium.read(&seal, 0, 256)? == state(files)?.as_bytes()),
+        Ok((seal, _)) => {
+            Ok(medium.read(&seal, 0, 256)? == state(files)?.as_bytes() && has_its_name(files, &shard, &names)?)
+        }
+        Err(error) if super::files::is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the file lies under its name, by which others open it: who was late in making the version's files may have put
+/// another there.
+fn has_its_name(files: &Files, shard: &OwnedFd, names: &Names) -> io::Result<bool> {
+    let (named, open) = (files.part.medium.stat(shard, &names.data), files.data.metadata()?);
+    match named {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (open.dev(), open.ino())),
         Err(error) if super::files::is_absent(&error) => Ok(false),
         Err(error) => Err(error),
     }
@@ -118,6 +132,10 @@ fn is_sealed(files: &Files, key: Key) -> io::Result<bool> {
 /// Compares all blocks, and records the state in which they were right. Or the number of one that is not.
 fn seal(files: &Files, key: Key, count: u64, step: u64) -> io::Result<Option<u64>> {
     let (medium, names) = (&files.part.medium, Names::of(key));
+    let shard = medium.open_dir(&files.part.dir, &names.shard)?;
+    if !has_its_name(files, &shard, &names)? {
+        return Ok(None);
+    }
     medium.sync(&files.data)?;
     medium.sync(&files.map)?;
     let before = state(files)?;
@@ -126,7 +144,6 @@ fn seal(files: &Files, key: Key, count: u64, step: u64) -> io::Result<Option<u64
             return Ok(Some(block));
         }
     }
-    let shard = medium.open_dir(&files.part.dir, &names.shard)?;
     let seal = medium.create(&shard, &names.new)?;
     medium.write(&seal, &[before.clone().into()], 0)?;
     medium.sync(&seal)?;

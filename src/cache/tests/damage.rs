@@ -232,3 +232,24 @@ async fn what_is_nobodys_is_removed() {
     read_all(&cached, std::slice::from_ref(&file)).await;
     assert_eq!(rig.requests(), before);
 }
+
+#[tokio::test]
+async fn a_file_under_whose_name_another_lies_is_not_given_out_by_it() {
+    let rig = Rig::new();
+    let file = rig.put("f", 2 * MIB);
+    for moved in [false, true] {
+        let cached = rig.open().await;
+        read_all(&cached, std::slice::from_ref(&file)).await;
+        if moved {
+            let name = files(&rig, ".data").remove(0);
+            let other = name.with_extension("other");
+            fs::write(&other, vec![0; 2 * MIB as usize]).unwrap();
+            fs::rename(&other, &name).unwrap();
+        }
+        cached.prepare_local();
+        // What is not known to be right is looked at, and may be given out the next time.
+        assert!(cached.local(&file).await.is_none());
+        cached.settle().await;
+        assert_eq!(cached.local(&file).await.is_some(), !moved);
+    }
+}
