@@ -4,6 +4,7 @@
 //! through, all where there are few files, and of what they hold the longest unused goes first, if it was visited less
 //! often than what needs the room.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -120,14 +121,14 @@ impl Space {
         let mut all = 0;
         for number in 0..=u8::MAX {
             let Some(shard) = shard(&part.medium, &part.dir, number)? else { continue };
-            let names = part.medium.names(&shard)?;
+            let names: HashSet<String> = part.medium.names(&shard)?.into_iter().collect();
             for name in &names {
                 let stat = match part.medium.stat(&shard, name) {
                     Err(error) if is_absent(&error) => continue,
                     other => other?,
                 };
                 let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
-                let has = |suffix: &str| names.iter().any(|other| other.strip_suffix(suffix) == Some(stem));
+                let has = |suffix: &str| names.contains(&format!("{stem}{suffix}"));
                 let is_young = !first && changed(&stat).elapsed().is_ok_and(|age| age < ABANDONED);
                 let is_whole =
                     has(".data") && has(".map") && [".data", ".map", ".seal"].iter().any(|end| name.ends_with(end));
