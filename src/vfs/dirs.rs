@@ -93,6 +93,8 @@ struct Source {
     asked: Arc<Ticket>,
     /// Files being written when the pass began; they came first.
     here: HashSet<Name>,
+    /// What was given out of a pass before this one.
+    told: HashSet<Name>,
     /// What is remembered of it.
     pass: Arc<Pass>,
 }
@@ -318,6 +320,7 @@ impl Vfs {
             entries: fetch_ahead(self.list(&path, reign)),
             path,
             here: here.into_iter().map(|(name, _)| name).collect(),
+            told: HashSet::new(),
         });
         Ok(listing)
     }
@@ -346,7 +349,7 @@ impl Vfs {
             }
         }
         if let Some(source) = &mut listing.source {
-            source.here.extend(told);
+            source.told = told;
         }
         Ok(())
     }
@@ -357,6 +360,9 @@ impl Vfs {
             return None;
         }
         self.listings.push(&source.pass, &entry.name, &entry.meta);
+        if source.told.contains(&entry.name) {
+            return None;
+        }
         let path = source.path.join(&entry.name);
         let inodes = self.inodes();
         if let Some(ino) = inodes.written_at(&path) {

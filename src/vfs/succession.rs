@@ -63,6 +63,10 @@ mod tests {
 
     /// A mount of two principals whose file of one name and version has other bytes for each.
     fn rig() -> (Faulty, Faulty, Swappable, Arc<Vfs>) {
+        rig_of(Config::default())
+    }
+
+    fn rig_of(config: Config) -> (Faulty, Faulty, Swappable, Arc<Vfs>) {
         let [old, new] = [b'o', b'n'].map(|byte| {
             let memory = Memory::new();
             memory.put(&path("f"), vec![byte; SIZE]);
@@ -75,7 +79,7 @@ mod tests {
         let backend: Arc<dyn Backend> = Arc::new(swappable.clone());
         let budget = Budget::new(32 << 20);
         let ahead = ReadAhead::new(backend.clone(), budget.clone(), prefetch::Config::for_budget(32 << 20));
-        (old, new, swappable, Arc::new(Vfs::new(backend, ahead, budget, Config::default())))
+        (old, new, swappable, Arc::new(Vfs::new(backend, ahead, budget, config)))
     }
 
     async fn open(vfs: &Vfs) -> Handle {
@@ -147,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listing_goes_on_with_what_was_not_told() {
-        let (_, new, swappable, vfs) = rig();
+        let (_, new, swappable, vfs) = rig_of(Config { immutable: true, read_only: true, ..Config::default() });
         let dir = vfs.lookup(Ino::ROOT, b"d").await.unwrap().ino;
         let handle = vfs.open_dir(dir).unwrap();
         let mut told = Vec::new();
@@ -160,6 +164,10 @@ mod tests {
             if told.len() == 6 {
                 vfs.succeed(|| swappable.swap(Arc::new(new.clone()))).await;
             }
+        }
+        // What was told before is there, too.
+        for name in told.iter().filter(|name| !name.starts_with('.')) {
+            assert!(vfs.lookup(dir, name.as_bytes()).await.is_ok(), "{name}");
         }
         told.sort();
         assert_eq!(told, names(&vfs, dir).await.unwrap());
