@@ -285,13 +285,18 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (vfs, handle, data) = (self.vfs(), Handle(fh.0), Bytes::copy_from_slice(data));
         let owner = lock_owner.map(|owner| Owner::Files(owner.0));
-        let call = async move { vfs.write(handle, offset, data, owner).await };
+        let call = async move {
+            match flags.0 & libc::O_APPEND != 0 {
+                true => vfs.append(handle, offset, data, owner).await,
+                false => vfs.write(handle, offset, data, owner).await,
+            }
+        };
         let (operations, reply) = (self.answers.operations.clone(), reply::written(reply));
         self.answers.transfer(Operation::Write, req.pid(), call, move |outcome| {
             operations.written(outcome.unwrap_or_default());
@@ -354,12 +359,7 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let (vfs, handle) = (self.vfs(), Handle(fh.0));
         let call = async move { vfs.read_dir(handle, offset, ENTRIES_PLUS).await };
-        self.answers.ask(
-            Operation::ReadDir,
-            req.pid(),
-            call,
-            reply::listed_plus(reply, self.vfs(), Ino(ino.0), self.ttl()),
-        );
+        self.answers.ask(Operation::ReadDir, req.pid(), call, reply::listed_plus(reply, self.vfs(), Ino(ino.0)));
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -422,15 +422,15 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (vfs, parent, name) = (self.vfs(), Ino(parent.0), name.as_bytes().to_vec());
-        let call = {
-            let vfs = vfs.clone();
-            async move { vfs.create_with(parent, &name, how(flags), mode & 0o7777).await }
+        let (call, told) = {
+            let (vfs, told) = (vfs.clone(), vfs.clone());
+            (async move { vfs.create_with(parent, &name, how(flags), mode & 0o7777).await }, told)
         };
         let take_back = move |(attr, opened): (Attr, Opened)| async move {
             vfs.forget(attr.ino, 1);
             close(vfs, opened).await;
         };
-        self.answers.grant(Operation::Create, req.pid(), call, reply::created(reply, self.ttl()), take_back);
+        self.answers.grant(Operation::Create, req.pid(), call, reply::created(reply, told), take_back);
     }
 
     fn getlk(

@@ -27,7 +27,7 @@ pub(super) fn negotiate(
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
-        // Set-id bits and capabilities are kept nowhere: no write needs to ask for them.
+        // Set-id bits are kept nowhere, or by servers that clear them at a write: none needs to ask for them.
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     ]
     .into_iter()

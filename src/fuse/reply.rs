@@ -15,7 +15,7 @@ use super::gather::Gather;
 use super::words::{fopen, kind, nothing, shown};
 use crate::vfs::{Answer, Attr, Error, Ino, Listed, Opened, Result, Space, Usage, Vfs};
 
-/// Inode numbers are never used for a second file.
+/// A number that the kernel has given back may be used again: it asks for none that it does not know.
 const GENERATION: Generation = Generation(0);
 
 /// What `df` shows as the volume's size where nothing limits it: 1 PiB.
@@ -83,10 +83,11 @@ pub(super) fn opened(reply: ReplyOpen, more: FopenFlags) -> impl FnOnce(Result<O
 }
 
 /// A file that was just made, open.
-pub(super) fn created(reply: ReplyCreate, ttl: Duration) -> impl FnOnce(Result<(Attr, Opened)>) + Send + 'static {
+pub(super) fn created(reply: ReplyCreate, vfs: Arc<Vfs>) -> impl FnOnce(Result<(Attr, Opened)>) + Send + 'static {
     move |outcome| match outcome {
         Ok((attr, opened)) => {
-            reply.created(&ttl, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));
+            let believed = vfs.believed_of(attr.ino);
+            reply.created(&believed, &shown(&attr), GENERATION, FileHandle(opened.handle.0), fopen(&opened));
         }
         Err(error) => reply.error(errno(error)),
     }
@@ -129,7 +130,6 @@ pub(super) fn listed_plus(
     mut reply: ReplyDirectoryPlus,
     vfs: Arc<Vfs>,
     dir: Ino,
-    ttl: Duration,
 ) -> impl FnOnce(Result<Vec<Listed>>) + Send + 'static {
     move |outcome| {
         let listed = match outcome {
@@ -140,7 +140,7 @@ pub(super) fn listed_plus(
             // A directory that went meanwhile ends here.
             let Ok(taken) = vfs.take_listed(dir, entry) else { break };
             let (attr, name) = (shown(&taken.attr), OsStr::from_bytes(&entry.name));
-            let ttl = if taken.sure { ttl } else { Duration::ZERO };
+            let ttl = if taken.sure { vfs.believed_of(taken.attr.ino) } else { Duration::ZERO };
             if reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION) {
                 if taken.counted {
                     vfs.forget(taken.attr.ino, 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::in_place::ROOT;
+use super::close_to_open::ROOT;
 use super::inode::Inode;
 use super::{Error, Ino, Result, Rights, Vfs};
 use crate::backend::{ErrorKind, Path};

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::inodes::Ino;
+use super::changes::Outcome;
+use super::inode::Inode;
+use super::inodes::{Ino, Inodes};
 use super::ledger::Amount;
 use super::{Error, Result, Vfs};
-use crate::backend::{ErrorKind, Kind, Name, Path, RenameOptions};
+use crate::backend::{self, ErrorKind, Kind, Meta, Name, Path, RenameOptions};
 
 /// Between two looks whether a directory is empty by now: close(2) does not wait until a hidden file has gone.
 const EMPTYING: [Duration; 6] = [
@@ -40,7 +42,33 @@ impl Vfs {
 
     /// Removes the name `path` of the open file `ino`, which is kept under a hidden one. So it is where it has other
     /// names, which another client may remove.
-    pub(super) async fn hide(&self, ino: Ino, path: &Path) -> Result<()> {
+    pub(super) async fn remove_open(&self, ino: Ino, path: &Path) -> Result<()> {
+        if let Some(unkept) = self.hide(ino, path).await? {
+            self.remove_hidden(&unkept).await;
+        }
+        Ok(())
+    }
+
+    /// Has `replacing` put something in the place of the file `ino`, held open, whose name is `path`. It keeps a hidden name,
+    /// and gets its own back where nothing came.
+    pub(super) async fn replace_open<T>(
+        &self,
+        ino: Ino,
+        path: &Path,
+        replacing: impl Future<Output = backend::Result<T>>,
+    ) -> Result<backend::Result<T>> {
+        let unkept = self.hide(ino, path).await?;
+        let replaced = replacing.await;
+        match (replaced.is_ok(), unkept) {
+            (true, Some(unkept)) => self.remove_hidden(&unkept).await,
+            (true, None) => {}
+            (false, unkept) => self.show(ino, path, unkept).await,
+        }
+        Ok(replaced)
+    }
+
+    /// Renames what `path` names, which should be the open file `ino`, to a hidden name. Where that is, if nobody has it open.
+    async fn hide(&self, ino: Ino, path: &Path) -> Result<Option<Path>> {
         let Some((dir, _)) = path.split_last() else { return Err(Error::NotPermitted) };
         let hidden = dir.join(&Name::hidden());
         let how = RenameOptions { kind: Kind::File, version: None, replace: true };
@@ -51,25 +79,37 @@ impl Vfs {
         let moved = moved?;
         let size = if moved.links > 1 { 0 } else { moved.size() };
         self.counts(path, Amount::file(size, -1));
-        let is_open = {
-            let mut inodes = self.inodes();
-            let open = inodes.get_mut(ino).ok().filter(|inode| inode.handles > 0);
-            let is_open = match open {
-                Some(inode) => {
-                    inode.file_mut()?.hidden = Some(hidden.clone());
-                    true
+        let is_kept = self.inodes().hide(ino, path, &hidden, &moved);
+        Ok((!is_kept).then_some(hidden))
+    }
+
+    /// Gives what [`hide`](Self::hide) hid its name back.
+    async fn show(&self, ino: Ino, path: &Path, unkept: Option<Path>) {
+        let kept = || self.inodes().get(ino).ok()?.file().ok()?.hidden.clone();
+        let is_kept = unkept.is_none();
+        let Some(hidden) = unkept.or_else(kept) else { return };
+        let how = RenameOptions { kind: Kind::File, version: None, replace: false };
+        let shown = self.backend.rename(&hidden, path, how).await;
+        self.progressed();
+        self.record_names(ino);
+        self.changes.record(path, Outcome::Uncertain);
+        match shown {
+            Ok(meta) => {
+                self.counts(path, Amount::file(if meta.links > 1 { 0 } else { meta.size() }, 1));
+                if is_kept {
+                    self.inodes().show(ino, path, &meta);
                 }
-                None => false,
-            };
-            inodes.detach(path);
-            inodes.take_in(ino, &moved);
-            is_open
-        };
-        // It was closed while it was being renamed: nobody else comes to it.
-        if !is_open {
-            self.remove_hidden(&hidden).await;
+            }
+            // What was to replace it did, and the answer was lost.
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::error!(%path, %hidden, %error, "a file could neither be replaced nor keep its name: it has a hidden one");
+                if let Ok(file) = self.inodes().get_mut(ino).and_then(Inode::file_mut) {
+                    // It does not go with its last handle.
+                    file.hidden = None;
+                }
+            }
         }
-        Ok(())
     }
 
     /// Removes the directory `path` where it shows nothing. What lies hidden in it is open here, and then moves up; or was closed
@@ -111,5 +151,70 @@ impl Vfs {
             self.remove_hidden(&new).await;
         }
         Ok(())
+    }
+}
+
+impl Inodes {
+    /// Counts one more handle of the file at `path`, where somebody has it open and no hidden name keeps it.
+    pub(super) fn hold_open_at(&mut self, path: &Path) -> Option<Ino> {
+        let ino = self.open_at(path)?;
+        self.open(ino, false).ok().map(|()| ino)
+    }
+
+    /// The file at `path`, where somebody has it open and no hidden name keeps it.
+    pub(super) fn open_at(&self, path: &Path) -> Option<Ino> {
+        let inode = |ino: &Ino| self.get(*ino).ok().filter(|inode| inode.handles > 0);
+        self.at(path).filter(|ino| inode(ino).is_some_and(|inode| inode.file().is_ok_and(|file| file.hidden.is_none())))
+    }
+
+    /// The open files that lie hidden in the directory `dir`, and where.
+    pub(super) fn hidden_in(&self, dir: &Path) -> Vec<(Ino, Path)> {
+        self.hidden_where(|path| path.split_last().is_some_and(|(above, _)| above == *dir))
+    }
+
+    pub(super) fn hidden_where(&self, lies: impl Fn(&Path) -> bool) -> Vec<(Ino, Path)> {
+        let hidden = |inode: &Inode| inode.file().ok().and_then(|file| file.hidden.clone());
+        self.each().filter_map(|(ino, inode)| Some((ino, hidden(inode).filter(|path| lies(path))?))).collect()
+    }
+
+    /// The open file `ino`, which had the name `path`, lies at `hidden` from now on. False where it is closed by now, or is
+    /// another file than `moved` shows.
+    pub(super) fn hide(&mut self, ino: Ino, path: &Path, hidden: &Path, moved: &Meta) -> bool {
+        let open = self.get_mut(ino).ok().filter(|inode| inode.handles > 0 && inode.is(moved));
+        let is_kept =
+            open.and_then(|inode| inode.file_mut().ok()).map(|file| file.hidden = Some(hidden.clone())).is_some();
+        if self.at(path) == Some(ino) {
+            self.detach(path);
+        }
+        // Somebody may have looked for the name before this, when it was gone in the store already.
+        if let Some(inode) = self.get_mut(ino).ok().filter(|inode| is_kept && !inode.linked) {
+            inode.goes_by(hidden.clone());
+        }
+        self.take_in(ino, moved);
+        is_kept
+    }
+
+    /// A file that was hidden has the name `path` again.
+    pub(super) fn show(&mut self, ino: Ino, path: &Path, meta: &Meta) {
+        if let Ok(file) = self.get_mut(ino).and_then(Inode::file_mut) {
+            file.hidden = None;
+            self.goes_by(ino, path);
+            self.take_in(ino, meta);
+        }
+    }
+
+    /// An open file that lay hidden at `old` does so at `new`. False where it is closed by now.
+    pub(super) fn hide_at(&mut self, ino: Ino, old: &Path, new: &Path) -> bool {
+        let Ok(inode) = self.get_mut(ino) else { return false };
+        if inode.path == *old {
+            inode.goes_by(new.clone());
+        }
+        match inode.file_mut() {
+            Ok(file) if file.hidden.as_ref() == Some(old) => {
+                file.hidden = Some(new.clone());
+                true
+            }
+            _ => false,
+        }
     }
 }

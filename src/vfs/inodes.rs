@@ -191,7 +191,7 @@ impl Inodes {
     }
 
     /// An inode that is known has this name, too, which is the one it goes by from now on: it was just seen to have it.
-    fn goes_by(&mut self, ino: Ino, path: &Path) {
+    pub(super) fn goes_by(&mut self, ino: Ino, path: &Path) {
         if self.at(path) != Some(ino) {
             self.detach(path);
             self.names.insert(path.clone(), ino);
@@ -210,9 +210,9 @@ impl Inodes {
         inode.goes_by(path.clone());
     }
 
-    /// Takes in what the store says of what `ino` is, wherever it lies.
+    /// Takes in what the store says of what `ino` is, wherever it lies; nothing of another file, which came there meanwhile.
     pub(super) fn take_in(&mut self, ino: Ino, meta: &Meta) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.is(meta)) else { return };
         inode.mtime = meta.mtime;
         inode.permissions = meta.permissions;
         inode.counted(meta.links);
@@ -306,32 +306,9 @@ impl Inodes {
         left
     }
 
-    /// The file at `path`, where somebody has it open and no hidden name keeps it.
-    pub(super) fn open_at(&self, path: &Path) -> Option<Ino> {
-        let inode = |ino: &Ino| self.inodes.get(ino).filter(|inode| inode.handles > 0);
-        self.at(path).filter(|ino| inode(ino).is_some_and(|inode| inode.file().is_ok_and(|file| file.hidden.is_none())))
-    }
-
-    /// The open files that lie hidden in the directory `dir`, and where.
-    pub(super) fn hidden_in(&self, dir: &Path) -> Vec<(Ino, Path)> {
-        let hidden = |inode: &Inode| inode.file().ok().and_then(|file| file.hidden.clone());
-        let all = self.inodes.iter().filter_map(|(ino, inode)| Some((*ino, hidden(inode)?)));
-        all.filter(|(_, path)| path.split_last().is_some_and(|(above, _)| above == *dir)).collect()
-    }
-
-    /// An open file that lay hidden at `old` does so at `new`. False where it is closed by now.
-    pub(super) fn hide_at(&mut self, ino: Ino, old: &Path, new: &Path) -> bool {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return false };
-        if inode.path == *old {
-            inode.goes_by(new.clone());
-        }
-        match inode.file_mut() {
-            Ok(file) if file.hidden.as_ref() == Some(old) => {
-                file.hidden = Some(new.clone());
-                true
-            }
-            _ => false,
-        }
+    /// All that are known.
+    pub(super) fn each(&self) -> impl Iterator<Item = (Ino, &Inode)> {
+        self.inodes.iter().map(|(ino, inode)| (*ino, &**inode))
     }
 
     /// Files that are open to be changed in place.
@@ -382,16 +359,24 @@ impl Inodes {
         }
     }
 
-    /// What lay at `from`, and all that is known below it, lies at `to`.
-    pub(super) fn rename(&mut self, from: &Path, to: &Path) {
+    /// `ino` lay at `from`, and lies at `to`, with all that is known below it.
+    pub(super) fn rename(&mut self, ino: Ino, from: &Path, to: &Path) {
         self.detach(to);
+        if self.at(from).is_none() && self.inodes.contains_key(&ino) {
+            // Somebody looked for the old name when it was gone in the store already.
+            self.goes_by(ino, from);
+        }
         let moved: Vec<Path> = match self.at(from).and_then(|ino| self.inodes.get(&ino)).map(|inode| inode.kind()) {
             Some(Kind::Directory) => self.names.keys().filter(|path| path.starts_with(from)).cloned().collect(),
             Some(Kind::File | Kind::Symlink) => vec![from.clone()],
             None => return,
         };
+        let below = |old: &Path| old.names().skip(from.names().count()).fold(to.clone(), |path, name| path.join(&name));
+        for (ino, old) in self.hidden_where(|path| path.starts_with(from)) {
+            self.hide_at(ino, &old, &below(&old));
+        }
         for old in moved {
-            let new = old.names().skip(from.names().count()).fold(to.clone(), |path, name| path.join(&name));
+            let new = below(&old);
             if let Some(ino) = self.names.remove(&old) {
                 if let Some(inode) = self.inodes.get_mut(&ino) {
                     match inode.path == old {
@@ -587,7 +572,7 @@ mod tests {
         let dir = table.enter(&path("d"), &directory());
         let below = table.enter(&path("d/x/f"), &file("d/x/f", "1"));
         let beside = table.enter(&path("dx"), &file("dx", "1"));
-        table.rename(&path("d"), &path("e/new"));
+        table.rename(dir, &path("d"), &path("e/new"));
         assert_eq!(table.directory(dir).unwrap(), path("e/new"));
         let moved = table.get(below).unwrap();
         assert_eq!(
@@ -614,8 +599,8 @@ mod tests {
         let ino = table.enter(&path("a"), &linked("a", 1));
         assert_eq!(table.enter(&path("d/b"), &linked("d/b", 2)), ino);
         assert_eq!((table.get(ino).unwrap().links, table.names_of(ino)), (2, vec![path("d/b"), path("a")]));
-        table.rename(&path("d"), &path("e"));
-        table.rename(&path("a"), &path("c"));
+        table.rename(Ino(999), &path("d"), &path("e"));
+        table.rename(ino, &path("a"), &path("c"));
         assert_eq!(
             (table.at(&path("d/b")), table.at(&path("a"))),
             (Some(ino), None),

@@ -7,6 +7,7 @@ mod absences;
 mod access;
 mod attributes;
 mod changes;
+mod close_to_open;
 mod control;
 mod count;
 mod crowd;

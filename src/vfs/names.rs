@@ -185,7 +185,7 @@ impl Vfs {
         let _locked = self.locks.lock(&path).await;
         let open = self.inodes().open_at(&path).filter(|_| self.in_place());
         if let Some(ino) = open {
-            return self.hide(ino, &path).await;
+            return self.remove_open(ino, &path).await;
         }
         if self.is_in_store(&path) {
             let (being_written, size, names) = {

@@ -35,7 +35,7 @@ impl Vfs {
         };
         let kind = self.inodes().get(ino).map(|inode| inode.kind());
         let moved = match kind {
-            Ok(Kind::Directory) => self.rename_directory(&old, &new, keep).await,
+            Ok(Kind::Directory) => self.rename_directory(ino, &old, &new, keep).await,
             Ok(Kind::File | Kind::Symlink) => self.rename_file(ino, &old, &new, keep).await,
             Err(error) => Err(error),
         };
@@ -57,15 +57,20 @@ impl Vfs {
         let stored = self.inodes().get(ino)?.file()?.stored.clone();
         let lies_there = if stored.is_some() {
             let size = stored.as_ref().map_or(0, |version| version.size);
-            let open = self.inodes().open_at(new).filter(|_| self.in_place() && !keep);
-            if let Some(open) = open {
-                self.hide(open, new).await?;
-            }
             // By name: that somebody wrote to it does not make it another file.
             let stored = stored.filter(|_| !self.in_place());
             let replaced = self.inodes().stored_at(new);
             let how = RenameOptions { kind: Kind::File, version: stored, replace: !keep };
-            let moved = self.backend.rename(old, new, how).await;
+            let moving = self.backend.rename(old, new, how);
+            let open = if self.in_place() && !keep { self.inodes().hold_open_at(new) } else { None };
+            let moved = match open {
+                Some(open) => {
+                    let moved = self.replace_open(open, new, moving).await;
+                    self.closed(open).await;
+                    moved?
+                }
+                None => moving.await,
+            };
             self.progressed();
             self.changes.record(new, Outcome::Uncertain);
             self.left(old, &moved);
@@ -90,7 +95,7 @@ impl Vfs {
         if let Some(writer) = gate.as_mut() {
             writer.upload.moved(new.clone(), lies_there);
         }
-        self.inodes().rename(old, new);
+        self.inodes().rename(ino, old, new);
         Ok(())
     }
 
@@ -104,7 +109,7 @@ impl Vfs {
         }
     }
 
-    async fn rename_directory(&self, old: &Path, new: &Path, keep: bool) -> Result<()> {
+    async fn rename_directory(&self, ino: Ino, old: &Path, new: &Path, keep: bool) -> Result<()> {
         // No file below is published while its name moves.
         let below = self.inodes().written_below(old);
         let mut written = Vec::new();
@@ -136,7 +141,7 @@ impl Vfs {
         self.counts(old, Amount::directory(-1));
         self.counts(new, Amount::directory(1));
         let mut inodes = self.inodes();
-        inodes.rename(old, new);
+        inodes.rename(ino, old, new);
         for (ino, gate) in &mut written {
             let inode = inodes.get(*ino)?;
             if let Some(writer) = gate.as_mut() {

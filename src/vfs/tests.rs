@@ -1,4 +1,5 @@
 mod ahead;
+mod in_place;
 mod links;
 mod looks;
 
@@ -29,11 +30,22 @@ const WRITE: OpenOptions = OpenOptions { write: true, truncate: false, exclusive
 pub(super) struct Slow {
     inner: Memory,
     answers: Arc<Semaphore>,
+    moves: Arc<Semaphore>,
 }
 
 impl Slow {
     pub(super) fn new(inner: &Memory) -> Slow {
-        Slow { inner: inner.clone(), answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+        let [answers, moves] = [(); 2].map(|()| Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+        Slow { inner: inner.clone(), answers, moves }
+    }
+
+    /// What moves a name has done so, and does not say so.
+    fn hold_moves(&self) {
+        self.moves.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    fn let_moves_go(&self) {
+        self.moves.add_permits(1_000_000);
     }
 
     pub(super) fn hold(&self) {
@@ -98,7 +110,9 @@ impl Backend for Slow {
     }
 
     async fn rename(&self, from: &Path, to: &Path, how: RenameOptions) -> backend::Result<Meta> {
-        self.inner.rename(from, to, how).await
+        let answer = self.inner.rename(from, to, how).await;
+        drop(self.moves.acquire().await);
+        answer
     }
 
     async fn make_file(&self, path: &Path, mode: u32) -> backend::Result<Meta> {
@@ -107,6 +121,10 @@ impl Backend for Slow {
 
     async fn open_write(&self, file: &Version) -> backend::Result<Arc<dyn InPlace>> {
         self.inner.open_write(file).await
+    }
+
+    async fn set_attributes(&self, path: &Path, set: &SetAttributes) -> backend::Result<Meta> {
+        self.inner.set_attributes(path, set).await
     }
 }
 

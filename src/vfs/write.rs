@@ -79,6 +79,19 @@ impl Writer {
 }
 
 impl Vfs {
+    /// As [`Vfs::write`], through a handle that only appends. `offset` is the end as the kernel has heard of it; where files
+    /// are changed in place, by others too, it may be another since.
+    ///
+    /// # Errors
+    /// As [`Vfs::write`].
+    pub async fn append(&self, handle: Handle, offset: u64, data: Bytes, owner: Option<Owner>) -> Result<u32> {
+        let end = match self.handles.writing(handle) {
+            Ok(ino) if self.in_place() => self.inodes().get(ino)?.size(),
+            _ => offset,
+        };
+        self.write(handle, end, data, owner).await
+    }
+
     /// Writes to a file: at its end, or, where files are changed in place, at any offset that the store takes.
     ///
     /// # Errors
