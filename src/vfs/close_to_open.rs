@@ -10,6 +10,9 @@ use crate::backend::{ErrorKind, Path, Version};
 /// So long a silent store is waited for by who asks about the root: what is entered there may need nothing of it.
 pub(super) const ROOT: Duration = Duration::from_millis(500);
 
+/// So long an open waits for the kernel, which waits for pages that others are reading.
+const FORGETTING: Duration = Duration::from_secs(1);
+
 impl Vfs {
     /// Attributes of an inode as the store has them now, where files are changed in place. Of the root those that are known,
     /// where the store says nothing in time: `df` looks at it first.
@@ -36,8 +39,9 @@ impl Vfs {
             return Err(Error::Stale);
         }
         if stored()? != known {
-            // It holds the length that it was told before.
+            // It holds the length that it was told before, and its caller may read as soon as he is answered.
             self.invalidate(Invalidation::Inode(ino));
+            let _ = tokio::time::timeout(FORGETTING, self.forgotten()).await;
         }
         Ok(())
     }

@@ -23,6 +23,11 @@ impl Vfs {
         for ino in known {
             self.invalidate(Invalidation::Inode(ino));
         }
+        self.forgotten().await;
+    }
+
+    /// Waits until the kernel has forgotten what it was told to forget before this.
+    pub(super) async fn forgotten(&self) {
         let mut passed = self.fences.subscribe();
         let fence = self.fence();
         if self.invalidate(Invalidation::Fence(fence)) {

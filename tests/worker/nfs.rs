@@ -329,6 +329,30 @@ fn what_another_client_changes_is_seen() {
 }
 
 #[test]
+fn what_was_closed_is_read_by_who_opens_and_appended_to() {
+    let Some(filer) = Filer::new() else { return };
+    let (rig, workers) = (&filer.rig, filer.rig.workers());
+    for (target, namespace) in [("a", "team"), ("b", "others")] {
+        let request = Publish { namespace: Some(namespace.into()), ..filer.request(target, UID, SOON) };
+        rig.publish(&workers, request).unwrap();
+    }
+    let mut written = Vec::new();
+    for step in 0..40 {
+        let (writer, reader) = if step % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        let line = format!("{step} by {writer}\n");
+        let mut log = OpenOptions::new().append(true).create(true).open(filer.at(writer, "log")).unwrap();
+        log.write_all(line.as_bytes()).unwrap();
+        drop(log);
+        written.extend(line.into_bytes());
+        // Nobody has asked for its length since.
+        assert_eq!(fs::read(filer.at(reader, "log")).unwrap(), written, "{step}");
+    }
+    for target in ["a", "b"] {
+        rig.unpublish(&workers, target).unwrap();
+    }
+}
+
+#[test]
 fn a_frozen_server_holds_nobody() {
     let Some(filer) = Filer::new() else { return };
     let (rig, workers) = (&filer.rig, filer.rig.workers());
