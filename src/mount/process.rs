@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
@@ -63,7 +64,8 @@ impl Process {
         let Some(pid) = Pid::from_raw(identity.pid) else { return Ok(None) };
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            // After a reboot the pid may be that of another process's thread, which is INVAL or, on newer kernels, NOENT.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // Read after the pidfd was opened: equal, and the pidfd is of that process.
@@ -158,5 +160,21 @@ impl ExitStatus {
             Ok(words) => words.clone().unwrap_or_default(),
             Err(_) => "an unknown end".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_that_a_thread_has_by_now_is_of_no_process() {
+        let thread = std::thread::spawn(|| {
+            let tid = nix::unistd::gettid().as_raw();
+            Process::open(Identity::of(tid).unwrap())
+        });
+        assert!(thread.join().unwrap().unwrap().is_none());
+        let own = Identity::of(std::process::id().cast_signed()).unwrap();
+        assert!(Process::open(own).unwrap().is_some_and(|process| process.is_running()));
     }
 }

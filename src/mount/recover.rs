@@ -33,7 +33,7 @@ impl Workers {
         let mut mounts = HashMap::new();
         for (id, record) in self.state.load_mounts()? {
             let Some(record) = record else { continue };
-            let mount = Arc::new(self.adopt(id.clone(), record).await?);
+            let mount = Arc::new(self.adopt(id.clone(), record).await);
             self.claims().adopt_mount(&mount);
             mounts.insert(id, mount);
         }
@@ -190,40 +190,46 @@ impl Workers {
         Ok(())
     }
 
-    /// A mount of a record, with its worker if that runs.
-    async fn adopt(&self, id: MountId, record: MountRecord) -> Result<Shared, Error> {
-        let worker = match (&record.device, record.worker) {
-            (Some(device), Some(identity)) => {
-                let process = Process::open(identity)
-                    .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))?;
-                let point = self.state.mount_point(&id);
-                let cgroup = self.cgroups.of(&id);
-                let part = record.lends_from.as_ref().and_then(|part| self.parts.look_at(part));
-                let broker = part.zip(record.uid).and_then(|(dir, uid)| Broker::new(dir, uid, device).ok().flatten());
-                let (volume_id, broker) = (record.volume_id.clone(), broker.map(Arc::new));
-                let place = Place { volume_id, point, device: device.clone(), cgroup, broker, sums: self.sums.clone() };
-                match process {
-                    Some(process) => {
-                        let channel = self.state.connect(&id).await.and_then(Channel::new);
-                        if let (Ok(channel), Some(server)) = (&channel, &record.dials) {
-                            offer_connections(channel, server, &record.volume_id).await;
-                        }
-                        Some(Live::adopt(process, channel, place, self.config.ping_deadline))
-                    }
-                    None => None,
+    /// A mount of a record, with its worker if that runs. One of which nobody can tell whether it runs is as one that
+    /// does not, so that the other mounts are taken over all the same.
+    async fn adopt(&self, id: MountId, record: MountRecord) -> Shared {
+        let process = process_of(&record).unwrap_or_else(|error| {
+            tracing::error!("{error}; its mount is taken for one without a worker");
+            None
+        });
+        let worker = match (process, record.device.clone()) {
+            (Some(process), Some(device)) => {
+                let channel = self.state.connect(&id).await.and_then(Channel::new);
+                if let (Ok(channel), Some(server)) = (&channel, &record.dials) {
+                    offer_connections(channel, server, &record.volume_id).await;
                 }
+                let place = self.place(&id, &record, device);
+                Some(Live::adopt(process, channel, place, self.config.ping_deadline))
             }
             _ => None,
         };
-        Ok(Shared::adopt(id, record, worker))
+        Shared::adopt(id, record, worker)
     }
 
-    /// The process that began to serve `mount`, if it runs.
-    pub(super) fn find_process(&self, mount: &Shared) -> Result<Option<Process>, Error> {
-        let Some(identity) = mount.record().worker else { return Ok(None) };
-        Process::open(identity)
-            .map_err(|error| Error::System(format!("the worker of volume {}: {error}", mount.volume_id())))
+    fn place(&self, id: &MountId, record: &MountRecord, device: String) -> Place {
+        let part = record.lends_from.as_ref().and_then(|part| self.parts.look_at(part));
+        let broker = part.zip(record.uid).and_then(|(dir, uid)| Broker::new(dir, uid, &device).ok().flatten());
+        Place {
+            volume_id: record.volume_id.clone(),
+            point: self.state.mount_point(id),
+            device,
+            cgroup: self.cgroups.of(id),
+            broker: broker.map(Arc::new),
+            sums: self.sums.clone(),
+        }
     }
+}
+
+/// The process that a record tells of, if it runs.
+pub(super) fn process_of(record: &MountRecord) -> Result<Option<Process>, Error> {
+    let Some(identity) = record.worker else { return Ok(None) };
+    Process::open(identity)
+        .map_err(|error| Error::System(format!("the worker of volume {}: {error}", record.volume_id)))
 }
 
 /// Has a worker ask this node plugin for its connections.

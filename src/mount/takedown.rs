@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::live::Live;
+use super::recover::process_of;
 use super::shared::Shared;
 use super::state::MountId;
 use super::table::{Mount, Table};
@@ -65,7 +66,7 @@ impl Workers {
         let unfinished = match mount.worker() {
             Some(_) => None,
             // It died, or never served.
-            None => self.find_process(mount)?,
+            None => process_of(&mount.record())?,
         };
         if let Some(process) = unfinished {
             process.kill();
