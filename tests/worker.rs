@@ -144,6 +144,12 @@ fn a_worker_has_no_rights_and_shows_no_secret() {
         assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
         let line = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline")).unwrap()).unwrap();
         assert!(line.ends_with("\0worker\0"), "{line}");
+        // A machine that runs out of memory ends it before the node plugin.
+        let readiness = |process: &str| {
+            let text = fs::read_to_string(format!("/proc/{process}/oom_score_adj")).unwrap();
+            text.trim().parse::<i32>().unwrap()
+        };
+        assert_eq!(readiness(&pid.to_string()), readiness("self").max(500));
         let [cwd, root] = ["cwd", "root"].map(|link| fs::read_link(format!("/proc/{pid}/{link}")).unwrap());
         assert_eq!(cwd, root);
         uids.push(uid);

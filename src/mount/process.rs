@@ -1,5 +1,6 @@
 //! A process that is certainly the one meant, also after the node plugin's restart.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,6 +14,12 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
+
+/// How readily the kernel ends a worker where the node runs out of memory (oom_score_adj, proc(5)). A worker would inherit
+/// the node plugin's, by which it goes last; it is to go before that, before what has a Guaranteed pod's (-997) and before
+/// the node's own services (0). Its end hurts every pod that reads through it, so that it goes after those Burstable pods
+/// which asked for less than half of the node's memory: these have more than 500.
+const OUT_OF_MEMORY: i16 = 500;
 
 /// A pid is reused; a pid and the clock tick in which it began are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +103,13 @@ impl Process {
         self.is_running().then(|| found.resident * procfs::page_size())
     }
 
+    /// Has the kernel end it before this process where the node runs out of memory. What goes as early already stays so.
+    fn go_first(&self) -> io::Result<()> {
+        let path = format!("/proc/{}/oom_score_adj", self.identity.pid);
+        let inherited: i16 = fs::read_to_string(&path)?.trim().parse().map_err(io::Error::other)?;
+        if inherited < OUT_OF_MEMORY { fs::write(path, OUT_OF_MEMORY.to_string()) } else { Ok(()) }
+    }
+
     /// Sends SIGKILL; fine where it has ended.
     pub(super) fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
@@ -121,6 +135,12 @@ pub(super) fn spawn(program: &Path, alone: bool) -> io::Result<(Process, UnixStr
     let mut child = if alone { spawn_alone(command)? } else { command.spawn()? };
     let identity = child.id().and_then(|pid| Identity::of(i32::try_from(pid).ok()?));
     let process = identity.map(Process::open).transpose();
+    // It has not been waited for, so that its pid is its own.
+    if let Ok(Some(Some(process))) = &process
+        && let Err(error) = process.go_first()
+    {
+        tracing::warn!(worker = %process.identity, "where memory runs out, it goes no sooner than the node plugin: {error}");
+    }
     let (tell, exit) = tokio::sync::watch::channel(None);
     tokio::spawn(async move {
         let status = child.wait().await;
