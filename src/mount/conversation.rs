@@ -185,9 +185,10 @@ fn tell<T>(waiting: &mut VecDeque<oneshot::Sender<T>>, answer: T) {
     }
 }
 
+/// What it asks for is bounded here, too: it is not trusted.
 fn allow(place: &Place, memory: u64) {
     let Some(cgroup) = &place.cgroup else { return };
-    if let Err(error) = cgroup.raise(memory) {
+    if let Err(error) = cgroup.raise(memory.min(place.most_memory)) {
         tracing::warn!(volume = place.volume_id, "the worker's memory limit stays as it was: {error}");
     }
 }
@@ -199,5 +200,53 @@ async fn set_read_ahead(place: Place, kib: u32) {
         Ok(Some(Err(error))) => tracing::warn!(volume = volume_id, "the kernel's read-ahead stays as it was: {error}"),
         Ok(None) => tracing::warn!(volume = volume_id, "the kernel's read-ahead could not be changed in time"),
         Err(error) => tracing::warn!(volume = volume_id, "no thread to change the kernel's read-ahead on: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixStream;
+
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::mount::cgroup::Cgroup;
+    use crate::mount::tally::Sums;
+
+    const PULSE: Duration = Duration::from_secs(1);
+
+    fn place(cgroup: Option<Cgroup>) -> Place {
+        Place {
+            volume_id: "v".into(),
+            point: "/nowhere".into(),
+            device: "0:0".into(),
+            cgroup,
+            most_memory: 1 << 30,
+            sums: Sums::default(),
+            broker: None,
+        }
+    }
+
+    /// A conversation, the worker's end of it, and how to have something asked.
+    fn begin(place: Place) -> (JoinHandle<Parting>, Channel, mpsc::Sender<Question>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, theirs) = (Channel::new(ours).unwrap(), Channel::new(theirs).unwrap());
+        let (ask, asked) = mpsc::channel(16);
+        (tokio::spawn(async move { converse(ours, asked, PULSE, &place).await }), theirs, ask)
+    }
+
+    #[tokio::test]
+    async fn no_worker_is_allowed_more_memory_than_its_store_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [("memory.max", "1"), ("memory.oom.group", "0")] {
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        let (parting, worker, _ask) = begin(place(Some(Cgroup::of_version_2(dir.path()))));
+        worker.send(&FromWorker::Memory { bytes: u64::MAX }).await.unwrap();
+        drop(worker);
+        assert!(matches!(parting.await.unwrap(), Parting::Closed));
+        let most: u64 = fs::read_to_string(dir.path().join("memory.max")).unwrap().parse().unwrap();
+        assert!((1 << 30..2 << 30).contains(&most), "{most}");
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Place {
     pub(super) device: String,
     /// Where its memory is limited.
     pub(super) cgroup: Option<Cgroup>,
+    /// The most that its buffers may ever hold, in bytes.
+    pub(super) most_memory: u64,
     /// Where its volume's use is summed up.
     pub(super) sums: Sums,
     /// Lends it files of its part of the cache, where it may have the kernel read them.

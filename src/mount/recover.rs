@@ -219,6 +219,7 @@ impl Workers {
             point: self.state.mount_point(id),
             device,
             cgroup: self.cgroups.of(id),
+            most_memory: record.most_memory,
             broker: broker.map(Arc::new),
             sums: self.sums.clone(),
         }

@@ -35,12 +35,14 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     let patience = spec.options.timeout + STEP;
     let point = state.mount_point(&mount.id);
     let (source, read_only, uid) = (spec.volume_id.clone(), spec.read_only, mount.record().uid);
+    let most_memory = spec.most_memory;
 
     let mut starting = Starting::spawn(config, mount.volume_id())?;
     let server = spec.backend.privileged().cloned();
     mount.note(state, |record| {
         record.worker = Some(starting.process.identity());
         record.dials = server.clone();
+        record.most_memory = most_memory;
     })?;
     let cgroup = limited(cgroups, mount, starting.process.identity(), spec.options.memory)?;
 
@@ -128,7 +130,8 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
         record.lends_from = part.filter(|_| broker.is_some());
     })?;
     let Starting { process, channel, exit, volume_id } = starting;
-    let place = Place { volume_id, point, device, cgroup, broker: broker.map(Arc::new), sums: sums.clone() };
+    let (broker, sums) = (broker.map(Arc::new), sums.clone());
+    let place = Place { volume_id, point, device, cgroup, most_memory, broker, sums };
     Ok(Live::follow(process, channel, exit, place, config.ping_deadline))
 }
 

@@ -87,6 +87,10 @@ pub(super) struct MountRecord {
     /// The part of the cache that a read-only mount's files may be lent from.
     #[serde(default)]
     pub(super) lends_from: Option<PartId>,
+    /// The most that its worker's buffers may ever hold, in bytes; 0 in a record of an earlier version, by which they hold
+    /// no more than they do.
+    #[serde(default)]
+    pub(super) most_memory: u64,
     /// The server to which its worker is given connections.
     #[serde(default)]
     pub(super) dials: Option<nfs::Config>,
@@ -105,6 +109,7 @@ impl MountRecord {
             device: None,
             lends_from: None,
             dials: None,
+            most_memory: 0,
             consumer: Consumer::default(),
             store: String::new(),
             begun: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

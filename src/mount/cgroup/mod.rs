@@ -128,6 +128,12 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
+    /// A directory that looks like one of version 2.
+    #[cfg(test)]
+    pub(super) fn of_version_2(dir: &Path) -> Cgroup {
+        Cgroup { version: Version::V2, dir: dir.to_owned() }
+    }
+
     /// Allows the worker at least `budget` bytes and what every worker needs. Never lowered: the kernel would kill a
     /// worker that has not given back yet what it had.
     pub(super) fn raise(&self, budget: u64) -> io::Result<()> {
