@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::broker::Errand;
-use super::handover::{self, Channel, FromWorker, Refusal, ToWorker};
+use super::handover::{self, Channel, FromWorker, MOST_CALLERS, Refusal, ToWorker};
 use super::live::Place;
 use super::process::being_killed;
 use super::{Usage, kernel};
@@ -70,21 +70,28 @@ pub(super) async fn converse(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Waiting::default();
     let mut member = place.sums.member(&place.volume_id);
-    let (answers, mut lent) = mpsc::unbounded_channel();
+    let (answers, mut found) = mpsc::unbounded_channel();
     let broker = place.broker.as_ref().map(|broker| broker.serve(answers.clone()));
+    let looks = look_for_killed(answers);
     loop {
         let step = tokio::select! {
             biased;
+            // Before what the worker says next, so that they do not pile up where it says much.
+            Some(answer) = found.recv() => channel.send(&answer).await,
             message = channel.receive::<FromWorker>() => match message {
                 // What it says to a node plugin that has found it.
                 Ok((FromWorker::Ready { version }, _)) => {
                     channel.set_peer(&version);
                     Ok(())
                 }
-                Ok((FromWorker::Waiting { callers }, _)) => match being_killed(&callers) {
-                    callers if callers.is_empty() => Ok(()),
-                    callers => channel.send(&ToWorker::Killed { callers }).await,
-                },
+                Ok((FromWorker::Waiting { callers }, _)) if callers.len() > MOST_CALLERS => {
+                    return Parting::Wrong(format!("it asked for {} callers at once", callers.len()));
+                }
+                Ok((FromWorker::Waiting { callers }, _)) => {
+                    // Where the look before is not done, it asks again.
+                    let _ = looks.try_send(callers);
+                    Ok(())
+                }
                 Ok((FromWorker::Tally(tally), _)) => {
                     member.hear(tally);
                     Ok(())
@@ -107,7 +114,6 @@ pub(super) async fn converse(
                 },
                 Err(error) => Err(error),
             },
-            Some(answer) = lent.recv() => channel.send(&answer).await,
             Some(question) = asked.recv() => channel.send(&waiting.put(question)).await,
             () = member.called() => channel.send(&ToWorker::Tally(member.news())).await,
             _ = ticks.tick() => {
@@ -179,6 +185,22 @@ impl Waiting {
     }
 }
 
+/// Looks who of those that are sent is being killed, one look after the other, and tells `answers`.
+fn look_for_killed(answers: mpsc::UnboundedSender<ToWorker>) -> mpsc::Sender<Vec<u32>> {
+    let (ask, mut asked) = mpsc::channel::<Vec<u32>>(1);
+    tokio::spawn(async move {
+        while let Some(callers) = asked.recv().await {
+            let found = kernel::within(kernel::PROMPT, move || being_killed(&callers)).await;
+            if let Ok(Some(callers)) = found
+                && !callers.is_empty()
+            {
+                let _ = answers.send(ToWorker::Killed { callers });
+            }
+        }
+    });
+    ask
+}
+
 fn tell<T>(waiting: &mut VecDeque<oneshot::Sender<T>>, answer: T) {
     if let Some(tell) = waiting.pop_front() {
         let _ = tell.send(answer);
@@ -248,5 +270,16 @@ mod tests {
         assert!(matches!(parting.await.unwrap(), Parting::Closed));
         let most: u64 = fs::read_to_string(dir.path().join("memory.max")).unwrap().parse().unwrap();
         assert!((1 << 30..2 << 30).contains(&most), "{most}");
+    }
+
+    #[tokio::test]
+    async fn only_so_many_callers_are_looked_for_at_once() {
+        for (count, is_fine) in [(MOST_CALLERS, true), (MOST_CALLERS + 1, false)] {
+            let (parting, worker, _ask) = begin(place(None));
+            worker.send(&FromWorker::Waiting { callers: vec![u32::MAX; count] }).await.unwrap();
+            drop(worker);
+            let parting = parting.await.unwrap();
+            assert_eq!(matches!(parting, Parting::Closed), is_fine, "{parting:?}");
+        }
     }
 }

@@ -46,6 +46,9 @@ use crate::observability::metrics::Numbers;
 /// This binary's version, as the first frames carry it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The most threads that a `Waiting` names.
+pub const MOST_CALLERS: usize = 512;
+
 /// The longest frame in bytes: a volume with a CA bundle of the system's size fits many times.
 const MAX_FRAME: usize = 4 << 20;
 const HEADER: usize = size_of::<u32>();
@@ -185,7 +188,7 @@ pub enum FromWorker {
     /// Requests of these threads have waited long. Answered by `Killed` where one of them is being killed, which the
     /// worker cannot see.
     Waiting {
-        /// Thread ids in the node plugin's pid namespace.
+        /// Thread ids in the node plugin's pid namespace, at most [`MOST_CALLERS`].
         callers: Vec<u32>,
     },
     /// What this worker did with its volume, which has a limit. The first one to a node plugin says what it knew before,

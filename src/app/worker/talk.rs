@@ -11,7 +11,7 @@ use super::served::Served;
 use super::sharing::Telling;
 use crate::auth::Credential;
 use crate::fuse::Session;
-use crate::mount::handover::{FromWorker, ToWorker};
+use crate::mount::handover::{FromWorker, MOST_CALLERS, ToWorker};
 use crate::mount::line::{Caller, Line};
 use crate::observability;
 
@@ -21,9 +21,6 @@ pub(super) type Words = mpsc::UnboundedReceiver<FromWorker>;
 /// Whose request has waited for so long may be being killed, and is asked for. A killed caller is to be gone within
 /// 2 s.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// The most callers asked for at once; the others' turn comes when these have gone.
-const MOST_CALLERS: usize = 512;
 
 /// What takes a while, done one after the other.
 enum Errand {
@@ -62,6 +59,7 @@ pub(super) async fn talk(
                 }
                 word => word,
             },
+            // The others' turn comes when these have gone.
             callers = session.long_waiting(PATIENCE, MOST_CALLERS) => FromWorker::Waiting { callers },
             Some((caller, answer)) = answers.recv() => {
                 // The next node plugin would take it for the answer to a question of its own.
