@@ -1,15 +1,17 @@
 //! What a node plugin and a worker that serves say to each other, until one of them is gone.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::broker::Errand;
 use super::handover::{self, Channel, FromWorker, MOST_CALLERS, Refusal, ToWorker};
 use super::live::Place;
-use super::process::being_killed;
+use super::process::{Process, being_killed};
+use super::tally::Member;
 use super::{Usage, kernel};
 use crate::auth::Credential;
 use crate::observability::metrics::Numbers;
@@ -59,82 +61,127 @@ struct Waiting {
     finished: bool,
 }
 
+/// What a conversation stands on.
+struct Talk<'a> {
+    place: &'a Place,
+    waiting: Waiting,
+    member: Member,
+    broker: Option<mpsc::Sender<Errand>>,
+    looks: mpsc::Sender<Vec<u32>>,
+    /// The worker had ended at the last pulse.
+    was_gone: bool,
+}
+
 /// Talks with the worker of the mount at `place` until it is gone, pinging it once a `pulse`.
 pub(super) async fn converse(
     mut channel: Channel,
     mut asked: mpsc::Receiver<Question>,
     pulse: Duration,
+    process: &Process,
     place: &Place,
 ) -> Parting {
+    let deadline = pulse * PINGS;
     let mut ticks = tokio::time::interval(pulse);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut waiting = Waiting::default();
-    let mut member = place.sums.member(&place.volume_id);
     let (answers, mut found) = mpsc::unbounded_channel();
-    let broker = place.broker.as_ref().map(|broker| broker.serve(answers.clone()));
-    let looks = look_for_killed(answers);
+    let mut talk = Talk {
+        place,
+        waiting: Waiting::default(),
+        member: place.sums.member(&place.volume_id),
+        broker: place.broker.as_ref().map(|broker| broker.serve(answers.clone())),
+        looks: look_for_killed(answers),
+        was_gone: false,
+    };
     loop {
-        let step = tokio::select! {
+        let word = tokio::select! {
             biased;
             // Before what the worker says next, so that they do not pile up where it says much.
-            Some(answer) = found.recv() => channel.send(&answer).await,
-            message = channel.receive::<FromWorker>() => match message {
-                // What it says to a node plugin that has found it.
-                Ok((FromWorker::Ready { version }, _)) => {
-                    channel.set_peer(&version);
-                    Ok(())
-                }
-                Ok((FromWorker::Waiting { callers }, _)) if callers.len() > MOST_CALLERS => {
-                    return Parting::Wrong(format!("it asked for {} callers at once", callers.len()));
-                }
-                Ok((FromWorker::Waiting { callers }, _)) => {
-                    // Where the look before is not done, it asks again.
-                    let _ = looks.try_send(callers);
-                    Ok(())
-                }
-                Ok((FromWorker::Tally(tally), _)) => {
-                    member.hear(tally);
-                    Ok(())
-                }
-                Ok((FromWorker::Borrow { ticket, name }, device)) => {
-                    let errand = device.map(|device| Errand::Borrow { ticket, name, device });
-                    let taken = errand.zip(broker.as_ref()).is_some_and(|(errand, to)| to.try_send(errand).is_ok());
-                    if taken { Ok(()) } else { channel.send(&ToWorker::Lent { ticket, id: None }).await }
-                }
-                Ok((FromWorker::Return { id }, device)) => {
-                    if let (Some(device), Some(broker)) = (device, &broker) {
-                        // Where there are too many, it ends with the connection.
-                        let _ = broker.try_send(Errand::Return { id, device });
+            Some(answer) = found.recv() => Some(answer),
+            heard = channel.receive() => match heard {
+                Ok((message, rider)) => {
+                    // What it says to a node plugin that has found it.
+                    if let FromWorker::Ready { version } = &message {
+                        channel.set_peer(version);
                     }
-                    Ok(())
+                    match talk.hear(message, rider) {
+                        Ok(word) => word,
+                        Err(why) => return Parting::Wrong(why),
+                    }
                 }
-                Ok((message, _)) => match waiting.hear(message, place) {
-                    Ok(()) => Ok(()),
-                    Err(why) => return Parting::Wrong(why),
-                },
-                Err(error) => Err(error),
+                Err(error) => return talk.parting(error),
             },
-            Some(question) = asked.recv() => channel.send(&waiting.put(question)).await,
-            () = member.called() => channel.send(&ToWorker::Tally(member.news())).await,
+            Some(question) = asked.recv() => Some(talk.waiting.put(question)),
+            () = talk.member.called() => Some(ToWorker::Tally(talk.member.news())),
             _ = ticks.tick() => {
-                if waiting.unanswered == PINGS {
-                    return Parting::Wrong(format!("it did not answer for {:?}", pulse * PINGS));
+                if talk.was_gone {
+                    return talk.parting(handover::Error::Closed);
                 }
-                waiting.unanswered += 1;
-                waiting.pings.push_back(None);
-                channel.send(&ToWorker::Ping).await
+                // Its socket closes with it, unless others have that too. What it said last is heard first.
+                talk.was_gone = !process.is_running();
+                if talk.waiting.unanswered == PINGS {
+                    return Parting::Wrong(format!("it did not answer for {deadline:?}"));
+                }
+                Some(talk.waiting.ping())
             }
         };
-        match step {
-            Ok(()) => {}
-            Err(handover::Error::Closed) if waiting.finished => return Parting::Finished,
-            Err(handover::Error::Closed) => return Parting::Closed,
-            Err(error) => return Parting::Wrong(error.to_string()),
+        let Some(word) = word else { continue };
+        match timeout(deadline, channel.send(&word)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return talk.parting(error),
+            // Half a message may be on its way.
+            Err(_) => return Parting::Wrong(format!("it did not take what it was told for {deadline:?}")),
+        }
+    }
+}
+
+impl Talk<'_> {
+    /// Does what the worker said; returns what is said to that at once. A descriptor on a message that may have none is
+    /// closed. An error is what it must not say.
+    fn hear(&mut self, message: FromWorker, rider: Option<OwnedFd>) -> Result<Option<ToWorker>, String> {
+        match message {
+            FromWorker::Ready { .. } => {}
+            FromWorker::Waiting { callers } if callers.len() > MOST_CALLERS => {
+                return Err(format!("it asked for {} callers at once", callers.len()));
+            }
+            FromWorker::Waiting { callers } => {
+                // Where the look before is not done, it asks again.
+                let _ = self.looks.try_send(callers);
+            }
+            FromWorker::Tally(tally) => self.member.hear(tally),
+            FromWorker::Borrow { ticket, name } => {
+                let errand = rider.map(|device| Errand::Borrow { ticket, name, device });
+                let taken = errand.zip(self.broker.as_ref()).is_some_and(|(errand, to)| to.try_send(errand).is_ok());
+                return Ok((!taken).then_some(ToWorker::Lent { ticket, id: None }));
+            }
+            FromWorker::Return { id } => {
+                if let (Some(device), Some(broker)) = (rider, &self.broker) {
+                    // Where there are too many, it ends with the connection.
+                    let _ = broker.try_send(Errand::Return { id, device });
+                }
+            }
+            message => self.waiting.hear(message, self.place)?,
+        }
+        Ok(None)
+    }
+
+    /// How a conversation ended whose socket failed so.
+    fn parting(&self, error: handover::Error) -> Parting {
+        match error {
+            handover::Error::Closed if self.waiting.finished => Parting::Finished,
+            handover::Error::Closed => Parting::Closed,
+            error => Parting::Wrong(error.to_string()),
         }
     }
 }
 
 impl Waiting {
+    /// A ping of the watch's own.
+    fn ping(&mut self) -> ToWorker {
+        self.unanswered += 1;
+        self.pings.push_back(None);
+        ToWorker::Ping
+    }
+
     /// The question as it is sent.
     fn put(&mut self, question: Question) -> ToWorker {
         match question {
@@ -234,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::mount::cgroup::Cgroup;
+    use crate::mount::process;
     use crate::mount::tally::Sums;
 
     const PULSE: Duration = Duration::from_secs(1);
@@ -255,7 +303,8 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (ours, theirs) = (Channel::new(ours).unwrap(), Channel::new(theirs).unwrap());
         let (ask, asked) = mpsc::channel(16);
-        (tokio::spawn(async move { converse(ours, asked, PULSE, &place).await }), theirs, ask)
+        let process = Process::own();
+        (tokio::spawn(async move { converse(ours, asked, PULSE, &process, &place).await }), theirs, ask)
     }
 
     #[tokio::test]
@@ -281,5 +330,36 @@ mod tests {
             let parting = parting.await.unwrap();
             assert_eq!(matches!(parting, Parting::Closed), is_fine, "{parting:?}");
         }
+    }
+
+    /// Answers as a worker does.
+    async fn answer(mut worker: Channel) {
+        loop {
+            if let (ToWorker::Ping, _) = worker.receive().await.unwrap() {
+                worker.send(&FromWorker::Pong).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_takes_nothing_is_ended() {
+        let (parting, _worker, ask) = begin(place(None));
+        // More than a socket holds.
+        ask.send(Question::Log("x".repeat(3 << 20))).await.unwrap();
+        let parting = timeout(10 * PINGS * PULSE, parting).await.expect("it ends").unwrap();
+        assert!(matches!(&parting, Parting::Wrong(why) if why.contains("did not take")), "{parting:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_ends_with_the_process_though_somebody_holds_its_socket() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (process, _socket, mut exit) = process::spawn("/bin/true".as_ref(), false).unwrap();
+        exit.words().await;
+        tokio::spawn(answer(Channel::new(theirs).unwrap()));
+        let (_ask, asked) = mpsc::channel(16);
+        let place = place(None);
+        let talk = converse(Channel::new(ours).unwrap(), asked, PULSE, &process, &place);
+        let parting = timeout(10 * PINGS * PULSE, talk).await.expect("it ends");
+        assert!(matches!(parting, Parting::Closed), "{parting:?}");
     }
 }

@@ -120,7 +120,7 @@ impl Live {
         let (watched, at) = (process.clone(), place.clone());
         let mut exit = exit;
         let watching = async move {
-            let parting = converse(channel, asked, deadline / PINGS, &at).await;
+            let parting = converse(channel, asked, deadline / PINGS, &watched, &at).await;
             if let Parting::Wrong(why) = &parting {
                 tracing::error!(volume = at.volume_id, worker = %watched.identity(), "worker is ended: {why}");
                 end(&watched, &at).await;
@@ -143,7 +143,7 @@ impl Live {
         let (watched, at) = (process.clone(), place.clone());
         let watching = async move {
             let parting = match channel {
-                Ok(channel) => converse(channel, asked, deadline / PINGS, &at).await,
+                Ok(channel) => converse(channel, asked, deadline / PINGS, &watched, &at).await,
                 Err(error) => Parting::Wrong(format!("it cannot be reached: {error}")),
             };
             match parting {

@@ -82,6 +82,13 @@ impl Process {
         Ok(Some(Process { identity, pidfd }))
     }
 
+    /// This one.
+    #[cfg(test)]
+    pub(super) fn own() -> Process {
+        let identity = Identity::of(std::process::id().cast_signed()).unwrap();
+        Process::open(identity).unwrap().unwrap()
+    }
+
     pub(super) fn identity(&self) -> Identity {
         self.identity
     }
@@ -194,7 +201,6 @@ mod tests {
             Process::open(Identity::of(tid).unwrap())
         });
         assert!(thread.join().unwrap().unwrap().is_none());
-        let own = Identity::of(std::process::id().cast_signed()).unwrap();
-        assert!(Process::open(own).unwrap().is_some_and(|process| process.is_running()));
+        assert!(Process::own().is_running());
     }
 }

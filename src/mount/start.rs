@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,8 +50,7 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     let kerberos = spec.backend.realm().is_some();
     let begin = Begin { version: handover::VERSION.into(), uid, kerberos, log };
     let listener = state.listen(&mount.id)?;
-    let sent = starting.channel.send_with(&ToWorker::Begin(begin), listener.as_fd()).await;
-    starting.check(sent).await?;
+    starting.send(&ToWorker::Begin(begin), Some(listener.as_fd())).await?;
     drop(listener);
     match starting.receive(STEP).await? {
         FromWorker::Ready { version } => starting.channel.set_peer(&version),
@@ -60,10 +59,9 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     if let Some(server) = &server {
         let socket =
             dialing::offer(server).map_err(|error| Error::System(format!("a socket for the worker: {error}")))?;
-        let sent = starting.channel.send_with(&ToWorker::Dialer, socket.as_fd()).await;
-        starting.check(sent).await?;
+        starting.send(&ToWorker::Dialer, Some(socket.as_fd())).await?;
     }
-    starting.send(&ToWorker::Volume(Box::new(Volume { spec, credential }))).await?;
+    starting.send(&ToWorker::Volume(Box::new(Volume { spec, credential })), None).await?;
     let own_permissions = match starting.receive(patience).await? {
         FromWorker::Accepted { own_permissions } => own_permissions,
         other => return Err(starting.unexpected(other)),
@@ -72,8 +70,7 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
     // Only now: what an earlier worker left is for an identity that the store has just accepted.
     if !read_only && request.spec.backend.keeps_journals() {
         for journal in journals(workers, mount, request).await {
-            let sent = starting.channel.send_with(&ToWorker::Journal, journal.as_fd()).await;
-            starting.check(sent).await?;
+            starting.send(&ToWorker::Journal, Some(journal.as_fd())).await?;
         }
     }
 
@@ -85,14 +82,13 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
         if let (Ok(lent), Some(uid), true) = (&lent, uid, read_only) {
             lends_from = Some((lent.dir.try_clone().map_err(|error| system(&error))?, uid));
         }
-        let sent = match &lent {
+        match &lent {
             Ok(lent) => {
                 let message = ToWorker::Part { free_percent: lent.free_percent };
-                starting.channel.send_with(&message, lent.dir.as_fd()).await
+                starting.send(&message, Some(lent.dir.as_fd())).await?;
             }
-            Err(why) => starting.channel.send(&ToWorker::NoPart { why: why.clone() }).await,
-        };
-        starting.check(sent).await?;
+            Err(why) => starting.send(&ToWorker::NoPart { why: why.clone() }, None).await?,
+        }
     }
 
     let options = kernel::Options { source, read_only, default_permissions: !own_permissions };
@@ -103,10 +99,10 @@ pub(super) async fn start(workers: &Workers, mount: &Shared, request: &Publish) 
         Ok(device)
     })
     .await?;
-    let sent = starting.channel.send_with(&ToWorker::Device, device.as_fd()).await;
+    let sent = starting.send(&ToWorker::Device, Some(device.as_fd())).await;
     // A copy kept here would turn the worker's death into a hang of all who use the mount.
     drop(device);
-    starting.check(sent).await?;
+    sent?;
     match starting.receive(STEP).await? {
         FromWorker::Serving => {}
         other => return Err(starting.unexpected(other)),
@@ -226,24 +222,29 @@ impl Starting {
         Ok(Starting { process, channel: Channel::new(socket).map_err(fail)?, exit, volume_id })
     }
 
-    async fn send(&mut self, message: &ToWorker) -> Result<(), Error> {
-        let sent = self.channel.send(message).await;
+    async fn send(&mut self, message: &ToWorker, rider: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+        let sending = async {
+            match rider {
+                Some(rider) => self.channel.send_with(message, rider).await,
+                None => self.channel.send(message).await,
+            }
+        };
+        let sent = timeout(STEP, sending).await.map_err(|_| self.silent(STEP))?;
         self.check(sent).await
     }
 
     /// The worker's next word; a refusal is an error.
     async fn receive(&mut self, patience: Duration) -> Result<FromWorker, Error> {
-        let received = match timeout(patience, self.channel.receive::<FromWorker>()).await {
-            Ok(received) => received,
-            Err(_) => {
-                return Err(Error::Worker(format!(
-                    "the worker of volume {} did not answer for {} s while it started",
-                    self.volume_id,
-                    patience.as_secs()
-                )));
-            }
-        };
+        let received = timeout(patience, self.channel.receive()).await.map_err(|_| self.silent(patience))?;
         Ok(self.check(received).await?.0)
+    }
+
+    fn silent(&self, patience: Duration) -> Error {
+        Error::Worker(format!(
+            "the worker of volume {} did not answer for {} s while it started",
+            self.volume_id,
+            patience.as_secs()
+        ))
     }
 
     async fn check<T>(&mut self, done: Result<T, handover::Error>) -> Result<T, Error> {
