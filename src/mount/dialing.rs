@@ -2,14 +2,16 @@
 //!
 //! They are asked for on a socket of their own, so that they are to be had while the worker starts, and beside whatever
 //! else is said. A worker is not trusted: it is given connections to the one server that its volume names, from ports
-//! that are of no use with any other ([`nfs::dial`]), so many at once, and one a second once it has had those. For each
-//! server a node has some 350 such ports, which all its mounts share and of which each is held for a minute after its
-//! connection. What an earlier node plugin gave is not counted.
+//! that are of no use with any other ([`nfs::dial`]), so many at once, and one a second once it has had those. Whoever
+//! holds a socket may connect it again when it was taken off, so that a port once given may be the worker's for its life:
+//! it is given connections from so many ports and, when it has had those, from these alone. For each server a node has
+//! some 350 such ports, which all its mounts share and of which each is held for a minute after its connection. What an
+//! earlier node plugin gave is not counted.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -56,7 +58,7 @@ pub(super) fn offer(server: &nfs::Config) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     let (channel, server) = (Channel::new(ours)?, server.clone());
     tokio::spawn(async move {
-        let ended = serve(channel, &server, most(&server)).await;
+        let ended = serve(channel, &server).await;
         if !matches!(ended, Error::Closed) {
             tracing::warn!(server = server.server, "a worker gets no more connections: {ended}");
         }
@@ -70,8 +72,15 @@ fn most(server: &nfs::Config) -> usize {
     2 * (server.connections as usize + 1)
 }
 
-async fn serve(mut channel: Channel, server: &nfs::Config, most: usize) -> Error {
-    let mut given = Given { held: VecDeque::new(), most, due: Instant::now() };
+/// From how many ports a worker is given connections: for those that it may have at once, and for one principal's that
+/// wait out their minute.
+fn most_ports(server: &nfs::Config) -> usize {
+    3 * (server.connections as usize + 1)
+}
+
+async fn serve(mut channel: Channel, server: &nfs::Config) -> Error {
+    let mut given = Given::new(server);
+    let most = given.most;
     let mut dialing = FuturesUnordered::new();
     loop {
         let sent = tokio::select! {
@@ -81,20 +90,20 @@ async fn serve(mut channel: Channel, server: &nfs::Config, most: usize) -> Error
                     channel.send(&Made { ticket, failed }).await
                 }
                 Ok((Wanted { ticket, service }, _)) => {
-                    let wait = given.wait();
+                    let (wait, from) = (given.wait(), given.source());
                     dialing.push(async move {
                         sleep(wait).await;
-                        let made = nfs::dial(server, service).await;
+                        let made = nfs::dial(server, service, &from.ports).await;
                         if made.is_err() {
                             sleep(PAUSE).await;
                         }
-                        (ticket, made)
+                        (ticket, from, made)
                     });
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
-            Some((ticket, made)) = dialing.next() => match made.and_then(|stream| given.hold(stream)) {
+            Some((ticket, from, made)) = dialing.next() => match given.hold(&from, made) {
                 Ok(stream) => channel.send_with(&Made { ticket, failed: None }, stream.as_fd()).await,
                 Err(error) => {
                     given.due -= PACE;
@@ -115,11 +124,40 @@ struct Given {
     /// Copies, oldest first, so that the worker's can be ended.
     held: VecDeque<TcpStream>,
     most: usize,
+    /// From which it ever was given one.
+    ports: Vec<u16>,
+    most_ports: usize,
+    /// Connections that are being made and may be from another.
+    adding: usize,
     /// When all that was asked for would have been had at [`PACE`].
     due: Instant,
 }
 
+/// From where a connection may be.
+struct Source {
+    /// Those that the worker has had come first.
+    ports: Vec<u16>,
+    /// There are others.
+    adds: bool,
+}
+
 impl Given {
+    fn new(server: &nfs::Config) -> Given {
+        let (most, most_ports) = (most(server), most_ports(server));
+        Given { held: VecDeque::new(), most, ports: Vec::new(), most_ports, adding: 0, due: Instant::now() }
+    }
+
+    /// From where the next one is to be.
+    fn source(&mut self) -> Source {
+        let mut ports = self.ports.clone();
+        let adds = ports.len() + self.adding < self.most_ports;
+        if adds {
+            self.adding += 1;
+            ports.extend(nfs::source_ports());
+        }
+        Source { ports, adds }
+    }
+
     /// How long the next one is to wait.
     fn wait(&mut self) -> Duration {
         let now = Instant::now();
@@ -127,8 +165,14 @@ impl Given {
         self.due.saturating_duration_since(now + PACE * self.most as u32)
     }
 
-    /// Notes a connection, and ends the oldest where there are too many.
-    fn hold(&mut self, stream: TcpStream) -> io::Result<TcpStream> {
+    /// Notes what came of a connection, and ends the oldest where there are too many.
+    fn hold(&mut self, from: &Source, made: io::Result<TcpStream>) -> io::Result<TcpStream> {
+        self.adding -= usize::from(from.adds);
+        let stream = made?;
+        let port = stream.local_addr()?.port();
+        if !self.ports.contains(&port) {
+            self.ports.push(port);
+        }
         self.held.retain(is_connected);
         if self.held.len() >= self.most
             && let Some(oldest) = self.held.pop_front()
@@ -141,12 +185,24 @@ impl Given {
     }
 }
 
-/// Whether the server may still send anything on it.
+/// Whether neither side has begun to end it, as TCP knows: a socket that was told to read no more is still connected.
 fn is_connected(stream: &TcpStream) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut fds, Some(&now)), Ok(0))
+    /// `tcpi_state`, the first byte of `tcp_info` (linux/tcp.h).
+    const ESTABLISHED: u8 = 1;
+    let mut state = 0_u8;
+    let mut length = size_of_val(&state) as libc::socklen_t;
+    #[expect(unsafe_code, reason = "no wrapper knows this option")]
+    // SAFETY: the kernel writes no more than the length says, to what outlives the call.
+    let asked = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    };
+    asked == 0 && state == ESTABLISHED
 }
 
 /// The worker's side: asks whichever node plugin there is.
@@ -254,6 +310,16 @@ mod tests {
             let silent = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0])).await;
             assert!(silent.is_err(), "{silent:?}");
         }
+        // One that it reads no more is still one of them.
+        near[3].shutdown(Shutdown::Read).unwrap();
+        for _ in 0..2 {
+            let (dialed, accepted) = tokio::join!(worker.dial(Service::Nfs), listener.accept());
+            far.push_back(accepted.unwrap().0);
+            near.push_back(dialed.unwrap());
+            let mut oldest = far.pop_front().unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(10), oldest.read(&mut [0])).await;
+            assert!(matches!(ended, Ok(Ok(0))), "{ended:?}");
+        }
         // The worker dies: its socket closes, and its own copies.
         drop((worker, near));
         for stream in &mut far {
@@ -264,11 +330,39 @@ mod tests {
     #[tokio::test]
     async fn who_had_many_waits_for_more() {
         let Some((_, server, _)) = stand().await else { return };
-        let most = most(&server);
-        let mut given = Given { held: VecDeque::new(), most, due: Instant::now() };
+        let mut given = Given::new(&server);
+        let most = given.most;
         let waits: Vec<_> = (0..most + 3).map(|_| given.wait()).collect();
         assert_eq!(waits[..most], vec![Duration::ZERO; most]);
         assert!(waits[most] > PACE / 2 && waits[most + 2] > PACE * 2, "{waits:?}");
+    }
+
+    /// Each connection that was ended it makes again from the same port, as whoever holds the socket may.
+    #[tokio::test]
+    async fn a_worker_that_keeps_all_it_was_given_has_so_many_ports_and_no_more() {
+        let Some((listener, server, _)) = stand().await else { return };
+        let mut given = Given::new(&server);
+        let mut kept = Vec::new();
+        for _ in 0..most_ports(&server) {
+            let from = given.source();
+            let (dialed, accepted) = tokio::join!(nfs::dial(&server, Service::Nfs, &from.ports), listener.accept());
+            kept.push((given.hold(&from, dialed).unwrap(), accepted.unwrap().0));
+            // This node plugin thinks that it has none.
+            given.held.clear();
+        }
+        let from = given.source();
+        assert_eq!((from.ports.len(), given.ports.len()), (most_ports(&server), most_ports(&server)));
+        let error = given.hold(&from, nfs::dial(&server, Service::Nfs, &from.ports).await).unwrap_err();
+        assert!(error.to_string().contains("all in use"), "{error}");
+        // The server ends one, and it is made anew from the same port.
+        let (near, far) = kept.remove(2);
+        let port = near.local_addr().unwrap().port();
+        drop(far);
+        let ended = tokio::net::TcpStream::from_std(near).unwrap().read(&mut [0]).await;
+        assert!(matches!(ended, Ok(0)), "{ended:?}");
+        let from = given.source();
+        let dialed = nfs::dial(&server, Service::Nfs, &from.ports).await;
+        assert_eq!(given.hold(&from, dialed).unwrap().local_addr().unwrap().port(), port);
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use self::error::Failure;
-pub use self::privileged::{Dialer, MayNot, Service, dial};
+pub use self::privileged::{Dialer, MayNot, Service, dial, source_ports};
 pub(super) use self::records::Root;
 use self::tree::Tree;
 use crate::auth;

@@ -55,7 +55,7 @@ pub(super) struct Own(pub(super) Config);
 #[async_trait]
 impl Dialer for Own {
     async fn dial(&self, service: Service) -> io::Result<std::net::TcpStream> {
-        dial(&self.0, service).await
+        dial(&self.0, service, &source_ports()).await
     }
 }
 
@@ -64,22 +64,28 @@ impl Dialer for Own {
 #[error("{0}")]
 pub struct MayNot(pub String);
 
-/// Connects to a service of the server from a privileged port, by [`DIAL`]. What comes of it hears that service alone,
-/// whoever holds it.
-///
-/// # Errors
-/// A [`MayNot`] inside where this process may not; else that the server cannot be reached.
-pub async fn dial(config: &Config, service: Service) -> io::Result<std::net::TcpStream> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was not accepted");
-    timeout(DIAL, dialed(config, service)).await.map_err(late)?
+/// All such ports, each once; who begins where differs.
+pub fn source_ports() -> Vec<u16> {
+    let first = rand::random_range(PORTS);
+    (first..=*PORTS.end()).chain(*PORTS.start()..first).collect()
 }
 
-async fn dialed(config: &Config, service: Service) -> io::Result<std::net::TcpStream> {
+/// Connects to a service of the server from the first of these privileged ports that is free, by [`DIAL`]. What comes of
+/// it hears that service alone, whoever holds it.
+///
+/// # Errors
+/// A [`MayNot`] inside where this process may not; else that the server cannot be reached, or no port is free.
+pub async fn dial(config: &Config, service: Service, from: &[u16]) -> io::Result<std::net::TcpStream> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was not accepted");
+    timeout(DIAL, dialed(config, service, from)).await.map_err(late)?
+}
+
+async fn dialed(config: &Config, service: Service, from: &[u16]) -> io::Result<std::net::TcpStream> {
     let port = port_of(config, service, DIAL).await.map_err(|failure| io::Error::other(failure.to_string()))?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for server in lookup_host((config.server.as_str(), port)).await? {
         // An IPv4 address in the form of an IPv6 one is spoken to by IPv4, whose packets look otherwise.
-        match connect(SocketAddr::new(server.ip().to_canonical(), server.port())).await {
+        match connect(SocketAddr::new(server.ip().to_canonical(), server.port()), from).await {
             Ok(stream) => return stream.into_std(),
             Err(error) => last = error,
         }
@@ -87,17 +93,15 @@ async fn dialed(config: &Config, service: Service) -> io::Result<std::net::TcpSt
     Err(last)
 }
 
-/// From the first port that is free; who begins where differs.
-async fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let first = rand::random_range(PORTS);
-    for port in (first..=*PORTS.end()).chain(*PORTS.start()..first) {
-        match connect_from(port, server).await {
+/// From the first port that is free.
+async fn connect(server: SocketAddr, from: &[u16]) -> io::Result<TcpStream> {
+    for port in from {
+        match connect_from(*port, server).await {
             Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {}
             outcome => return outcome,
         }
     }
-    let (first, last) = (PORTS.start(), PORTS.end());
-    Err(io::Error::other(format!("the source ports {first} to {last} are all in use")))
+    Err(io::Error::other(format!("the {} source ports that there are for it are all in use", from.len())))
 }
 
 async fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
@@ -198,7 +202,8 @@ mod tests {
         }
         for host in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             let (listener, config) = listener(host).await;
-            let (dialed, accepted) = tokio::join!(dial(&config, Service::Nfs), listener.accept());
+            let from = source_ports();
+            let (dialed, accepted) = tokio::join!(dial(&config, Service::Nfs, &from), listener.accept());
             let mut near = TcpStream::from_std(dialed.unwrap()).unwrap();
             let (mut far, from) = accepted.unwrap();
             assert!(PORTS.contains(&from.port()), "{from}");
@@ -224,7 +229,8 @@ mod tests {
         }
         for host in ["127.0.0.1", "::1"] {
             let ((ours, config), (theirs, _)) = (listener(host).await, listener(host).await);
-            let (dialed, accepted) = tokio::join!(dial(&config, Service::Nfs), ours.accept());
+            let from = source_ports();
+            let (dialed, accepted) = tokio::join!(dial(&config, Service::Nfs, &from), ours.accept());
             let (held, port) = (dialed.unwrap(), accepted.unwrap().1.port());
             let within = async |waited: &mut (dyn Future<Output = ()> + Unpin + Send)| {
                 timeout(Duration::from_millis(500), waited).await.is_ok()
@@ -259,7 +265,7 @@ mod tests {
         let (_listener, config) = listener("127.0.0.1").await;
         // Of this thread alone, on which all of this test runs.
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE).unwrap();
-        let error = dial(&config, Service::Nfs).await.unwrap_err();
+        let error = dial(&config, Service::Nfs, &source_ports()).await.unwrap_err();
         assert!(error.get_ref().is_some_and(|inner| inner.is::<MayNot>()), "{error:?}");
         assert!(error.to_string().contains("ip_unprivileged_port_start"), "{error}");
     }
