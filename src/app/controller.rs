@@ -46,6 +46,7 @@ pub(super) async fn run(words: &cli::Controller, clerks: Clerks) -> anyhow::Resu
     })?;
     tokio::spawn(stores.watch());
     tokio::spawn(controller.clone().tidy());
+    tokio::spawn(csi::watchdog::watch(endpoint.clone(), Arc::clone(&health)));
     health.ready();
     let numbers = move || std::future::ready(monitor::of_plugin(&recorder));
     monitor::start(*metrics_address, Arc::clone(&health), numbers).await?;

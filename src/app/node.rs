@@ -75,6 +75,7 @@ pub(super) async fn run(words: &cli::Node, log: Log) -> anyhow::Result<()> {
     );
     tokio::spawn(stores.watch());
     tokio::spawn(node.tidy_caches());
+    tokio::spawn(csi::watchdog::watch(endpoint.clone(), Arc::clone(&health)));
     health.ready();
     Ok(csi::serve(listener, Services::new(identity).with_node(node).with_audit(audit), stop).await?)
 }

@@ -1,7 +1,7 @@
 //! The Identity service: who the plugin is, and whether a restart would help it. The same answers from both plugins.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tonic::{Request, Response, Status, async_trait};
 
@@ -21,7 +21,7 @@ use crate::observability::pages::Standing;
 #[derive(Debug, Default)]
 pub struct Health {
     ready: AtomicBool,
-    broken: OnceLock<String>,
+    broken: Mutex<Option<String>>,
 }
 
 impl Health {
@@ -32,16 +32,25 @@ impl Health {
 
     /// How the plugin is, for whoever probes it otherwise.
     pub fn standing(&self) -> Standing {
-        match self.broken.get() {
+        match &*self.why() {
             Some(reason) => Standing::Broken(reason.clone()),
             None if self.ready.load(Ordering::Acquire) => Standing::Ready,
             None => Standing::Starting,
         }
     }
 
-    /// Something went wrong for good in this process. The first reason stays.
+    /// Something is wrong that a restart mends.
     pub fn broken(&self, reason: impl Into<String>) {
-        let _ = self.broken.set(reason.into());
+        *self.why() = Some(reason.into());
+    }
+
+    /// It is right again by itself.
+    pub fn mended(&self) {
+        *self.why() = None;
+    }
+
+    fn why(&self) -> MutexGuard<'_, Option<String>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +136,8 @@ mod tests {
         assert_eq!(probe().await.unwrap(), Some(true));
         health.broken("the watcher ended");
         assert_eq!(probe().await.unwrap_err().message(), "the watcher ended");
+        health.mended();
+        assert_eq!(probe().await.unwrap(), Some(true));
     }
 
     #[test]

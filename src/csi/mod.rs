@@ -19,6 +19,7 @@ pub mod status;
 pub mod v1;
 pub mod volume_id;
 pub mod volumes;
+pub mod watchdog;
 mod wire;
 
 use std::time::Duration;

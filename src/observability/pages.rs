@@ -1,6 +1,7 @@
 //! What a plugin shows over HTTP: `/metrics` for a scrape, `/healthz` and `/readyz` for the kubelet. Nothing can be
 //! asked that changes anything, and nothing that is shown is secret, but anybody who reaches the address may ask.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -18,12 +19,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::metrics::exposition::CONTENT_TYPE;
 
-/// How many may ask at the same time; the next ones wait.
-const MOST: usize = 16;
+/// How many may ask at the same time. For the next one the oldest is cut off, so that callers who say nothing do not keep
+/// the kubelet out, which restarts a plugin that does not answer it.
+const MOST: usize = 64;
 
 /// A caller who takes so long for one question and its answer is cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +40,7 @@ pub enum Standing {
     Ready,
     /// It will.
     Starting,
-    /// It never will again, and why.
+    /// It does not, and a restart would mend that: why.
     Broken(String),
 }
 
@@ -105,10 +107,8 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Shows `pages` for as long as it is polled.
 pub async fn show(listener: TcpListener, pages: Pages) -> Infallible {
-    let places = Arc::new(Semaphore::new(MOST));
+    let mut asking: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        // Never closed.
-        let place = places.clone().acquire_owned().await.ok();
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -118,8 +118,14 @@ pub async fn show(listener: TcpListener, pages: Pages) -> Infallible {
                 continue;
             }
         };
+        asking.retain(|one| !one.is_finished());
+        if asking.len() >= MOST
+            && let Some(oldest) = asking.pop_front()
+        {
+            oldest.abort();
+        }
         let pages = pages.clone();
-        tokio::spawn(async move {
+        let answering = tokio::spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
                 let pages = pages.clone();
                 async move { Ok::<_, Infallible>(pages.answer(&request).await) }
@@ -128,8 +134,8 @@ pub async fn show(listener: TcpListener, pages: Pages) -> Infallible {
             server.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false);
             let serving = server.serve_connection(TokioIo::new(socket), answer);
             let _ = tokio::time::timeout(PATIENCE, serving).await;
-            drop(place);
         });
+        asking.push_back(answering.abort_handle());
     }
 }
 
@@ -180,9 +186,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(show(listener, Pages::new(|| Standing::Ready, || async { String::new() })));
         let mut silent = Vec::new();
-        for _ in 0..MOST {
+        for _ in 0..2 * MOST {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        assert!(ask(address, "GET /healthz").await.contains("200"), "after {HEAD:?} at the latest");
+        let answer = tokio::time::timeout(HEAD - Duration::from_secs(1), ask(address, "GET /healthz")).await;
+        assert!(answer.expect("before the others are done with").contains("200"));
     }
 }
