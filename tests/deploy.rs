@@ -136,6 +136,15 @@ fn mounts(container: &Value) -> HashMap<String, Value> {
     mounts.map(|mount| (mount["name"].as_str().unwrap().to_owned(), mount.clone())).collect()
 }
 
+/// The folders of the node that a container of the DaemonSet sees.
+fn folders_of_the_node(container: &Value) -> Vec<PathBuf> {
+    let (_, workload) = base().into_iter().find(|(_, manifest)| manifest["kind"] == "DaemonSet").unwrap();
+    let volumes = workload["spec"]["template"]["spec"]["volumes"].as_array().unwrap().clone();
+    let mounted = mounts(container);
+    let seen = volumes.iter().filter(|volume| mounted.contains_key(volume["name"].as_str().unwrap()));
+    seen.filter_map(|volume| Some(PathBuf::from(volume["hostPath"]["path"].as_str()?))).collect()
+}
+
 fn understood(container: &Value) -> Command {
     Cli::try_parse_from(std::iter::once("millrace".to_owned()).chain(arguments(container))).unwrap().command
 }
@@ -156,6 +165,10 @@ fn the_plugins_are_started_with_words_that_this_binary_knows() {
     let seen = Path::new(kubelet["mountPath"].as_str().unwrap());
     assert!(node.state_dir.starts_with(seen) && node.plugin.endpoint.starts_with(seen));
     assert_eq!(node.plugin.endpoint.file_name(), Some("csi.sock".as_ref()));
+    // What a sidecar mounts of the node it keeps mounted, and may read.
+    for folder in folders_of_the_node(&registrar) {
+        assert!(!node.state_dir.starts_with(&folder) && !folder.starts_with(&node.state_dir), "{folder:?}");
+    }
     // A read-only root has no place for a cache.
     assert_eq!(mounts(&plugin)["cache"]["mountPath"], node.cache_dir.unwrap().to_str().unwrap());
 

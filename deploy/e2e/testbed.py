@@ -12,7 +12,7 @@ SCRIPTS = HERE / "cluster"
 IMAGE = "millrace.test/millrace:1"
 OVERLAYS = DEPLOY / "kustomize" / "overlays"
 DRIVER = "csi.millrace.dev"
-STATE = f"/var/lib/kubelet/plugins/{DRIVER}/state"
+STATE = "/var/lib/kubelet/millrace"
 # What a case made that lies in no namespace, and goes with it.
 OF_CASE = {"labels": {"millrace.test/of": "case"}}
 FETCH = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
