@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sharing::Sharing;
 use super::state::{absent_is_fine, entries, read, save};
-use super::{MayStay, Publish};
+use super::{MayStay, Publish, kernel};
 use crate::config::CacheMode;
 
 const FORMAT: u32 = 1;
@@ -98,6 +98,17 @@ enum Lock {
 }
 
 impl Parts {
+    /// Finds what is there, as [`Parts::open`] does, for as long as a disk may take that answers.
+    pub(super) async fn find(wanted: Option<CacheDir>) -> Parts {
+        let place = wanted.as_ref().map(|wanted| wanted.path.display().to_string()).unwrap_or_default();
+        let why = match kernel::within(kernel::PROMPT, move || Parts::open(wanted.as_ref())).await {
+            Ok(Some(parts)) => return parts,
+            Ok(None) => "its disk does not answer".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Parts::none(format!("the cache directory {place}: {why}"))
+    }
+
     /// Finds what is there. A directory that cannot be used is named in the log, and then there are no parts: volumes are
     /// read without.
     pub(super) fn open(wanted: Option<&CacheDir>) -> Parts {
@@ -109,12 +120,13 @@ impl Parts {
         };
         match Dir::open(wanted) {
             Ok((dir, records)) => Parts { dir: Ok(dir), records: Mutex::new(records) },
-            Err(error) => {
-                let why = format!("the cache directory {}: {error}", wanted.path.display());
-                tracing::error!("{why}; volumes are read without a disk cache");
-                Parts { dir: Err(why), records: Mutex::default() }
-            }
+            Err(error) => Parts::none(format!("the cache directory {}: {error}", wanted.path.display())),
         }
+    }
+
+    fn none(why: String) -> Parts {
+        tracing::error!("{why}; volumes are read without a disk cache");
+        Parts { dir: Err(why), records: Mutex::default() }
     }
 
     /// The uids that are taken by parts.
@@ -433,6 +445,19 @@ mod tests {
         assert_eq!(parts.collect(&|store| store != "lake"), [ids[0].clone()]);
         drop(lent);
         assert!(parts.collect(&|_| true).is_empty(), "it was used until now");
+    }
+
+    /// A pipe that nobody reads is opened as a file is on a disk that hangs.
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_waited_for_no_longer_than_one_that_answers() {
+        let place = tempfile::tempdir().unwrap();
+        let lock = place.path().join("lock");
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let parts = Parts::find(Some(dir(place.path()))).await;
+        let _reader = File::options().read(true).write(true).open(lock).unwrap();
+        let (request, id) = wanted("v");
+        let why = parts.lend(&id, &request, None).unwrap_err();
+        assert!(why.contains("does not answer"), "{why}");
     }
 
     #[test]

@@ -176,9 +176,7 @@ impl Workers {
         let state = opened.map_err(|error| Error::System(format!("opening the state directory: {error}")))??;
         let identity_key = state.identity_key()?;
         let journals = Arc::new(Journals::open(&config.state_dir)?);
-        let wanted = config.cache.clone();
-        let parts = tokio::task::spawn_blocking(move || Parts::open(wanted.as_ref())).await;
-        let parts = Arc::new(parts.map_err(|error| Error::System(format!("opening the cache directory: {error}")))?);
+        let parts = Arc::new(Parts::find(config.cache.clone()).await);
         let mut claims = Claims::new(config.isolate.then_some((config.worker_uid_base, config.worker_uid_count)));
         for (uid, part) in parts.uids() {
             claims.keep_uid(uid, part);
