@@ -161,9 +161,21 @@ impl Claims {
         }
     }
 
+    /// Lets nobody join `mount` any more, as all its targets have brought this credential, or are silent: one that joined
+    /// between the count and that would have another's. Else how many there are, and how many are still to bring it.
+    pub(super) fn close_if_all_brought(&mut self, mount: &Shared, credential: &str) -> Result<(), (usize, usize)> {
+        match self.count_without(mount, credential) {
+            (_, 0) => {
+                self.close(mount);
+                Ok(())
+            }
+            counts => Err(counts),
+        }
+    }
+
     /// How many targets `mount` has, and how many of them have brought another credential than this one and are not
     /// silent.
-    pub(super) fn count_without(&self, mount: &Shared, credential: &str) -> (usize, usize) {
+    fn count_without(&self, mount: &Shared, credential: &str) -> (usize, usize) {
         let all = || self.targets.values().filter(|claim| claim.mount == mount.id);
         let without = all().filter(|claim| claim.brought != credential && claim.heard.elapsed() < SILENCE);
         (all().count(), without.count())
@@ -334,8 +346,13 @@ mod tests {
         tokio::time::advance(SILENCE).await;
         claims.bring(Path::new("/2"), &old);
         assert_eq!(claims.count_without(&mount, "new"), (3, 1), "one of them is not heard of any more");
+        assert_eq!(claims.close_if_all_brought(&mount, "new"), Err((3, 1)));
+        assert_eq!(join(&mut claims, "/4", "a").unwrap().id, mount.id, "still in force");
+        claims.leave(Path::new("/4"), &mount);
         claims.bring(Path::new("/2"), "new");
         assert_eq!(claims.count_without(&mount, "new"), (3, 0));
+        assert_eq!(claims.close_if_all_brought(&mount, "new"), Ok(()));
+        assert_ne!(join(&mut claims, "/4", "a").unwrap().id, mount.id, "it has the one before");
 
         claims.refuse(Path::new("/2"), "no such key");
         let refused = |claims: &Claims| claims.of_volume("v")[1].refused.clone();

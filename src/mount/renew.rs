@@ -25,8 +25,8 @@ impl Workers {
         if is_in_force(mount, &brought) {
             return Ok(Done::Nothing);
         }
-        let (all, without) = self.claims().count_without(mount, &brought.credential);
-        if without > 0 {
+        let closed = self.claims().close_if_all_brought(mount, &brought.credential);
+        if let Err((all, without)) = closed {
             return Err(Error::NotInForce(format!(
                 "volume {} is shared by {all} pods on this node, and {without} of them have not brought the changed \
                  credential yet: the one before stays in force until they have, or have not been heard of for {} \
@@ -45,7 +45,7 @@ impl Workers {
         }
     }
 
-    /// Nobody joins a mount of which it is not certain whose credential it uses, also after a restart in between.
+    /// Of a mount that nobody joins meanwhile: whose credential it uses is not certain, also after a restart in between.
     async fn hand_over(&self, mount: &Shared, brought: Sharing, request: &Publish) -> Result<(), Error> {
         let volume = mount.volume_id();
         let Some(worker) = mount.worker() else {
@@ -56,7 +56,6 @@ impl Workers {
             let record = mount.record();
             !record.renewing && record.sharing.principal == brought.principal
         };
-        self.claims().close(mount);
         mount.note(&self.state, |record| record.renewing = true)?;
         let patience = request.spec.options.timeout + STEP;
         let outcome = match worker.renew(request.credential.clone(), same_principal, patience).await {
