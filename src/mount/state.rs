@@ -3,7 +3,7 @@
 //! ```text
 //! <state>/lock                 held while a node plugin runs
 //! <state>/identity-key         this node's key of the hashes that stand for identities
-//! <state>/mounts/<id>.json     a mount and its worker, written before there is either
+//! <state>/mounts/<id>.json     a mount and its worker, written before it is mounted and the worker is told anything
 //! <state>/mounts/<id>/         its private mount point
 //! <state>/mounts/<id>.sock     where its worker listens for the next node plugin
 //! <state>/targets/<hash>.json  a target that shows a mount, written before it does
@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A mount's id is random; a target's file is called by a hash of its path. Each record is there before what it tells
-//! of and goes after it, so that whatever is found without one is nobody's. No secret is ever written.
+//! of and goes after it, so that whatever is found without one is nobody's: a worker's process alone is there before, and
+//! ends by itself where it is told nothing. No secret is ever written.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
@@ -60,7 +61,7 @@ impl std::fmt::Display for MountId {
     }
 }
 
-/// A mount at its private mount point: begun before its worker is, removed after its worker ended.
+/// A mount at its private mount point: written before its worker is told to begin, removed after its worker ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MountRecord {
     /// The layout of this record.
