@@ -65,8 +65,10 @@ import org.apache.hadoop.ha.HAServiceProtocol.StateChangeRequestInfo;
 import org.apache.hadoop.hdfs.DistributedFileSystem;
 import org.apache.hadoop.hdfs.protocol.HdfsConstants;
 import org.apache.hadoop.hdfs.server.datanode.DataNode;
+import org.apache.hadoop.hdfs.server.datanode.metrics.DataNodeMetrics;
 import org.apache.hadoop.hdfs.server.namenode.NameNode;
 import org.apache.hadoop.metrics2.lib.DefaultMetricsSystem;
+import org.apache.hadoop.metrics2.lib.MutableCounterLong;
 import org.apache.hadoop.minikdc.MiniKdc;
 import org.apache.hadoop.net.DNSToSwitchMapping;
 import org.apache.hadoop.security.Credentials;
@@ -366,6 +368,12 @@ public class HadoopCluster {
     dataNodes[i] = DataNode.createDataNode(new String[0], new Configuration(dataNodeConfs[i]));
   }
 
+  static long counted(int i, String what) throws ReflectiveOperationException {
+    Field field = DataNodeMetrics.class.getDeclaredField(what);
+    field.setAccessible(true);
+    return ((MutableCounterLong) field.get(dataNodes[i].getMetrics())).value();
+  }
+
   static void waitLive(int count) throws Exception {
     for (int i = 0; i < 1200; i++) {
       if (nameNode == null) {
@@ -412,6 +420,7 @@ public class HadoopCluster {
 
   /**
    * What tests do to the cluster, and what they have Hadoop's own client do: /datanode/stop?i= /datanode/start?i= /live
+   * /datanode/given?i= (how many reads it has answered, and with how many bytes, those of checksums included)
    * /safemode?on= /quota?path=&names=&space= /policy?path=&name= /put?path=&user= /mkdir?path=&user= /chmod?path=&mode=&user= /get?path=
    * /snapshot?path=&name= /snapshot/delete?path=&name= /hsync?path=&user= /close?path= /symlink?path=&target=&user=
    * /rotate?user= /token?user= /token/cancel?user= /active (whatever the other one of a pair is)
@@ -450,6 +459,8 @@ public class HadoopCluster {
         startDataNode(i);
         waitLive(dataNodes.length);
         return new byte[0];
+      case "/datanode/given":
+        return (counted(i, "blocksRead") + " " + counted(i, "bytesRead")).getBytes(StandardCharsets.UTF_8);
       case "/active":
         nameNode.getRpcServer().transitionToActive(
             new StateChangeRequestInfo(RequestSource.REQUEST_BY_USER_FORCED));

@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use hdfs_native::file::FileReader;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Tree;
 use super::error::{Failure, Outcome, gone};
-use super::slots::{Slot, Turn};
+use super::slots::Slot;
 use super::snapshots::Place;
 use crate::backend::{ErrorKind, Intent, Op, Result, Version, reading};
 
@@ -91,29 +93,40 @@ pub(super) async fn read(
     if let Some(answer) = reading::at_once(file, &range) {
         return answer;
     }
-    let path = file.path.clone();
-    let fail = move |failure: Failure| failure.at(Op::Read, &path);
-    let body = body(tree, file, range, why).await.map_err(&fail)?;
-    Ok(body.map(move |piece| piece.map_err(&fail)).boxed())
+    let (patience, begun) = (tree.limits.timeout.get(), Instant::now());
+    match why {
+        Intent::Demand => {
+            tree.slots.waits();
+            let ask = |range| body(tree.clone(), file.clone(), range, begun, None).boxed();
+            let late = || Err(Failure::late(patience).at(Op::Read, &file.path));
+            tree.slots.together().read(file, range, begun + patience, ask).await.unwrap_or_else(late)
+        }
+        Intent::Ahead => {
+            let turn = tree.slots.guess().await;
+            body(tree.clone(), file.clone(), range, Instant::now(), turn).await
+        }
+    }
 }
 
+/// What has been waited for since `begun`.
 async fn body(
-    tree: &Arc<Tree>,
-    file: &Version,
+    tree: Arc<Tree>,
+    file: Version,
     range: Range<u64>,
-    why: Intent,
-) -> Outcome<BoxStream<'static, Outcome<Bytes>>> {
-    let place = tree.place(file)?;
+    begun: Instant,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<BoxStream<'static, Result<Bytes>>> {
+    let path = file.path.clone();
+    let fail = move |failure: Failure| failure.at(Op::Read, &path);
+    let place = tree.place(&file).map_err(&fail)?;
     if place.frozen.is_none()
         && let Some(open) = tree.writers.get(place.id)
     {
-        open.readable(range.end).await?;
+        open.readable(range.end).await.map_err(&fail)?;
     }
-    let turn = tree.slots.turn(why).await;
-    let (tree, bytes) = (tree.clone(), file.bytes.clone());
-    let mut reading = Reading { tree, place, bytes, range, pieces: None, moved: Instant::now(), _turn: turn };
+    let mut reading = Reading { tree, place, bytes: file.bytes, range, pieces: None, moved: begun, _turn: turn };
     // The first answer decides whether there is a body at all.
-    let first = reading.next().await.transpose()?;
+    let first = reading.next().await.transpose().map_err(&fail)?;
     let rest = stream::unfold(Some(reading), async |reading| {
         let mut reading = reading?;
         let piece = reading.next().await?;
@@ -121,6 +134,7 @@ async fn body(
         let rest = piece.is_ok().then_some(reading);
         Some((piece, rest))
     });
+    let rest = rest.map(move |piece| piece.map_err(&fail));
     Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
 }
 
@@ -139,9 +153,9 @@ struct Reading {
     range: Range<u64>,
     /// As far as complete blocks reach.
     pieces: Option<Pieces>,
-    /// When the last bytes came.
+    /// When the last bytes came, or the wait for the first began.
     moved: Instant,
-    _turn: Turn,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Reading {

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::backend::Intent;
+use crate::backend::together::Together;
 use crate::backend::turns::Turns;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Slots {
     turns: Turns,
+    together: Together,
     connections: Arc<Semaphore>,
 }
 
-/// A place in line for one body: only a guess has to have one.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _place: Option<OwnedSemaphorePermit>,
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Slots").field(&self.connections.available_permits()).finish()
+    }
 }
 
 /// A connection, until this is dropped.
@@ -30,18 +30,23 @@ pub(super) struct Slot {
 impl Slots {
     pub(super) fn new(connections: u32) -> Slots {
         let connections = connections.max(1) as usize;
-        Slots { turns: Turns::new(connections), connections: Arc::new(Semaphore::new(connections)) }
+        let (turns, together) = (Turns::new(connections), Together::new(connections));
+        Slots { turns, together, connections: Arc::new(Semaphore::new(connections)) }
     }
 
-    /// Waits until a read for that reason may begin.
-    pub(super) async fn turn(&self, why: Intent) -> Turn {
-        match why {
-            Intent::Demand => {
-                self.turns.waits();
-                Turn { _place: None }
-            }
-            Intent::Ahead => Turn { _place: self.turns.guess().await },
-        }
+    /// Somebody waits for a read.
+    pub(super) fn waits(&self) {
+        self.turns.waits();
+    }
+
+    /// Waits until a guess may go. It is another's turn when this is dropped.
+    pub(super) async fn guess(&self) -> Option<OwnedSemaphorePermit> {
+        self.turns.guess().await
+    }
+
+    /// Where the reads that somebody waits for become fewer.
+    pub(super) fn together(&self) -> &Together {
+        &self.together
     }
 
     /// Waits for a free connection.
@@ -53,8 +58,6 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::FutureExt;
 
     use super::*;
@@ -67,18 +70,5 @@ mod tests {
         assert!(first.is_some() && second.is_some() && slots.connection().now_or_never().is_none());
         drop(first);
         assert!(slots.connection().now_or_never().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guess_leaves_a_connection_to_who_waits() {
-        let slots = Slots::new(2);
-        // He waits again and again.
-        for _ in 0..5 {
-            slots.turn(Intent::Demand).await;
-            tokio::time::advance(Duration::from_millis(20)).await;
-        }
-        let guess = slots.turn(Intent::Ahead).now_or_never();
-        assert!(guess.is_some() && slots.turn(Intent::Ahead).now_or_never().is_none());
-        assert!(slots.turn(Intent::Demand).now_or_never().is_some());
     }
 }
