@@ -7,11 +7,24 @@ pub mod pages;
 
 use std::sync::OnceLock;
 
+use tracing::Metadata;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The volume that this process serves, if it serves one.
 static VOLUME: OnceLock<String> = OnceLock::new();
+
+/// Libraries that would log what nobody may see, and the most that is logged of each, whatever a filter asks for.
+const CAPPED: [(&str, LevelFilter); 2] = [
+    // At debug the tokens and the encryption keys of blocks.
+    ("hdfs_native", LevelFilter::INFO),
+    // At trace whole requests, with what files hold.
+    ("aws_smithy_runtime", LevelFilter::DEBUG),
+];
 
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +72,12 @@ pub fn install(log: &Log) -> Result<(), Error> {
             let builder =
                 builder.fmt_fields(JsonFields::new()).event_format(line::json(&VOLUME)).with_filter_reloading();
             let handle = builder.reload_handle();
-            (builder.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+            (builder.finish().with(cap()).try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
         }
         false => {
             let builder = builder.event_format(line::text(&VOLUME)).with_filter_reloading();
             let handle = builder.reload_handle();
-            (builder.try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
+            (builder.finish().with(cap()).try_init(), Box::new(move |filter| handle.reload(filter).is_ok()))
         }
     };
     installed.map_err(|_| Error::Installed)?;
@@ -88,6 +101,14 @@ pub fn refilter(filter: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Lies over every filter.
+fn cap() -> FilterFn {
+    filter_fn(|event: &Metadata<'_>| {
+        let is_of = |library: &str| event.target().split("::").next() == Some(library);
+        CAPPED.iter().all(|(library, most)| !is_of(library) || event.level() <= most)
+    })
+}
+
 fn parsed(filter: &str) -> Result<EnvFilter, Error> {
     let parsed = EnvFilter::builder().parse(with_audit(filter));
     parsed.map_err(|source| Error::Filter { filter: filter.to_owned(), source })
@@ -109,6 +130,8 @@ pub fn name_volume(volume: &str) {
 
 #[cfg(test)]
 mod tests {
+    use tracing::{Level, enabled};
+
     use super::*;
 
     #[test]
@@ -122,6 +145,25 @@ mod tests {
         ] {
             assert_eq!(with_audit(filter), expected);
             assert!(EnvFilter::builder().parse(with_audit(filter)).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn no_filter_has_a_library_log_what_nobody_may_see() {
+        for filter in [
+            "trace",
+            "off,hdfs_native=trace,aws_smithy_runtime=trace,hdfs_natively=trace",
+            "hdfs_native::hdfs::block_reader=debug,aws_smithy_runtime::client=trace,trace",
+        ] {
+            let subscriber = tracing_subscriber::fmt().with_env_filter(parsed(filter).unwrap()).finish();
+            tracing::subscriber::with_default(subscriber.with(cap()), || {
+                assert!(!enabled!(target: "hdfs_native", Level::DEBUG), "{filter}");
+                assert!(!enabled!(target: "hdfs_native::hdfs::block_reader", Level::DEBUG), "{filter}");
+                assert!(enabled!(target: "hdfs_native::hdfs::block_reader", Level::INFO), "{filter}");
+                assert!(!enabled!(target: "aws_smithy_runtime::client", Level::TRACE), "{filter}");
+                assert!(enabled!(target: "aws_smithy_runtime::client", Level::DEBUG), "{filter}");
+                assert!(enabled!(target: "hdfs_natively", Level::TRACE), "{filter}");
+            });
         }
     }
 }
