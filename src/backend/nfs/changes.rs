@@ -154,8 +154,7 @@ pub(super) async fn make_symlink(tree: &Tree, path: &Path, target: &[u8]) -> Out
 
 /// `Backend::read_symlink`.
 pub(super) async fn read_symlink(tree: &Tree, path: &Path) -> Outcome<Bytes> {
-    let found = tree.lookup(path).await?;
-    tree.mounted().await?.server.readlink(&found.handle).await
+    tree.at_path(path, |mounted, link| async move { mounted.server.readlink(&link).await }).await
 }
 
 /// `Backend::link`.

@@ -14,9 +14,10 @@ use tokio::time::timeout;
 
 use super::calls::{Outcome, option};
 use super::error::Failure;
+use super::mounting::Mounted;
 use super::rpc::Trouble;
 use super::tree::{Found, Tree, look};
-use super::unstable::Unstable;
+use super::unstable::{Target, Unstable};
 use super::{changes, version};
 use crate::backend::{ErrorKind, InPlace, Meta, Op, Path, Result, SetAttributes, Version};
 
@@ -59,20 +60,39 @@ pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Me
 /// `Backend::open_write`. Asks nothing of the server, which looks at every write who makes it.
 pub(super) fn open_write(tree: &Arc<Tree>, file: &Version) -> Outcome<Writing> {
     let handle = version::handle(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "a version of another store"))?;
-    let (tree, path) = (tree.clone(), file.path.clone());
-    Ok(Writing(Arc::new(Open { tree, path, handle, unstable: Mutex::new(Unstable::patient(PATIENCE)) })))
+    let open = Open { tree: tree.clone(), handle, unstable: Mutex::new(Unstable::patient(PATIENCE)) };
+    Ok(Writing { open: Arc::new(open), path: file.path.clone() })
 }
 
 /// `Backend::set_attributes`.
 pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes) -> Outcome<Meta> {
-    let Found { handle, .. } = tree.lookup(path).await?;
-    let mounted = tree.mounted().await?;
-    let done = mounted.server.setattr(&handle, wanted(set)?).await?;
-    let attributes = match option(done.obj_wcc.after) {
-        Some(attributes) => attributes,
-        None => mounted.server.getattr(&handle).await?,
+    let set_all = wanted(set)?;
+    let setting = |mounted: Arc<Mounted>, handle| {
+        let set_all = set_all.clone();
+        async move {
+            let done = mounted.server.setattr(&handle, set_all).await?;
+            let attributes = match option(done.obj_wcc.after) {
+                Some(attributes) => attributes,
+                None => mounted.server.getattr(&handle).await?,
+            };
+            Ok(Found { handle, attributes })
+        }
     };
-    Ok(version::meta(path, &handle, &attributes))
+    let found = tree.at_path(path, setting).await?;
+    Ok(version::meta(path, &found.handle, &found.attributes))
+}
+
+/// Does `work` to its end, and waits for that end as long as a call may take.
+async fn to_its_end<T, F>(patience: Duration, work: F) -> Outcome<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Outcome<T>> + Send + 'static,
+{
+    match timeout(patience, tokio::spawn(work)).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Failure::new(ErrorKind::Other, "the task that wrote the file died")),
+        Err(_) => Err(Trouble::Late(patience, None).into()),
+    }
 }
 
 /// Attributes as the protocol has them.
@@ -93,62 +113,60 @@ pub(super) fn wanted(set: &SetAttributes) -> Outcome<sattr3> {
 
 /// A file that is being written.
 #[derive(Debug)]
-pub(super) struct Writing(Arc<Open>);
+pub(super) struct Writing {
+    open: Arc<Open>,
+    /// Where it lay when it was opened.
+    path: Path,
+}
 
 #[derive(Debug)]
 struct Open {
     tree: Arc<Tree>,
-    /// Where it lay when it was opened: for messages.
-    path: Path,
     handle: nfs_fh3,
     unstable: Mutex<Unstable>,
 }
 
 impl Open {
-    async fn write(&self, offset: u64, data: Bytes) -> Outcome<Option<fattr3>> {
-        let mounted = self.tree.mounted().await?;
+    fn target<'a>(&'a self, path: &'a Path) -> Target<'a> {
+        Target { tree: &self.tree, path, handle: &self.handle }
+    }
+
+    async fn write(&self, path: &Path, offset: u64, data: Bytes) -> Outcome<Option<fattr3>> {
         let mut unstable = self.unstable.lock().await;
         let lease = self.tree.limits.budget.try_acquire(data.len() as u64);
         let unpaid = lease.is_none();
-        let attributes = unstable.write(&mounted, &self.handle, offset, data, lease).await?;
+        let attributes = unstable.write(self.target(path), offset, data, lease).await?;
         if unpaid || unstable.bytes() > UNCOMMITTED {
-            return Ok(unstable.commit(&mounted, &self.handle).await?.or(attributes));
+            return Ok(unstable.commit(self.target(path)).await?.or(attributes));
         }
         Ok(attributes)
     }
 
-    async fn sync(&self) -> Outcome<Option<fattr3>> {
-        let mounted = self.tree.mounted().await?;
-        self.unstable.lock().await.commit(&mounted, &self.handle).await
+    async fn sync(&self, path: &Path) -> Outcome<Option<fattr3>> {
+        self.unstable.lock().await.commit(self.target(path)).await
     }
 }
 
 impl Writing {
-    /// Does `work` to its end, and waits for that end as long as a call may take.
     async fn wait<F>(&self, op: Op, work: F) -> Result<Option<Meta>>
     where
         F: Future<Output = Outcome<Option<fattr3>>> + Send + 'static,
     {
-        let patience = self.0.tree.limits.timeout.get();
-        let outcome = match timeout(patience, tokio::spawn(work)).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Failure::new(ErrorKind::Other, "the task that wrote the file died")),
-            Err(_) => Err(Trouble::Late(patience, None).into()),
-        };
-        let meta = |attributes| version::meta(&self.0.path, &self.0.handle, &attributes);
-        outcome.map(|attributes| attributes.map(meta)).map_err(|failure| failure.at(op, &self.0.path))
+        let outcome = to_its_end(self.open.tree.limits.timeout.get(), work).await;
+        let meta = |attributes| version::meta(&self.path, &self.open.handle, &attributes);
+        outcome.map(|attributes| attributes.map(meta)).map_err(|failure| failure.at(op, &self.path))
     }
 }
 
 #[async_trait]
 impl InPlace for Writing {
     async fn write(&self, offset: u64, data: Bytes) -> Result<Option<Meta>> {
-        let open = self.0.clone();
-        self.wait(Op::Write, async move { open.write(offset, data).await }).await
+        let (open, path) = (self.open.clone(), self.path.clone());
+        self.wait(Op::Write, async move { open.write(&path, offset, data).await }).await
     }
 
     async fn sync(&self) -> Result<Option<Meta>> {
-        let open = self.0.clone();
-        self.wait(Op::Publish, async move { open.sync().await }).await
+        let (open, path) = (self.open.clone(), self.path.clone());
+        self.wait(Op::Publish, async move { open.sync(&path).await }).await
     }
 }

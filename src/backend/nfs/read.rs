@@ -61,7 +61,6 @@ pub(super) async fn read(
 
 struct Reading {
     tree: Arc<Tree>,
-    mounted: Arc<Mounted>,
     handle: nfs_fh3,
     file: Version,
     /// Bytes of one READ.
@@ -70,9 +69,8 @@ struct Reading {
 
 impl Reading {
     async fn new(tree: &Arc<Tree>, handle: nfs_fh3, file: &Version) -> Outcome<Reading> {
-        let mounted = tree.mounted().await?;
-        let size = u64::from(mounted.read_size);
-        Ok(Reading { tree: tree.clone(), mounted, handle, file: file.clone(), size })
+        let size = u64::from(tree.mounted().await?.read_size);
+        Ok(Reading { tree: tree.clone(), handle, file: file.clone(), size })
     }
 
     /// `range` cut where the file is cut into pieces of one READ.
@@ -91,13 +89,9 @@ impl Reading {
         let mut whole = BytesMut::new();
         loop {
             let count = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
-            let read = match self.mounted.server.read(&self.handle, range.start, count).await {
-                // Some servers forget a handle for a moment, above all after a restart.
-                Err(failure) if failure.is_stale() && self.lies_there().await? => {
-                    self.mounted.server.read(&self.handle, range.start, count).await?
-                }
-                outcome => outcome?,
-            };
+            let (handle, start) = (&self.handle, range.start);
+            let reading = |mounted: Arc<Mounted>| async move { mounted.server.read(handle, start, count).await };
+            let read = self.tree.by_handle(&self.file.path, handle, reading).await?;
             if let Some(attributes) = &read.attributes
                 && version::change(&self.file, &self.handle, attributes) == Change::Other
             {
@@ -115,11 +109,6 @@ impl Reading {
                 return Err(changed());
             }
         }
-    }
-
-    /// Whether the file's path leads to its handle.
-    async fn lies_there(&self) -> Outcome<bool> {
-        Ok(self.tree.lookup_any(&self.file.path).await?.is_some_and(|found| found.handle == self.handle))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::auth::Credential;
 use crate::backend::contract::Stand;
 use crate::backend::contract::steps::*;
 use crate::backend::faulty::Faulty;
-use crate::backend::{self, Attributes, Backend, Base, ErrorKind, Kind, Limits, Path, Rights, contract};
+use crate::backend::{self, Attributes, Backend, Base, ErrorKind, Kind, Limits, Path, Rights, SetAttributes, contract};
 use crate::sandbox::ganesha::Ganesha;
 
 const UID: u32 = 1000;

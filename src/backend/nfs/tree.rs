@@ -197,6 +197,45 @@ impl Tree {
         }
     }
 
+    /// Does something by the handle of what lies at `path`; once more, where the server no longer knows the handle and the
+    /// path leads to one that it knows.
+    pub(super) async fn at_path<T, F>(&self, path: &Path, act: impl Fn(Arc<Mounted>, nfs_fh3) -> F) -> Outcome<T>
+    where
+        F: Future<Output = Outcome<T>>,
+    {
+        let found = self.lookup(path).await?;
+        match act(self.mounted().await?, found.handle).await {
+            Err(failure) if failure.is_stale() => {
+                let found = self.lookup(path).await?;
+                act(self.mounted().await?, found.handle).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does something by the handle of a file that lay at `path`; once more, where the server forgot the handle for a moment,
+    /// as some do, above all after a restart: the path still leads to it.
+    pub(super) async fn by_handle<T, F>(
+        &self,
+        path: &Path,
+        handle: &nfs_fh3,
+        act: impl Fn(Arc<Mounted>) -> F,
+    ) -> Outcome<T>
+    where
+        F: Future<Output = Outcome<T>>,
+    {
+        match act(self.mounted().await?).await {
+            Err(failure) if failure.is_stale() && self.leads_to(path, handle).await? => {
+                act(self.mounted().await?).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn leads_to(&self, path: &Path, handle: &nfs_fh3) -> Outcome<bool> {
+        Ok(self.lookup_any(path).await?.is_some_and(|found| found.handle == *handle))
+    }
+
     /// A directory was removed or moved, with all below it.
     pub(super) fn left(&self, dir: &Path) {
         self.known().retain(|known, _| !known.starts_with(dir));

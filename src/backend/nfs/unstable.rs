@@ -3,19 +3,30 @@
 //! An UNSTABLE write lies in the server's memory. Its answer carries a verifier that changes when the server restarts;
 //! a COMMIT whose verifier is another one means that what was written before may be gone, and it is sent again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nfs3_types::nfs3::{fattr3, nfs_fh3, stable_how, writeverf3};
+use nfs3_types::nfs3::{COMMIT3resok, fattr3, nfs_fh3, stable_how, writeverf3};
 
 use super::calls::{Outcome, option};
 use super::error::Failure;
 use super::mounting::Mounted;
-use crate::backend::ErrorKind;
+use super::tree::Tree;
+use crate::backend::{ErrorKind, Path};
 use crate::budget::Lease;
 
 /// How often what was written is sent again to a server that keeps restarting.
 const ATTEMPTS: usize = 5;
+
+/// The file that is written.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) tree: &'a Tree,
+    /// Where it lay when its handle was learnt.
+    pub(super) path: &'a Path,
+    pub(super) handle: &'a nfs_fh3,
+}
 
 /// What was written to one file and not committed yet.
 #[derive(Debug, Default)]
@@ -29,7 +40,8 @@ pub(super) struct Unstable {
 struct Kept {
     offset: u64,
     data: Bytes,
-    verifier: writeverf3,
+    /// `None` where the server vouched for it when it was sent again.
+    verifier: Option<writeverf3>,
     /// Pays for `data`.
     _lease: Option<Lease>,
 }
@@ -48,29 +60,30 @@ impl Unstable {
     /// Writes `data` at `offset`; the file's attributes after it. `lease` pays for what has to be kept of it.
     pub(super) async fn write(
         &mut self,
-        mounted: &Mounted,
-        file: &nfs_fh3,
+        file: Target<'_>,
         offset: u64,
         data: Bytes,
         mut lease: Option<Lease>,
     ) -> Outcome<Option<fattr3>> {
         let mut written = Written::default();
-        let outcome = send(mounted, file, offset, data, self.patience, &mut written).await;
-        for (offset, data, verifier) in written.unstable {
-            let lease = lease.as_mut().map(|lease| lease.split(data.len() as u64));
-            self.kept.push(Kept { offset, data, verifier, _lease: lease });
+        let outcome = file.send(offset, data, self.patience, &mut written).await;
+        for (offset, data, verifier) in written.parts {
+            if verifier.is_some() {
+                let lease = lease.as_mut().map(|lease| lease.split(data.len() as u64));
+                self.kept.push(Kept { offset, data, verifier, _lease: lease });
+            }
         }
         outcome.map(|()| written.attributes)
     }
 
     /// Makes all of it lasting; the file's attributes after it, where there was anything to do.
-    pub(super) async fn commit(&mut self, mounted: &Mounted, file: &nfs_fh3) -> Outcome<Option<fattr3>> {
+    pub(super) async fn commit(&mut self, file: Target<'_>) -> Outcome<Option<fattr3>> {
         for _ in 0..ATTEMPTS {
             if self.kept.is_empty() {
                 return Ok(None);
             }
-            let committed = mounted.server.commit(file, self.patience).await?;
-            if self.kept.iter().all(|kept| kept.verifier == committed.verf) {
+            let committed = file.commit(self.patience).await?;
+            if self.kept.iter().all(|kept| kept.verifier.is_none_or(|verifier| verifier == committed.verf)) {
                 self.kept.clear();
                 return Ok(option(committed.file_wcc.after));
             }
@@ -81,9 +94,9 @@ impl Unstable {
             // All of it, in the order in which it was written: what was lost may lie beneath what was not.
             for kept in &mut self.kept {
                 let mut written = Written::default();
-                send(mounted, file, kept.offset, kept.data.clone(), self.patience, &mut written).await?;
+                file.send(kept.offset, kept.data.clone(), self.patience, &mut written).await?;
                 // Where its parts fell into two lives of the server, the first decides: the next COMMIT tells.
-                kept.verifier = written.unstable.first().map_or(committed.verf, |(_, _, verifier)| *verifier);
+                kept.verifier = written.parts.iter().find_map(|(_, _, verifier)| *verifier);
             }
         }
         Err(Failure::new(ErrorKind::Unavailable, "the server restarted again and again before it committed"))
@@ -92,31 +105,41 @@ impl Unstable {
 
 #[derive(Default)]
 struct Written {
-    unstable: Vec<(u64, Bytes, writeverf3)>,
+    /// Offset, data, and the verifier of what the server may still lose.
+    parts: Vec<(u64, Bytes, Option<writeverf3>)>,
     attributes: Option<fattr3>,
 }
 
-/// Writes all of `data`, in as many WRITEs as the server's sizes ask for.
-async fn send(
-    mounted: &Mounted,
-    file: &nfs_fh3,
-    mut offset: u64,
-    mut rest: Bytes,
-    patience: Option<Duration>,
-    written: &mut Written,
-) -> Outcome<()> {
-    while !rest.is_empty() {
-        let most = rest.len().min(mounted.write_size as usize);
-        let wrote = mounted.server.write(file, offset, rest.slice(..most), patience).await?;
-        if wrote.count == 0 {
-            return Err(Failure::new(ErrorKind::Other, "the server wrote nothing of what it was given"));
+impl Target<'_> {
+    /// Writes all of `data`, in as many WRITEs as the server's sizes ask for.
+    async fn send(
+        self,
+        mut offset: u64,
+        mut rest: Bytes,
+        patience: Option<Duration>,
+        written: &mut Written,
+    ) -> Outcome<()> {
+        let most = self.tree.mounted().await?.write_size as usize;
+        while !rest.is_empty() {
+            let data = &rest.slice(..rest.len().min(most));
+            let writing = |mounted: Arc<Mounted>| async move {
+                mounted.server.write(self.handle, offset, data.clone(), patience).await
+            };
+            let wrote = self.tree.by_handle(self.path, self.handle, writing).await?;
+            if wrote.count == 0 {
+                return Err(Failure::new(ErrorKind::Other, "the server wrote nothing of what it was given"));
+            }
+            let data = rest.split_to(wrote.count as usize);
+            written.attributes = option(wrote.file_wcc.after);
+            let is_unstable = wrote.committed == stable_how::UNSTABLE;
+            written.parts.push((offset, data, is_unstable.then_some(wrote.verf)));
+            offset += u64::from(wrote.count);
         }
-        let data = rest.split_to(wrote.count as usize);
-        written.attributes = option(wrote.file_wcc.after);
-        if wrote.committed == stable_how::UNSTABLE {
-            written.unstable.push((offset, data, wrote.verf));
-        }
-        offset += u64::from(wrote.count);
+        Ok(())
     }
-    Ok(())
+
+    async fn commit(self, patience: Option<Duration>) -> Outcome<COMMIT3resok> {
+        let committing = |mounted: Arc<Mounted>| async move { mounted.server.commit(self.handle, patience).await };
+        self.tree.by_handle(self.path, self.handle, committing).await
+    }
 }

@@ -11,7 +11,7 @@ use nfs3_types::nfs3::{Nfs3Option, createhow3, nfs_fh3, sattr3};
 use super::calls::{Outcome, option};
 use super::mounting::Mounted;
 use super::tree::{Found, Tree, look};
-use super::unstable::Unstable;
+use super::unstable::{Target, Unstable};
 use super::{Nfs, changes, in_place, version};
 use crate::backend::beside::{self, Beside, Uploading};
 use crate::backend::journal::{Journal, Note};
@@ -57,26 +57,29 @@ async fn new_file(mounted: &Mounted, dir: &nfs_fh3, name: &Name) -> Outcome<Foun
 }
 
 async fn append(tree: &Tree, file: &mut File, offset: u64, data: Bytes) -> Outcome<()> {
-    let mounted = tree.mounted().await?;
+    let target = Target { tree, path: &file.path, handle: &file.handle };
     let lease = tree.limits.budget.try_acquire(data.len() as u64);
     let unpaid = lease.is_none();
-    file.unstable.write(&mounted, &file.handle, offset, data, lease).await?;
+    file.unstable.write(target, offset, data, lease).await?;
     if unpaid || file.unstable.bytes() > UNCOMMITTED {
-        file.unstable.commit(&mounted, &file.handle).await?;
+        file.unstable.commit(target).await?;
     }
     Ok(())
 }
 
 async fn seal(tree: &Tree, file: &mut File) -> Outcome<()> {
-    file.unstable.commit(&*tree.mounted().await?, &file.handle).await.map(drop)
+    let target = Target { tree, path: &file.path, handle: &file.handle };
+    file.unstable.commit(target).await.map(drop)
 }
 
 async fn set(tree: &Tree, file: &File, set: &SetAttributes) -> Outcome<()> {
     if *set == SetAttributes::default() {
         return Ok(());
     }
-    let set = in_place::wanted(set)?;
-    tree.mounted().await?.server.setattr(&file.handle, set).await.map(drop)
+    let set = &in_place::wanted(set)?;
+    let setting =
+        |mounted: Arc<Mounted>| async move { mounted.server.setattr(&file.handle, set.clone()).await.map(drop) };
+    tree.by_handle(&file.path, &file.handle, setting).await
 }
 
 /// Gives the file its name: the only one where it replaces something, else one more.

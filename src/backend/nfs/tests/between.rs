@@ -12,8 +12,12 @@ use tokio::sync::mpsc;
 use super::*;
 
 const LOOKUP: u32 = 3;
+const SETATTR: u32 = 2;
+const READLINK: u32 = 5;
 const READ: u32 = 6;
+const WRITE: u32 = 7;
 const READDIRPLUS: u32 = 17;
+const COMMIT: u32 = 21;
 const ESTALE: u32 = 70;
 const NOTSUPP: u32 = 10004;
 const JUKEBOX: u32 = 10008;
@@ -37,7 +41,13 @@ async fn proxy(port: u16, rules: &Rules) -> u16 {
 async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
     let ((mut calls, mut to_client), (mut replies, mut to_server)) = (client.into_split(), server.into_split());
     let (sender, mut all) = mpsc::unbounded_channel::<Vec<u8>>();
+    let (forward, mut forwarded) = mpsc::unbounded_channel::<Vec<u8>>();
     let answers = sender.clone();
+    tokio::spawn(async move {
+        while let Some(call) = forwarded.recv().await {
+            to_server.write_all(&call).await.unwrap_or_default();
+        }
+    });
     tokio::spawn(async move {
         while let Ok(reply) = record(&mut replies).await {
             let _ = sender.send(reply);
@@ -59,20 +69,10 @@ async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
             })
         };
         match own {
-            Some(status) => drop(answers.send(message(&[word(1), 1, 0, 0, 0, 0, status, 0]))),
-            None => to_server.write_all(&call).await.unwrap_or_default(),
+            Some(status) => drop(answers.send(message(&[word(1), 1, 0, 0, 0, 0, status, 0, 0]))),
+            None => drop(forward.send(call)),
         }
     }
-}
-
-/// One record of one fragment, with its mark.
-async fn record(stream: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
-    let mut whole = vec![0; 4];
-    stream.read_exact(&mut whole).await?;
-    let length = u32::from_be_bytes(whole[..].try_into().unwrap()) & !(1 << 31);
-    whole.resize(4 + length as usize, 0);
-    stream.read_exact(&mut whole[4..]).await?;
-    Ok(whole)
 }
 
 fn message(words: &[u32]) -> Vec<u8> {
@@ -126,6 +126,25 @@ async fn a_handle_that_was_forgotten_for_a_moment_is_read_on() {
     assert_eq!(content(&*store, &file).await.unwrap(), b"content");
     rules.lock().unwrap().insert(READ, (ESTALE, usize::MAX));
     assert_eq!(error_of(content(&*store, &file)).await, ErrorKind::Stale);
+
+    let forgets = |procedure| rules.lock().unwrap().insert(procedure, (ESTALE, 1));
+    let writing = store.open_write(&file).await.unwrap();
+    forgets(WRITE);
+    writing.write(0, "CON".into()).await.unwrap();
+    forgets(COMMIT);
+    writing.sync().await.unwrap();
+    forgets(SETATTR);
+    let size = SetAttributes { size: Some(6), ..SetAttributes::default() };
+    assert_eq!(store.set_attributes(&path("file"), &size).await.unwrap().size(), 6);
+    store.make_symlink(&path("link"), b"target").await.unwrap();
+    forgets(READLINK);
+    assert_eq!(store.read_symlink(&path("link")).await.unwrap(), b"target"[..]);
+    rules.lock().unwrap().clear();
+    assert_eq!(content(&*store, &version(&*store, "file").await).await.unwrap(), b"CONten");
+    // One that is gone is not asked for twice.
+    let gone = store.open_write(&file).await.unwrap();
+    store.remove(&path("file"), Kind::File).await.unwrap();
+    assert_eq!(error_of(gone.write(0, "x".into())).await, ErrorKind::Stale);
 }
 
 #[tokio::test(flavor = "multi_thread")]
