@@ -1,7 +1,7 @@
 //! Files changed in place: real random writes, made lasting by COMMIT.
 //!
 //! A WRITE whose caller was told that the server does not answer is still on its way, and a later one of the same file
-//! waits for it: else a server that goes on after a freeze could carry out the older one last.
+//! waits for it, whoever opened the file: else a server that goes on after a freeze could carry out the older one last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nfs3_types::nfs3::{Nfs3Option, createhow3, createverf3, fattr3, nfs_fh3, nfstime3, sattr3, set_atime, set_mtime};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use super::calls::{Outcome, option};
@@ -60,13 +60,20 @@ pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Me
 /// `Backend::open_write`. Asks nothing of the server, which looks at every write who makes it.
 pub(super) fn open_write(tree: &Arc<Tree>, file: &Version) -> Outcome<Writing> {
     let handle = version::handle(file).ok_or_else(|| Failure::new(ErrorKind::Stale, "a version of another store"))?;
-    let open = Open { tree: tree.clone(), handle, unstable: Mutex::new(Unstable::patient(PATIENCE)) };
-    Ok(Writing { open: Arc::new(open), path: file.path.clone() })
+    let open = || {
+        let unstable = Arc::new(Mutex::new(Unstable::patient(PATIENCE)));
+        Open { tree: tree.clone(), handle, unstable }
+    };
+    Ok(Writing { open: tree.writers.get_or(&file.file, open), path: file.path.clone() })
 }
 
 /// `Backend::set_attributes`.
 pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes) -> Outcome<Meta> {
     let set_all = wanted(set)?;
+    let _quiet = match set.size {
+        Some(_) => quiet(tree, path).await?,
+        None => None,
+    };
     let setting = |mounted: Arc<Mounted>, handle| {
         let set_all = set_all.clone();
         async move {
@@ -80,6 +87,20 @@ pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes
     };
     let found = tree.at_path(path, setting).await?;
     Ok(version::meta(path, &found.handle, &found.attributes))
+}
+
+/// Waits until nothing is on its way to the file at `path` that could make it longer again, and keeps it so until what this
+/// gives is dropped.
+async fn quiet(tree: &Tree, path: &Path) -> Outcome<Option<OwnedMutexGuard<Unstable>>> {
+    let Found { handle, attributes } = tree.lookup(path).await?;
+    let Some(open) = tree.writers.get(&version::file(&handle, &attributes)) else { return Ok(None) };
+    let path = path.clone();
+    let quieting = async move {
+        let mut unstable = open.unstable.clone().lock_owned().await;
+        unstable.commit(open.target(&path)).await?;
+        Ok(Some(unstable))
+    };
+    to_its_end(tree.limits.timeout.get(), quieting).await
 }
 
 /// Does `work` to its end, and waits for that end as long as a call may take.
@@ -119,11 +140,12 @@ pub(super) struct Writing {
     path: Path,
 }
 
+/// What all share who write one file.
 #[derive(Debug)]
-struct Open {
+pub(super) struct Open {
     tree: Arc<Tree>,
     handle: nfs_fh3,
-    unstable: Mutex<Unstable>,
+    unstable: Arc<Mutex<Unstable>>,
 }
 
 impl Open {

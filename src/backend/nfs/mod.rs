@@ -23,6 +23,7 @@ mod tree;
 mod unstable;
 mod upload;
 mod version;
+mod writers;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use super::error::Failure;
 use super::mounting::{Mounted, mounted};
 use super::privileged::{Dialer, Own};
 use super::rpc::Credential;
+use super::writers::Writers;
 use crate::backend::{ErrorKind, Limits, Name, Path};
 
 /// How long a directory is believed to lie where it lay. Another client may move it meanwhile.
@@ -38,6 +39,7 @@ pub(super) struct Tree {
     state: tokio::sync::Mutex<State>,
     /// By the path below the volume's directory.
     directories: Mutex<HashMap<Path, (nfs_fh3, Instant)>>,
+    pub(super) writers: Writers,
 }
 
 #[derive(Debug, Default)]
@@ -61,10 +63,10 @@ impl Found {
 
 impl Tree {
     pub(super) fn new(config: &Config, credential: Credential, root: Path, limits: Limits) -> Tree {
-        let (state, directories) = Default::default();
+        let (state, directories, writers) = Default::default();
         let own = || Arc::new(Own(config.clone())) as Arc<dyn Dialer>;
         let dialer = config.privileged_ports.then(|| limits.dialer.clone().unwrap_or_else(own));
-        Tree { config: config.clone(), credential, root, limits, dialer, state, directories }
+        Tree { config: config.clone(), credential, root, limits, dialer, state, directories, writers }
     }
 
     /// The server, whose export is asked for by the first who needs it.

@@ -21,6 +21,8 @@ const COMMIT: u32 = 21;
 const ESTALE: u32 = 70;
 const NOTSUPP: u32 = 10004;
 const JUKEBOX: u32 = 10008;
+/// No status: the call goes to the server when there is no such rule any more.
+const HELD: u32 = u32::MAX;
 
 /// By procedure: the status that calls of it are answered with, and how many more of them.
 type Rules = Arc<Mutex<HashMap<u32, (u32, usize)>>>;
@@ -69,6 +71,15 @@ async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
             })
         };
         match own {
+            Some(HELD) => {
+                let (procedure, rules, forward) = (word(6), rules.clone(), forward.clone());
+                tokio::spawn(async move {
+                    while rules.lock().unwrap().contains_key(&procedure) {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    let _ = forward.send(call);
+                });
+            }
             Some(status) => drop(answers.send(message(&[word(1), 1, 0, 0, 0, 0, status, 0, 0]))),
             None => drop(forward.send(call)),
         }
@@ -145,6 +156,39 @@ async fn a_handle_that_was_forgotten_for_a_moment_is_read_on() {
     let gone = store.open_write(&file).await.unwrap();
     store.remove(&path("file"), Kind::File).await.unwrap();
     assert_eq!(error_of(gone.write(0, "x".into())).await, ErrorKind::Stale);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_or_cut_waits_for_an_older_write_whoever_made_it() {
+    let Some(server) = ganesha().await else { return };
+    let rules = Rules::default();
+    let port = Some(proxy(server.port(), &rules).await);
+    let hasty = Limits { timeout: Duration::from_secs(2).into(), ..limits() };
+    let store = connect(&Config { port, ..config(&server) }, UID, hasty);
+    let cut = SetAttributes { size: Some(2), ..SetAttributes::default() };
+    for then in ["write", "cut"] {
+        let file = put(&*store, "file", "content").await;
+        let old = store.open_write(&file).await.unwrap();
+        rules.lock().unwrap().insert(WRITE, (HELD, 1));
+        assert_eq!(error_of(old.write(0, "older!!".into())).await, ErrorKind::Unavailable);
+        drop(old);
+        let later = {
+            let (store, file) = (store.clone(), file.clone());
+            tokio::spawn(async move {
+                match then {
+                    "write" => store.open_write(&file).await?.write(0, "newer!!".into()).await.map(drop),
+                    _ => store.set_attributes(&path("file"), &cut).await.map(drop),
+                }
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!later.is_finished(), "{then}");
+        rules.lock().unwrap().clear();
+        later.await.unwrap().unwrap();
+        let is = content(&*store, &version(&*store, "file").await.any_bytes()).await.unwrap();
+        assert_eq!(is, if then == "write" { &b"newer!!"[..] } else { b"ol" });
+        store.remove(&path("file"), Kind::File).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
