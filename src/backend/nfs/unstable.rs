@@ -28,7 +28,7 @@ pub(super) struct Target<'a> {
     pub(super) handle: &'a nfs_fh3,
 }
 
-/// What was written to one file and not committed yet.
+/// What was written to one file and not committed yet, and what was written since.
 #[derive(Debug, Default)]
 pub(super) struct Unstable {
     kept: Vec<Kept>,
@@ -40,7 +40,7 @@ pub(super) struct Unstable {
 struct Kept {
     offset: u64,
     data: Bytes,
-    /// `None` where the server vouched for it when it was sent again.
+    /// `None` where the server vouched for it at once: what it lies over may have to be sent again, and then it, too.
     verifier: Option<writeverf3>,
     /// Pays for `data`.
     _lease: Option<Lease>,
@@ -68,7 +68,7 @@ impl Unstable {
         let mut written = Written::default();
         let outcome = file.send(offset, data, self.patience, &mut written).await;
         for (offset, data, verifier) in written.parts {
-            if verifier.is_some() {
+            if verifier.is_some() || !self.kept.is_empty() {
                 let lease = lease.as_mut().map(|lease| lease.split(data.len() as u64));
                 self.kept.push(Kept { offset, data, verifier, _lease: lease });
             }
@@ -105,7 +105,7 @@ impl Unstable {
 
 #[derive(Default)]
 struct Written {
-    /// Offset, data, and the verifier of what the server may still lose.
+    /// In order, as [`Kept`] has them.
     parts: Vec<(u64, Bytes, Option<writeverf3>)>,
     attributes: Option<fattr3>,
 }
@@ -141,5 +141,109 @@ impl Target<'_> {
     async fn commit(self, patience: Option<Duration>) -> Outcome<COMMIT3resok> {
         let committing = |mounted: Arc<Mounted>| async move { mounted.server.commit(self.handle, patience).await };
         self.tree.by_handle(self.path, self.handle, committing).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use nfs3_types::xdr_codec::Opaque;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::backend::Limits;
+    use crate::backend::nfs::Config;
+    use crate::backend::nfs::rpc::Credential;
+
+    const MOUNT: u32 = 100_005;
+    const WRITE: u32 = 7;
+    const FSINFO: u32 = 19;
+    const COMMIT: u32 = 21;
+
+    /// A server that answers a WRITE as is told for it, and forgets at its restart what it did not vouch for.
+    #[derive(Debug, Default)]
+    struct Disk {
+        /// Whether it vouches for the writes to come.
+        stable: Vec<bool>,
+        lasting: Vec<u8>,
+        memory: Vec<u8>,
+        life: u32,
+    }
+
+    impl Disk {
+        fn restart(&mut self) {
+            self.life += 1;
+            self.memory = self.lasting.clone();
+        }
+
+        /// The results of a call with these arguments.
+        fn answer(&mut self, program: u32, procedure: u32, arguments: &[u8]) -> Vec<u32> {
+            let word = |at: usize| u32::from_be_bytes(arguments[at * 4..at * 4 + 4].try_into().unwrap());
+            match (program, procedure) {
+                // A handle of one word, and AUTH_SYS.
+                (MOUNT, _) => vec![0, 4, 7, 1, 1],
+                (_, FSINFO) => vec![0, 0, 8192, 8192, 8, 8192, 8192, 8, 8192, 0, 1 << 20, 0, 1, 0x1b],
+                (_, WRITE) => {
+                    // Handle, offset, count, how, and the data.
+                    let (offset, count) = (word(3) as usize, word(4) as usize);
+                    let is_stable = self.stable.remove(0);
+                    let data = &arguments[28..28 + count];
+                    let all = [Some(&mut self.memory), is_stable.then_some(&mut self.lasting)];
+                    for bytes in all.into_iter().flatten() {
+                        bytes.resize(bytes.len().max(offset + count), 0);
+                        bytes[offset..offset + count].copy_from_slice(data);
+                    }
+                    vec![0, 0, 0, word(4), if is_stable { 2 } else { 0 }, self.life, 0]
+                }
+                (_, COMMIT) => {
+                    self.lasting = self.memory.clone();
+                    vec![0, 0, 0, self.life, 0]
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn serve(mut client: TcpStream, disk: Arc<Mutex<Disk>>) {
+        while let Ok(mark) = client.read_u32().await {
+            let mut call = vec![0; (mark & !(1 << 31)) as usize];
+            client.read_exact(&mut call).await.unwrap();
+            let word = |at: usize| u32::from_be_bytes(call[at * 4..at * 4 + 4].try_into().unwrap());
+            // Without a credential.
+            let results = disk.lock().unwrap().answer(word(3), word(5), &call[40..]);
+            let reply = [&[(1 << 31) | (24 + 4 * results.len() as u32), word(0), 1, 0, 0, 0, 0], &results[..]].concat();
+            let reply: Vec<u8> = reply.iter().flat_map(|word| word.to_be_bytes()).collect();
+            client.write_all(&reply).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_never_hides_what_was_written_over_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let disk = Arc::new(Mutex::new(Disk::default()));
+        let serving = disk.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, serving.clone()));
+            }
+        });
+        let limits = Limits::alone(1 << 20, Duration::from_secs(20));
+        let tree = Tree::new(&Config::at("127.0.0.1", "/", port, port), Credential::None, Path::root(), limits);
+        let (path, handle) = (Path::parse("file").unwrap(), nfs_fh3 { data: Opaque::owned(vec![0, 0, 0, 7]) });
+        let file = Target { tree: &tree, path: &path, handle: &handle };
+        let mut unstable = Unstable::default();
+
+        // The last two are the first two, sent again.
+        disk.lock().unwrap().stable = vec![true, false, true, false, true];
+        for (offset, data) in [(0, "alone"), (0, "older"), (1, "NEW")] {
+            unstable.write(file, offset, data.into(), None).await.unwrap();
+        }
+        assert_eq!(unstable.bytes(), 8);
+        disk.lock().unwrap().restart();
+        unstable.commit(file).await.unwrap();
+        assert_eq!((unstable.bytes(), disk.lock().unwrap().lasting.as_slice()), (0, &b"oNEWr"[..]));
     }
 }
