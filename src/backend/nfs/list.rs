@@ -17,6 +17,9 @@ use crate::backend::{Entry, ErrorKind, Name, Op, Path, Result, beside, reading};
 /// Bytes of names and cookies in one page, and of all of it.
 const PAGE: (u32, u32) = (64 << 10, 512 << 10);
 
+/// How often in a row a listing begins anew without giving a name that it had not given.
+const RESTARTS: usize = 8;
+
 /// Looks at entries that are made at once.
 const LOOKS: usize = 16;
 
@@ -38,7 +41,7 @@ fn listed(tree: Arc<Tree>, dir: &Path, all: bool) -> BoxStream<'static, Result<E
         place: Some(Place::default()),
         plus: true,
         given: HashSet::new(),
-        again: false,
+        restarts: 0,
     };
     reading::pages(listing, async |mut listing| {
         let page = listing.next().await.map_err(|failure| failure.at(Op::List, &listing.dir))?;
@@ -57,7 +60,8 @@ struct Listing {
     plus: bool,
     /// The names that were given, for a listing that has to begin anew.
     given: HashSet<Name>,
-    again: bool,
+    /// How often it began anew since it last gave one.
+    restarts: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,12 +83,20 @@ impl Listing {
         while let Some(place) = self.place.take() {
             match self.page(place).await {
                 Ok(mut page) => {
-                    page.retain(|entry| self.given.insert(entry.name.clone()) || !self.again);
+                    page.retain(|entry| self.given.insert(entry.name.clone()));
+                    if !page.is_empty() {
+                        self.restarts = 0;
+                    }
                     return Ok(Some(page));
                 }
-                // The server no longer knows where the listing stood: what it gave before is left out.
                 Err(failure) if failure.status == Some(nfsstat3::NFS3ERR_BAD_COOKIE) && place.cookie != 0 => {
-                    (self.again, self.place) = (true, Some(Place::default()));
+                    if self.restarts == RESTARTS {
+                        let why = "the directory changes faster than the server lists it (NFS3ERR_BAD_COOKIE)";
+                        return Err(Failure { message: why.into(), kind: ErrorKind::Unavailable, ..failure });
+                    }
+                    // The server no longer knows where the listing stood: what it gave before is left out.
+                    self.restarts += 1;
+                    self.place = Some(Place::default());
                 }
                 Err(failure) => return Err(failure),
             }

@@ -19,6 +19,7 @@ const WRITE: u32 = 7;
 const READDIRPLUS: u32 = 17;
 const COMMIT: u32 = 21;
 const ESTALE: u32 = 70;
+const BAD_COOKIE: u32 = 10003;
 const NOTSUPP: u32 = 10004;
 const JUKEBOX: u32 = 10008;
 /// No status: the call goes to the server when there is no such rule any more.
@@ -64,7 +65,8 @@ async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
         let word = |at: usize| u32::from_be_bytes(call[at * 4..at * 4 + 4].try_into().unwrap());
         let own = {
             let mut rules = rules.lock().unwrap();
-            let rule = rules.get_mut(&word(6)).filter(|(_, left)| *left > 0);
+            let applies = |status: u32, left: usize| left > 0 && (status != BAD_COOKIE || cookie(&call) != 0);
+            let rule = rules.get_mut(&word(6)).filter(|(status, left)| applies(*status, *left));
             rule.map(|(status, left)| {
                 *left -= 1;
                 *status
@@ -84,6 +86,25 @@ async fn between(client: TcpStream, server: TcpStream, rules: Rules) {
             None => drop(forward.send(call)),
         }
     }
+}
+
+/// That of a READDIR or READDIRPLUS: behind credential, verifier and handle.
+fn cookie(call: &[u8]) -> u64 {
+    let word = |at: usize| u32::from_be_bytes(call[at..at + 4].try_into().unwrap()) as usize;
+    let verifier = 36 + word(32);
+    let handle = verifier + 8 + word(verifier + 4);
+    let cookie = handle + 4 + word(handle).next_multiple_of(4);
+    u64::from_be_bytes(call[cookie..cookie + 8].try_into().unwrap())
+}
+
+/// One record of one fragment, with its mark.
+async fn record(stream: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let mut whole = vec![0; 4];
+    stream.read_exact(&mut whole).await?;
+    let length = u32::from_be_bytes(whole[..].try_into().unwrap()) & !(1 << 31);
+    whole.resize(4 + length as usize, 0);
+    stream.read_exact(&mut whole[4..]).await?;
+    Ok(whole)
 }
 
 fn message(words: &[u32]) -> Vec<u8> {
@@ -189,6 +210,25 @@ async fn what_is_written_or_cut_waits_for_an_older_write_whoever_made_it() {
         assert_eq!(is, if then == "write" { &b"newer!!"[..] } else { b"ol" });
         store.remove(&path("file"), Kind::File).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_loses_its_place_begins_anew_and_not_for_ever() {
+    let Some((store, rules, server)) = stand_between().await else { return };
+    let names: Vec<_> = (0..3_000).map(|number| format!("{number:0>200}")).collect();
+    for name in &names {
+        std::fs::write(server.root().join("volume").join(name), "").unwrap();
+    }
+    rules.lock().unwrap().insert(READDIRPLUS, (BAD_COOKIE, 5));
+    let mut listed: Vec<_> = store.list(&Path::root()).try_collect().await.unwrap();
+    assert_eq!(rules.lock().unwrap()[&READDIRPLUS].1, 0, "it came in one page");
+    listed.sort_by(|one, other| one.name.cmp(&other.name));
+    assert!(listed.iter().map(|entry| entry.name.to_string()).eq(names));
+
+    rules.lock().unwrap().insert(READDIRPLUS, (BAD_COOKIE, usize::MAX));
+    let listing = async { store.list(&Path::root()).try_collect::<Vec<_>>().await };
+    let told = tokio::time::timeout(Duration::from_secs(30), listing).await.unwrap().unwrap_err();
+    assert!(told.kind == ErrorKind::Unavailable && told.message.contains("changes faster"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
