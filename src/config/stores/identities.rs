@@ -14,6 +14,9 @@ use crate::config::quoted;
 /// Users that no namespace is given, unless the store's `superusers` says otherwise.
 const SUPERUSERS: [&str; 4] = ["root", "hdfs", "yarn", "hive"];
 
+/// No user and no group: where an id is set it means that it stays as it is.
+const NO_ID: u32 = u32::MAX;
+
 /// The table of one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identities {
@@ -88,7 +91,7 @@ impl Identities {
             if users.is_empty() {
                 return bad("it has no users".into());
             }
-            for User { name, uid, groups, .. } in users {
+            for User { name, uid, gid, groups } in users {
                 if users.iter().filter(|other| other.name == *name).count() > 1 {
                     return bad(format!("user {name:?} stands there twice"));
                 }
@@ -97,6 +100,9 @@ impl Identities {
                 }
                 if *uid == 0 {
                     return bad(format!("user {name:?} has uid 0, which is never given to a volume"));
+                }
+                if [uid, gid].into_iter().chain(groups).any(|id| *id == NO_ID) {
+                    return bad(format!("user {name:?} has the id {NO_ID}, which is nobody's and no group's"));
                 }
                 match controller {
                     Some(Controller::Uid(own)) if own == *uid => {
@@ -259,6 +265,11 @@ mod tests {
         assert_eq!(table.to_string(), "ml-*: trainer (2000:100,7); ml-1: trainer (2000:100,7)");
     }
 
+    fn grouped(gid: u32, groups: Vec<u32>) -> Vec<Row> {
+        let user = User { name: "x".into(), uid: 1, gid, groups };
+        vec![Row { namespace: "a".into(), users: vec![user] }]
+    }
+
     #[test]
     fn a_table_that_cannot_be_meant_is_refused() {
         for (rows, why) in [
@@ -266,6 +277,9 @@ mod tests {
             (vec![row("a", &[])], "no users"),
             (vec![row("A", &[("x", 1)])], "namespace"),
             (vec![row("a", &[("x", 0)])], "uid 0"),
+            (vec![row("a", &[("x", u32::MAX)])], "nobody's"),
+            (grouped(u32::MAX, vec![]), "no group's"),
+            (grouped(100, vec![7, u32::MAX]), "no group's"),
             (vec![row("a", &[("root", 5)])], "superusers"),
             (vec![row("a", &[("yarn", 5)])], "superusers"),
             (vec![row("a", &[("x", 1), ("x", 2)])], "twice"),
