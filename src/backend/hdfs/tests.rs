@@ -1,5 +1,6 @@
 //! The HDFS backend against Hadoop's own daemons.
 
+mod between;
 mod given;
 mod journals;
 mod others;

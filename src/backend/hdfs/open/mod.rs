@@ -274,20 +274,27 @@ impl Open {
                 }
             }
             if state.writer.is_none() {
-                let status = self.tree.web.status(&version::by_id(self.id)).await.map_err(gone)?;
-                if status.length < state.length {
-                    let failure = Failure::corrupt("HDFS has fewer bytes of the file than it took");
-                    self.fail(&failure);
-                    return Err(failure);
+                let closed = self.closed(state).await;
+                if let Err(failure) = &closed {
+                    self.fail(failure);
                 }
-                let length = state.length;
-                state.is_safe(length);
-                self.show(None);
-                self.tree.limits.journal.over(self.note(None)).await;
-                return Ok(Some(version::meta(&self.path, &status, &self.tree.owners)));
+                return closed.map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// Looks whether all of it is there, now that its lease was given back.
+    async fn closed(&self, state: &mut State) -> Outcome<Meta> {
+        let status = self.tree.web.status(&version::by_id(self.id)).await.map_err(gone)?;
+        if status.length < state.length {
+            return Err(Failure::corrupt("HDFS has fewer bytes of the file than it took"));
+        }
+        let length = state.length;
+        state.is_safe(length);
+        self.show(None);
+        self.tree.limits.journal.over(self.note(None)).await;
+        Ok(version::meta(&self.path, &status, &self.tree.owners))
     }
 
     async fn hsync(&self, state: &mut State) -> Outcome<()> {
