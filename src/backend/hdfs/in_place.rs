@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hdfs_native::WriteOptions;
 
 use super::error::{Failure, Outcome, gone};
+use super::open::recovery::end_lease;
 use super::open::{Open, to_its_end};
 use super::pipeline::Pipeline;
 use super::snapshots::Place;
@@ -15,10 +16,14 @@ use crate::backend::journal::Note;
 use crate::backend::{Error, ErrorKind, InPlace, Meta, Op, Path, Result, Version};
 
 /// `Backend::make_file`.
-pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Meta> {
+pub(super) async fn make_file(tree: &Arc<Tree>, path: &Path, mode: u32) -> Outcome<Meta> {
     let (journal, note) = (&tree.limits.journal, Note::Made(path.clone()));
     let mut writer = journal.noted(note.clone(), create(tree, path, mode)).await?;
-    writer.close_at_leisure().await?;
+    if let Err(failure) = writer.close_at_leisure().await {
+        drop(writer);
+        end_lease_later(tree, tree.at(path)?);
+        return Err(failure);
+    }
     journal.over(note).await;
     tree.meta(path).await
 }
@@ -26,9 +31,21 @@ pub(super) async fn make_file(tree: &Tree, path: &Path, mode: u32) -> Outcome<Me
 /// Makes a file, and keeps it open to be written.
 pub(super) async fn begin(tree: &Arc<Tree>, path: &Path, mode: u32) -> Outcome<Writing> {
     let writer = create(tree, path, mode).await?;
-    let status = tree.web.status(&tree.at(path)?).await.map_err(gone)?;
-    let id = status.file_id;
-    Ok(Writing(tree.writers.get_or(id, || Open::begun(tree, path, writer, status))))
+    let at = tree.at(path)?;
+    match tree.web.status(&at).await {
+        Ok(status) => Ok(Writing(tree.writers.get_or(status.file_id, || Open::begun(tree, path, writer, status)))),
+        Err(failure) => {
+            drop(writer);
+            end_lease_later(tree, at);
+            Err(gone(failure))
+        }
+    }
+}
+
+/// Nobody waits for it: the caller is told what failed.
+fn end_lease_later(tree: &Arc<Tree>, at: String) {
+    let tree = tree.clone();
+    tokio::spawn(async move { end_lease(&tree, &at).await });
 }
 
 async fn create(tree: &Tree, path: &Path, mode: u32) -> Outcome<Pipeline> {

@@ -6,7 +6,7 @@
 //! appended again. What cannot be mended so fails from then on, whatever is asked: an error is never followed by a close
 //! that succeeds.
 
-mod recovery;
+pub(super) mod recovery;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -155,7 +155,13 @@ impl Open {
         free.map_err(|_| Failure::new(ErrorKind::Busy, HELD))?;
         let writer = self.take_lease().await?;
         // Nobody else writes from here on.
-        let status = self.now_held().await?;
+        let status = match self.now_held().await {
+            Ok(status) => status,
+            Err(failure) => {
+                recovery::give_back(&self.tree, writer, &version::by_id(self.id)).await;
+                return Err(failure);
+            }
+        };
         (state.length, state.safe) = (status.length, status.length);
         state.kept.clear();
         state.status = Some(status);

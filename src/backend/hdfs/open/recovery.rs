@@ -9,7 +9,7 @@ use super::{Kept, Open, State};
 use crate::backend::ErrorKind;
 use crate::backend::hdfs::error::{Failure, Outcome, gone};
 use crate::backend::hdfs::pipeline::Pipeline;
-use crate::backend::hdfs::version;
+use crate::backend::hdfs::{Tree, version};
 
 /// Before a recovery: the name node has that DataNode lead it which it heard of last, and where that is one that has just
 /// died, asks the next one only after thirty heartbeats (`BlockManager`'s `RECOVERY_TIMEOUT_MULTIPLIER`, Hadoop 3.5), 90 s
@@ -33,9 +33,7 @@ impl Open {
         };
         if let Err(failure) = &mended {
             self.fail(failure);
-            // Whoever comes next need not wait until the lease lapses.
-            let at = &version::by_id(self.id);
-            let _ = self.tree.library.ask("other", |client| async move { client.recover_lease(at).await }).await;
+            end_lease(&self.tree, &version::by_id(self.id)).await;
         }
         mended
     }
@@ -87,6 +85,20 @@ impl Open {
         state.writer = Some(writer);
         Ok(())
     }
+}
+
+/// Gives back the lease that `writer` holds on the file at an absolute path, of which nothing was written.
+pub(super) async fn give_back(tree: &Tree, mut writer: Pipeline, at: &str) {
+    if writer.close().await.is_err() {
+        drop(writer);
+        end_lease(tree, at).await;
+    }
+}
+
+/// Has the name node end the lease that this client holds on the file at an absolute path, as far as can be: whoever comes
+/// next need not wait until it lapses.
+pub(in crate::backend::hdfs) async fn end_lease(tree: &Tree, at: &str) {
+    let _ = tree.library.ask("other", |client| async move { client.recover_lease(at).await }).await;
 }
 
 /// Writes that `range` of the file at its end out of what is kept of it, and makes it lasting.

@@ -70,3 +70,16 @@ async fn a_close_that_failed_at_its_end_is_not_followed_by_one_that_succeeds() {
     assert_eq!(error_of(writing.finish()).await, ErrorKind::Denied);
     assert_eq!(error_of(writing.sync()).await, ErrorKind::Denied);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_which_nothing_could_come_is_given_back() {
+    let Some((store, rule, cluster, dir)) = behind_webhdfs().await else { return };
+    let file = put(&*store, "file", "content").await;
+    let writing = store.open_write(&file).await.unwrap();
+    *rule.lock().unwrap() = Rule::Refuse;
+    assert_eq!(error_of(writing.write(7, "more".into())).await, ErrorKind::Denied);
+    let other = connect(&config(cluster), "alice", &dir, limits());
+    let theirs = other.open_write(&file).await.unwrap();
+    theirs.write(7, "theirs".into()).await.unwrap();
+    theirs.finish().await.unwrap();
+}
