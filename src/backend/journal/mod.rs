@@ -111,12 +111,19 @@ impl Journal {
 
     /// Notes something that is about to be done, in the place of what was noted of it before or is left of it.
     pub async fn note(&self, note: Note) {
+        self.note_anew(note).await;
+    }
+
+    /// As [`Journal::note`]. False where something was noted of it before.
+    async fn note_anew(&self, note: Note) -> bool {
         let inner = self.0.clone();
-        self.change(move |pages| {
-            inner.forget(&note.key());
-            pages.write(&note.key(), &note)
-        })
-        .await;
+        let noted = self.change(move |pages| {
+            let key = note.key();
+            inner.forget(&key);
+            let is_new = !pages.has(&key);
+            pages.write(&key, &note).map(|()| is_new)
+        });
+        noted.await.unwrap_or(true)
     }
 
     /// It is over.
@@ -124,18 +131,20 @@ impl Journal {
         self.change(move |pages| pages.erase(&note.key())).await;
     }
 
-    /// Does `work` once `note` of it stands here, from where it is taken if the work was surely not done.
+    /// Does `work` once `note` of it stands here, from where it is taken if the work was surely not done. What was noted of
+    /// an attempt before may have been done all the same, and stays.
     pub(in crate::backend) async fn noted<T, E: Failed>(
         &self,
         note: impl Into<Option<Note>>,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let note = note.into();
-        if let Some(note) = &note {
-            self.note(note.clone()).await;
-        }
+        let is_new = match &note {
+            Some(note) => self.note_anew(note.clone()).await,
+            None => false,
+        };
         let outcome = work.await;
-        if outcome.as_ref().is_err_and(Failed::is_sure) {
+        if is_new && outcome.as_ref().is_err_and(Failed::is_sure) {
             self.over(note).await;
         }
         outcome
@@ -182,17 +191,23 @@ impl Journal {
         let _ = self.0.left.subscribe().wait_for(|left| !holds(left, id)).await;
     }
 
-    async fn change(&self, change: impl FnOnce(&mut Pages) -> io::Result<()> + Send + 'static) {
-        if self.0.pages.get().is_none() {
-            return;
-        }
+    /// What the change gives, where there is a file and it took it.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Pages) -> io::Result<T> + Send + 'static,
+    ) -> Option<T> {
+        self.0.pages.get()?;
         let inner = self.0.clone();
-        let changed = tokio::task::spawn_blocking(move || match inner.pages.get() {
-            Some(pages) => change(&mut pages.lock().unwrap_or_else(PoisonError::into_inner)),
-            None => Ok(()),
+        let changed = tokio::task::spawn_blocking(move || {
+            let pages = inner.pages.get()?;
+            Some(change(&mut pages.lock().unwrap_or_else(PoisonError::into_inner)))
         });
-        if let Ok(Err(error)) = changed.await {
-            tracing::warn!(%error, "what is to be undone where this worker dies is not noted");
+        match changed.await.ok()?? {
+            Ok(changed) => Some(changed),
+            Err(error) => {
+                tracing::warn!(%error, "what is to be undone where this worker dies is not noted");
+                None
+            }
         }
     }
 }
@@ -299,16 +314,20 @@ mod tests {
         for (name, kind) in [("unknown", ErrorKind::Unavailable), ("refused", ErrorKind::Denied)] {
             journal.noted(hidden(name), fails(kind)).await.unwrap_err();
         }
+        // The first attempt may have been carried out, whatever the second one is told.
+        for kind in [ErrorKind::Unavailable, ErrorKind::Busy] {
+            journal.noted(Note::Written { id: 7, since: None }, fails(kind)).await.unwrap_err();
+        }
         assert_eq!(Note::hidden(&Path::parse("user/file").unwrap(), None), None);
         journal.noted(None, fails(ErrorKind::Denied)).await.unwrap_err();
         drop(journal);
         let (journal, left) = reopened(&file, &[]).await;
-        assert_eq!(left, [hidden("done"), hidden("unknown")]);
+        assert_eq!(left, [hidden("done"), hidden("unknown"), Note::Written { id: 7, since: None }]);
         // By its name, whichever file it is.
         let path = Path::parse("done/.millrace.tmp-1-a").unwrap();
         journal.over(Note::hidden(&path, None)).await;
         drop(journal);
-        assert_eq!(reopened(&file, &[]).await.1, [hidden("unknown")]);
+        assert_eq!(reopened(&file, &[]).await.1, [hidden("unknown"), Note::Written { id: 7, since: None }]);
     }
 
     #[tokio::test]

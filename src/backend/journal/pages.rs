@@ -60,6 +60,11 @@ impl Pages {
         Ok((pages, found))
     }
 
+    /// Whether a note of that key stands here.
+    pub(super) fn has(&self, key: &Note) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Writes a note, over the one of its `key`.
     pub(super) fn write(&mut self, key: &Note, note: &Note) -> io::Result<()> {
         let bytes = encode(note);
