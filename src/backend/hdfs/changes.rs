@@ -36,6 +36,10 @@ pub(super) async fn make_dir(tree: &Tree, path: &Path) -> Outcome<Meta> {
         if removed.is_ok() {
             journal.over(note).await;
         }
+        if let Ok(false) = removed {
+            // Nobody else knows the hidden name: the directory was moved, and the answer got lost.
+            return tree.meta(path).await;
+        }
         // Of a file in its place HDFS says no more than that it is no directory.
         return match tree.status_any(path).await? {
             Some(_) => Err(Failure::new(ErrorKind::AlreadyExists, "something lies there already")),

@@ -13,6 +13,10 @@ enum Rule {
     Pass,
     /// Answers that it is refused, as a proxy of HTTP does.
     Refuse,
+    /// Passes it on, and ends the connection in the place of an answer, where it holds this.
+    Lose(&'static str),
+    /// Gives no answer on.
+    Lost,
 }
 
 /// A proxy of the server at `address`: where it listens, and its rule.
@@ -31,8 +35,15 @@ async fn proxy(address: &str) -> (String, Arc<Mutex<Rule>>) {
 
 async fn between(client: TcpStream, server: TcpStream, rule: Arc<Mutex<Rule>>) {
     let ((mut calls, mut to_client), (mut answers, mut to_server)) = (client.into_split(), server.into_split());
+    let now = rule.clone();
     let answering = tokio::spawn(async move {
-        let _ = tokio::io::copy(&mut answers, &mut to_client).await;
+        let mut answer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = answers.read(&mut answer).await {
+            let is_lost = matches!(*now.lock().unwrap(), Rule::Lost);
+            if !is_lost {
+                to_client.write_all(&answer[..length]).await.unwrap_or_default();
+            }
+        }
         to_client
     });
     let mut call = vec![0; 64 << 10];
@@ -45,7 +56,15 @@ async fn between(client: TcpStream, server: TcpStream, rule: Arc<Mutex<Rule>>) {
                 let refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                 return to_client.write_all(refusal).await.unwrap_or_default();
             }
-            Rule::Pass => to_server.write_all(&call[..length]).await.unwrap_or_default(),
+            Rule::Lose(word) if call[..length].windows(word.len()).any(|part| part == word.as_bytes()) => {
+                *rule.lock().unwrap() = Rule::Lost;
+                to_server.write_all(&call[..length]).await.unwrap();
+                // It is carried out before anybody sees that the connection ended.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                *rule.lock().unwrap() = Rule::Pass;
+                return;
+            }
+            Rule::Pass | Rule::Lose(_) | Rule::Lost => to_server.write_all(&call[..length]).await.unwrap_or_default(),
         }
     }
 }
@@ -82,4 +101,16 @@ async fn a_lease_of_which_nothing_could_come_is_given_back() {
     let theirs = other.open_write(&file).await.unwrap();
     theirs.write(7, "theirs".into()).await.unwrap();
     theirs.finish().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_made_though_the_answer_got_lost_is_made() {
+    let Some(cluster) = Hadoop::shared().await.unwrap() else { return };
+    let dir = cluster.fresh("alice").await.unwrap();
+    let (own, rule) = proxy(cluster.namenode()).await;
+    let store = connect(&Config { namenodes: vec![own], ..config(cluster) }, "alice", &dir, limits());
+    *rule.lock().unwrap() = Rule::Lose("rename2");
+    assert_eq!(store.make_dir(&path("dir")).await.unwrap().kind(), Kind::Directory);
+    assert!(matches!(*rule.lock().unwrap(), Rule::Pass), "nothing got lost");
+    assert_eq!(error_of(store.make_dir(&path("dir"))).await, ErrorKind::AlreadyExists);
 }
