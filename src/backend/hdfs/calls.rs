@@ -43,7 +43,7 @@ struct State {
     client: Option<Client>,
     /// Clients that were built.
     built: usize,
-    /// The client's name node answered something.
+    /// A name node answered something.
     proved: bool,
 }
 
@@ -113,25 +113,23 @@ impl Library {
         match outcome {
             Err(failure) if matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Other) => {
                 self.replace(number);
-                if !proved && failure.detail == std::io::ErrorKind::ConnectionAborted.to_string() {
-                    let why = match self.identity {
-                        Identity::Claimed(_) => {
-                            "the name node ended the connection instead of answering: it likely demands Kerberos, and \
-                             this store has authentication: simple"
-                        }
-                        Identity::Proven(_) | Identity::Delegated(_) => {
-                            "the name node ended the connection instead of answering: it likely does not demand Kerberos, \
-                             and this store has authentication: kerberos"
-                        }
-                    };
-                    return Err(Failure { detail: failure.detail, ..Failure::new(ErrorKind::Misconfigured, why) });
-                }
-                Err(failure)
+                Err(self.hinted(failure, proved))
             }
             outcome => {
                 self.state().proved = true;
                 outcome
             }
+        }
+    }
+
+    /// What likely is the matter where a name node never did anything but end the connection.
+    fn hinted(&self, failure: Failure, proved: bool) -> Failure {
+        match self.identity {
+            Identity::Claimed(_) if !proved && failure.detail == std::io::ErrorKind::ConnectionAborted.to_string() => {
+                let hint = "it likely demands Kerberos, and this store has authentication: simple";
+                Failure { message: format!("{}: {hint}", failure.message), ..failure }
+            }
+            _ => failure,
         }
     }
 
@@ -148,9 +146,8 @@ impl Library {
         }
         let client = self.build(state.built)?;
         state.built += 1;
-        state.proved = false;
         state.client = Some(client.clone());
-        Ok((client, state.built, false))
+        Ok((client, state.built, state.proved))
     }
 
     /// The client of that number is not used any more.
@@ -252,6 +249,25 @@ fn word(kind: ErrorKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_ends_at_once_hints_at_kerberos_where_the_store_has_none_and_nobody_ever_answered() {
+        let aborts = |_| async {
+            let ended = std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "RPC listener disconnected");
+            Err::<(), _>(hdfs_native::HdfsError::IOError(ended))
+        };
+        let config = Config::at("127.0.0.1:1", "http://127.0.0.1:1");
+        let library = Library::new(&config, Identity::Claimed("alice".into()), Duration::from_secs(5).into());
+        let patience = Duration::from_secs(5);
+        let told = library.once("stat", patience, aborts).await.unwrap_err();
+        assert!(told.message.contains("demands Kerberos"), "{told}");
+        library.once("stat", patience, |_| async { Ok(()) }).await.unwrap();
+        // By that client and by the next.
+        for _ in 0..2 {
+            let told = library.once("stat", patience, aborts).await.unwrap_err();
+            assert!(told.kind == ErrorKind::Unavailable && !told.message.contains("Kerberos"), "{told}");
+        }
+    }
 
     #[tokio::test]
     async fn a_panic_inside_the_library_is_an_error_of_that_call() {
