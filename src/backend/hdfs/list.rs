@@ -83,11 +83,12 @@ impl Pages {
             Some(last) if last.path_suffix > after => Some(last.path_suffix.clone()),
             _ => return Err(Failure::corrupt("the name node's listing does not go on")),
         };
-        let named = entries.into_iter().map(|status| match Name::new(status.path_suffix.as_bytes()) {
-            Ok(name) => Ok((name, status)),
-            // A file is listed as itself, without a name.
-            Err(_) => Err(Failure::new(ErrorKind::NotADirectory, "it is no directory")),
-        });
-        named.collect::<Outcome<_>>().map(Some)
+        // A file is listed as itself, without a name.
+        if entries.iter().any(|status| status.path_suffix.is_empty()) {
+            return Err(Failure::new(ErrorKind::NotADirectory, "it is no directory"));
+        }
+        // A cluster may allow names that no mount can show.
+        let named = |status: Status| Some((Name::new(status.path_suffix.as_bytes()).ok()?, status));
+        Ok(Some(entries.into_iter().filter_map(named).collect()))
     }
 }

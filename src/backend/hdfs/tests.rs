@@ -10,6 +10,7 @@ mod snapshots;
 mod striped;
 mod taking;
 mod trouble;
+mod web;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The forms of WebHDFS' answers, as far as they are looked at.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// What lies at a path.
 #[derive(Debug, Clone, Deserialize)]
@@ -11,7 +11,8 @@ pub(in crate::backend::hdfs) struct Status {
     pub(in crate::backend::hdfs) kind: String,
     pub(in crate::backend::hdfs) file_id: u64,
     pub(in crate::backend::hdfs) length: u64,
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970; 0 before.
+    #[serde(deserialize_with = "millis")]
     pub(in crate::backend::hdfs) modification_time: u64,
     pub(in crate::backend::hdfs) owner: String,
     pub(in crate::backend::hdfs) group: String,
@@ -21,6 +22,11 @@ pub(in crate::backend::hdfs) struct Status {
     pub(in crate::backend::hdfs) block_size: u64,
     /// Of an erasure-coded file.
     pub(in crate::backend::hdfs) ec_policy: Option<String>,
+}
+
+/// Whoever may set a time may set one before 1970.
+fn millis<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    i64::deserialize(from).map(|millis| u64::try_from(millis).unwrap_or_default())
 }
 
 /// What the DataNodes have room for, in bytes of replicas.
@@ -196,5 +202,8 @@ mod tests {
         let OnePage { directory_listing: page } = serde_json::from_str(text).unwrap();
         let [status] = &page.partial_listing.file_statuses.file_status[..] else { panic!("{page:?}") };
         assert_eq!((status.path_suffix.as_str(), status.file_id, page.remaining_entries), ("a?b%#41", 16391, 7));
+        assert_eq!(status.modification_time, 1_795_742_278_724);
+        let OnePage { directory_listing: page } = serde_json::from_str(&text.replace("1795742278724", "-2")).unwrap();
+        assert_eq!(page.partial_listing.file_statuses.file_status[0].modification_time, 0);
     }
 }
