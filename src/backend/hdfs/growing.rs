@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::Outcome;
 use super::webhdfs::{Status, WebHdfs};
+use crate::backend::ErrorKind;
 
 /// By file id: the length that could be read.
 #[derive(Debug, Default)]
@@ -24,8 +25,8 @@ impl Growing {
         }
     }
 
-    /// Adds to what the name node says of the file at an absolute path what is readable of it now. Of a file that nobody
-    /// was seen to write, nothing is asked.
+    /// Adds to what the name node says of the file at an absolute path what is readable of it now, or was before where no
+    /// DataNode tells. Of a file that nobody was seen to write, nothing is asked.
     pub(super) async fn look(&self, web: &WebHdfs, at: &str, status: Status) -> Outcome<Status> {
         let id = status.file_id;
         if !self.all().contains_key(&id) {
@@ -36,7 +37,10 @@ impl Growing {
             // It was closed since it was looked at, maybe with more.
             return web.status(at).await;
         }
-        let readable = web.readable(at, status.length).await?;
+        let readable = match web.readable(at, status.length).await {
+            Err(failure) if failure.kind == ErrorKind::Unavailable => status.length,
+            readable => readable?,
+        };
         let mut all = self.all();
         let seen = all.entry(id).or_default();
         *seen = readable.max(*seen);

@@ -32,7 +32,7 @@ const MOST: usize = 256;
 /// Before a file is opened again whose reader failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes that are asked of WebHDFS at once.
+/// Bytes that come by WebHDFS at once; what may lie before them in an answer is thrown away.
 const PIECE: u64 = 4 << 20;
 
 /// A reader knows the blocks that the file had when it was opened, and a DataNode gives them for a while after they were
