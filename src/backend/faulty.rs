@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Delay(Duration),
     /// It never ends.
     Hang,
+    /// A read or a fetch panics.
+    Panic,
     /// A read's first byte comes late, and the others at so many bytes a second.
     Pace(Duration, u64),
 }
@@ -152,6 +154,7 @@ impl Faulty {
                 work.await
             }
             Some(Fault::Hang) => future::pending().await,
+            Some(Fault::Panic) => panic!("staged by a test"),
             Some(Fault::Cut(..) | Fault::Pace(..)) | None => work.await,
         }
     }
@@ -233,7 +236,7 @@ impl Backend for Faulty {
                     entries
                 }
                 Some(Fault::Hang) => stream::pending().boxed(),
-                Some(Fault::Cut(..) | Fault::Pace(..)) | None => entries,
+                Some(Fault::Cut(..) | Fault::Pace(..) | Fault::Panic) | None => entries,
             }
         })
         .flatten()
@@ -251,6 +254,7 @@ impl Backend for Faulty {
             Some(Fault::Fail(kind)) => return Err(staged(kind, Op::Read, &file.path)),
             Some(Fault::Delay(time) | Fault::Pace(time, _)) => tokio::time::sleep(time).await,
             Some(Fault::Hang) => future::pending().await,
+            Some(Fault::Panic) => panic!("staged by a test"),
             Some(Fault::Cut(..) | Fault::LoseReply(_)) | None => {}
         }
         let length = range.end - range.start;

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::order::Ahead;
-use super::part::{Part, Stay, Wanted};
+use super::part::{Part, Stay, Wanted, survive};
 use super::reader::PAGE;
 use super::{Config, ReadAhead};
-use crate::backend::{self, Fetched, Intent, Meta, Path, Version};
+use crate::backend::{self, Fetched, Intent, Meta, Op, Path, Version};
 use crate::budget::Lease;
 
 /// What nobody came to for so long leaves where the room is needed for others: its reader went elsewhere.
@@ -245,7 +245,7 @@ impl ReadAhead {
     fn find(self: &Arc<Self>, path: &Path, longest: u64, lease: Lease, turn: u64) -> AbortOnDropHandle<()> {
         let (ahead, backend, path) = (Arc::downgrade(self), self.backend.clone(), path.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let outcome = backend.fetch(&path, longest, None).await;
+            let outcome = survive(backend.fetch(&path, longest, None), Op::Fetch, &path).await;
             if let Some(ahead) = ahead.upgrade() {
                 ahead.found(&path, outcome, lease, turn);
             }

@@ -1,6 +1,7 @@
 //! One ranged read of the store, and the bytes that came of it so far.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::link::Link;
-use crate::backend::{Backend, Error, ErrorKind, Intent, Op, Result, Version};
+use crate::backend::{Backend, Error, ErrorKind, Intent, Op, Path, Result, Version};
 use crate::budget::Lease;
 use crate::observability::metrics::{READ_AHEAD_USED_BYTES, READ_AHEAD_WASTED_BYTES};
 
@@ -86,7 +87,14 @@ impl Part {
         let Wanted { range, why, lease, stay } = wanted;
         let body = Body { pieces: Vec::new(), length: 0, outcome: None, awaited: u64::MAX, taken: Vec::new(), lease };
         let arrived = Arc::new(Arrived { body: Mutex::new(body), more: Notify::new() });
-        let filling = fill(backend.clone(), link.clone(), file.clone(), range.clone(), why, arrived.clone());
+        let filling = {
+            let (backend, link, file, range, arrived) =
+                (backend.clone(), link.clone(), file.clone(), range.clone(), arrived.clone());
+            async move {
+                let outcome = survive(fill(&*backend, &link, &file, range, why, &arrived), Op::Read, &file.path).await;
+                arrived.end(outcome);
+            }
+        };
         let mut filling = Box::pin(filling);
         // What lies before a cursor queues up for its turn in the order in which it is needed, not in that in which tasks
         // happen to run.
@@ -244,25 +252,29 @@ impl Body {
     }
 }
 
+/// The outcome of `work`, also where it panics: somebody may wait for it.
+pub(super) async fn survive<T>(work: impl Future<Output = Result<T>>, op: Op, path: &Path) -> Result<T> {
+    let died = |_| Err(Error::new(ErrorKind::Other, op, path, "asking the store panicked"));
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(died)
+}
+
 async fn fill(
-    backend: Arc<dyn Backend>,
-    link: Arc<Link>,
-    file: Version,
+    backend: &dyn Backend,
+    link: &Link,
+    file: &Version,
     range: Range<u64>,
     why: Intent,
-    arrived: Arc<Arrived>,
-) {
+    arrived: &Arrived,
+) -> Result<()> {
     let wanted = range.end - range.start;
     let wrong = |what: &str| Err(Error::new(ErrorKind::Corrupt, Op::Read, &file.path, what));
     let asked = Instant::now();
-    let mut stream = match backend.read(&file, range, why).await {
-        Ok(stream) => stream,
-        Err(error) => return arrived.end(Err(error)),
-    };
+    let mut stream = backend.read(file, range, why).await?;
     let mut first: Option<(Instant, u64)> = None;
-    let outcome = loop {
+    loop {
         match stream.next().await {
-            Some(Ok(piece)) => {
+            Some(piece) => {
+                let piece = piece?;
                 if first.is_none() {
                     let now = Instant::now();
                     first = Some((now, piece.len() as u64));
@@ -274,7 +286,7 @@ async fn fill(
                 let mut body = arrived.lock();
                 if body.length + piece.len() as u64 > wanted {
                     drop(body);
-                    break wrong("the store sent more bytes than were asked");
+                    return wrong("the store sent more bytes than were asked");
                 }
                 let at = body.length;
                 body.length += piece.len() as u64;
@@ -285,15 +297,14 @@ async fn fill(
                     arrived.more.notify_waiters();
                 }
             }
-            Some(Err(error)) => break Err(error),
-            None if arrived.lock().length < wanted => break wrong("the store sent fewer bytes than were asked"),
-            None => break Ok(()),
+            None if arrived.lock().length < wanted => return wrong("the store sent fewer bytes than were asked"),
+            None => break,
         }
-    };
-    if let (Some((since, before)), Ok(())) = (first, &outcome) {
+    }
+    if let Some((since, before)) = first {
         link.carried(wanted - before, since.elapsed());
     }
-    arrived.end(outcome);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -177,6 +177,23 @@ async fn a_failed_read_is_told_once_and_the_next_one_asks_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_that_panics_fails_who_waits_for_it_at_once() {
+    let rig = rig(pattern(8 * MIB), 64 * MIB);
+    rig.store.nth(Op::Read, 1, Fault::Panic);
+    assert_eq!(rig.reader.read(0..MIB).await.unwrap_err().kind, ErrorKind::Other);
+    rig.check(0..MIB).await;
+    // So does one that somebody said comes next, known or not.
+    for (op, target) in [
+        (Op::Read, Target::Version(rig.reader.version().clone())),
+        (Op::Fetch, Target::Path(rig.reader.version().path.clone())),
+    ] {
+        rig.store.nth(op, 1, Fault::Panic);
+        rig.ahead.want(rig.ahead.source(), [target]);
+        assert_eq!(rig.ahead.seen_at(&rig.reader.version().path).await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_that_nobody_waits_for_any_more_is_cancelled() {
     let rig = rig(pattern(8 * MIB), 64 * MIB);
     rig.store.every(Op::Read, 1, Fault::Hang);

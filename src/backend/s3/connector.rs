@@ -263,7 +263,14 @@ impl Body for Receiving {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Receiving { body, packing, meter, .. } = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+        let mut polled = Pin::new(&mut *body).poll_frame(cx);
+        // Trailers tell nothing that was asked, and the SDK's checksums know only data.
+        while let Poll::Ready(Some(Ok(frame))) = &polled
+            && !frame.is_data()
+        {
+            polled = Pin::new(&mut *body).poll_frame(cx);
+        }
+        if let Poll::Ready(frame) = polled {
             let rest = body.size_hint().lower();
             let mut received = |data: Bytes| {
                 meter.fetched(data.len());

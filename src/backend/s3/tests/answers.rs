@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
@@ -174,6 +175,26 @@ async fn a_whole_object_is_held_against_its_checksum() {
     // A sum of sums says nothing of the whole, nor does one that a store gives with a range unasked.
     assert!(read_from(sum("AAAAAA==-3"), 0..100).await.0.is_ok());
     assert!(read_from(sum("AAAAAA=="), 0..99).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn trailers_of_an_answer_are_passed_over() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(stream.read_u8().await.unwrap());
+        }
+        let head = "HTTP/1.1 200 OK\r\netag: \"e\"\r\nx-amz-checksum-crc32: WMky9Q==\r\ntrailer: x-more\r\n\
+                    transfer-encoding: chunked\r\n\r\n64\r\n";
+        let answer = [head.as_bytes(), &hundred(), b"\r\n0\r\nx-more: words\r\n\r\n"].concat();
+        stream.write_all(&answer).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let store = store_of(&format!("http://{address}"), Duration::from_secs(5));
+    assert_eq!(part(&*store, &hundred_version(), 0..100).await.unwrap(), hundred());
 }
 
 #[tokio::test]
