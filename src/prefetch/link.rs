@@ -38,13 +38,13 @@ impl Default for Link {
 }
 
 impl Link {
-    /// A request that had not to wait for its turn was answered after so long.
+    /// A request that a reader waits for was answered after so long; where no connection was free it waited for one, too.
     pub(super) fn answered(&self, after: Duration) {
         let mut measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         measured.latency += (after.as_secs_f64() - measured.latency) * WEIGHT;
     }
 
-    /// After its first piece, a body of `bytes` took so long.
+    /// After it was answered, a body of `bytes` took so long.
     pub(super) fn carried(&self, bytes: u64, took: Duration) {
         let seconds = took.as_secs_f64();
         if bytes >= TELLING && seconds > 0.0 {

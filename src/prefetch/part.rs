@@ -270,19 +270,18 @@ async fn fill(
     let wrong = |what: &str| Err(Error::new(ErrorKind::Corrupt, Op::Read, &file.path, what));
     let asked = Instant::now();
     let mut stream = backend.read(file, range, why).await?;
-    let mut first: Option<(Instant, u64)> = None;
+    // A store may hold pieces back until all have come: it has answered by now.
+    let answered = Instant::now();
+    // A guess may have waited for its turn.
+    if why == Intent::Demand {
+        link.answered(answered - asked);
+    }
+    let mut first = None;
     loop {
         match stream.next().await {
             Some(piece) => {
                 let piece = piece?;
-                if first.is_none() {
-                    let now = Instant::now();
-                    first = Some((now, piece.len() as u64));
-                    // A guess may have waited for its turn.
-                    if why == Intent::Demand {
-                        link.answered(now - asked);
-                    }
-                }
+                first.get_or_insert(piece.len() as u64);
                 let mut body = arrived.lock();
                 if body.length + piece.len() as u64 > wanted {
                     drop(body);
@@ -301,9 +300,8 @@ async fn fill(
             None => break,
         }
     }
-    if let Some((since, before)) = first {
-        link.carried(wanted - before, since.elapsed());
-    }
+    // The first piece may have come with the answer.
+    link.carried(wanted - first.unwrap_or_default(), answered.elapsed());
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! A store in trouble: 503s, bodies that break off or lack their end, resets, answers that are of something else, no answer
-//! at all. What is read is right or an error that says why, in time; with and without the disk cache.
+//! A store in trouble: 503s, bodies that break off, lack their end or have wrong bytes, resets, answers that are of
+//! something else, no answer at all. What is read is right or an error that says why, in time; with and without the disk cache.
 //!
 //! Everything follows from a seed, which a failure names and `MILLRACE_TEST_SEED` sets.
 
@@ -90,6 +90,37 @@ fn what_a_store_in_trouble_gives_is_right_or_an_error() {
             assert!(fs::read(root.join(name)).unwrap() == *bytes, "seed {seed}: {name}");
         }
         rig.unpublish(&workers, "a").unwrap();
+    }
+}
+
+#[test]
+fn wrong_bytes_of_a_whole_object_are_neither_read_nor_kept() {
+    let seed = requirement::size(SEED, rand::random::<u32>() as usize) as u64;
+    eprintln!("{SEED}={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    for cached in [false, true] {
+        let Some(rig) = Rig::new() else { return };
+        let name = |number: usize| format!("small-{number}");
+        let files: Vec<_> = (0..40).map(|number| rig.put_random(&name(number), 200_000)).collect();
+        for number in 0..files.len() {
+            let wrong = Fault::Corrupt(chance.random_range(0..200_000));
+            let times = chance.random_range(1..3);
+            rig.server
+                .faults()
+                .add(Rule::on(Kind::GetObject, wrong).key(format!("data/{}", name(number))).times(times));
+        }
+        let workers = rig.caching_workers();
+        for round in 0..8 {
+            rig.publish(&workers, if cached { rig.cached("a") } else { rig.request("a") }).unwrap();
+            for (number, bytes) in files.iter().enumerate() {
+                match fs::read(rig.target("a").join(name(number))) {
+                    Ok(found) => assert!(found == *bytes, "seed {seed}: {number} in round {round}"),
+                    Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::EIO as i32)),
+                }
+            }
+            rig.unpublish(&workers, "a").unwrap();
+        }
+        assert_eq!(rig.server.faults().pending(), 0);
     }
 }
 

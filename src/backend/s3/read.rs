@@ -1,9 +1,11 @@
 //! Exactly the bytes of one version.
 //!
-//! Every GET is pinned by `If-Match`, and nothing is taken from a store's word: status, Content-Range, length and ETag
-//! of each answer are compared with what was asked, since a store or a gateway may ignore a condition or a range. A body
-//! that breaks off goes on with the rest of the range and the same pin.
+//! Every GET is pinned by `If-Match`, and little is taken from a store's word: Content-Range, length and ETag of each
+//! answer are compared with what was asked, since a store or a gateway may ignore a condition or a range. A whole object
+//! that its end vouches for, by a checksum or by its length alone, is held back until then. A body that breaks off goes on
+//! with the rest of the range and the same pin.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +69,8 @@ async fn ask(
         move |failure: Failure| failure.at(Op::Read, &path)
     };
     let key = client.keys.file(&file.path).map_err(&fail)?;
-    let mut reading = Reading { client, key, file, range, until, body: None, trouble: None, _turn: turn };
+    let ready = VecDeque::new();
+    let mut reading = Reading { client, key, file, range, until, body: None, ready, trouble: None, _turn: turn };
     reading.open().await.map_err(&fail)?;
     let body = stream::try_unfold(reading, async |mut reading| {
         let piece = reading.piece().await?;
@@ -85,6 +88,8 @@ struct Reading {
     /// When the first answer is late.
     until: Instant,
     body: Option<Body>,
+    /// What has come and was not given out yet; not to be, while the body's end is awaited.
+    ready: VecDeque<Bytes>,
     trouble: Option<Trouble>,
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -93,9 +98,13 @@ struct Body {
     bytes: ByteStream,
     /// A checksum that does not fit means wrong bytes.
     vouched: bool,
+    /// Only its end tells whether its bytes are right.
+    awaits_end: bool,
+    /// How long it is was not said before: its end is the object's.
+    unmeasured: bool,
 }
 
-/// Breaks since the last byte came.
+/// Breaks since the last byte was given out.
 struct Trouble {
     until: Instant,
     pauses: ExponentialBackoff,
@@ -129,52 +138,68 @@ impl Reading {
         };
         let answer = client.direct.get(get).await?;
         check(&answer, &self.file, &self.range, whole)?;
-        Ok(Body { vouched: is_of_the_whole(&answer), bytes: answer.body })
+        let (vouched, unmeasured) = (is_of_the_whole(&answer), whole && answer.content_length().is_none());
+        let awaits_end = unmeasured || whole && vouched && has_sum(&answer);
+        Ok(Body { vouched, awaits_end, unmeasured, bytes: answer.body })
     }
 
     /// The next bytes; `None` at the end.
     async fn piece(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
-        while !self.range.is_empty() {
-            let Some(body) = &mut self.body else {
-                self.open().await?;
-                continue;
-            };
-            let left = self.range.end - self.range.start;
-            match body.bytes.next().await {
-                Some(Ok(piece)) if piece.is_empty() => {}
-                Some(Ok(piece)) if piece.len() as u64 > left => {
-                    return Err(Failure::corrupt("the store sent more than was asked"));
-                }
-                Some(Ok(piece)) => {
-                    self.range.start += piece.len() as u64;
-                    self.trouble = None;
-                    if self.range.is_empty() {
-                        // Only at its end does a body tell whether its checksum holds.
-                        self.finish().await?;
-                    }
-                    return Ok(Some(piece));
-                }
-                Some(Err(broken)) if body.vouched && is_wrong(&broken) => return Err(wrong_sum()),
-                Some(Err(broken)) => {
-                    tracing::debug!(error = %broken, "a body broke off");
-                    self.pause().await?;
-                }
-                None => self.pause().await?,
+        loop {
+            let is_held = self.body.as_ref().is_some_and(|body| body.awaits_end);
+            if !is_held && let Some(piece) = self.ready.pop_front() {
+                self.trouble = None;
+                return Ok(Some(piece));
             }
+            if self.range.is_empty() {
+                return Ok(None);
+            }
+            self.receive().await?;
         }
-        Ok(None)
+    }
+
+    /// Takes what comes next.
+    async fn receive(&mut self) -> std::result::Result<(), Failure> {
+        let Some(body) = &mut self.body else { return self.open().await };
+        let left = self.range.end - self.range.start;
+        match body.bytes.next().await {
+            Some(Ok(piece)) if piece.is_empty() => Ok(()),
+            Some(Ok(piece)) if piece.len() as u64 > left => Err(too_much()),
+            Some(Ok(piece)) => {
+                self.range.start += piece.len() as u64;
+                self.ready.push_back(piece);
+                // Only at its end does a body tell whether its checksum holds.
+                if self.range.is_empty() { self.finish().await } else { Ok(()) }
+            }
+            Some(Err(broken)) if body.vouched && is_wrong(&broken) => Err(wrong_sum()),
+            Some(Err(broken)) => {
+                tracing::debug!(error = %broken, "a body broke off");
+                if body.unmeasured { self.begin_anew().await } else { self.pause().await }
+            }
+            None if body.unmeasured => Err(Failure::corrupt("the store's answer ends before the object does")),
+            None => self.pause().await,
+        }
     }
 
     /// Reads the end of a body whose bytes have all come.
     async fn finish(&mut self) -> std::result::Result<(), Failure> {
-        match self.body.take() {
-            Some(mut body) => match body.bytes.next().await {
-                Some(Err(broken)) if body.vouched && is_wrong(&broken) => Err(wrong_sum()),
-                Some(Ok(more)) if !more.is_empty() => Err(Failure::corrupt("the store sent more than was asked")),
-                _ => Ok(()),
-            },
-            None => Ok(()),
+        let Some(mut body) = self.body.take() else { return Ok(()) };
+        match body.bytes.next().await {
+            Some(Err(broken)) if body.vouched && is_wrong(&broken) => Err(wrong_sum()),
+            Some(Ok(more)) if !more.is_empty() => Err(too_much()),
+            Some(Err(broken)) if body.awaits_end => {
+                tracing::debug!(error = %broken, "a body broke off at its end");
+                self.begin_anew().await
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Asks for the whole object again, of which nothing was given out.
+    async fn begin_anew(&mut self) -> std::result::Result<(), Failure> {
+        self.ready.clear();
+        self.range.start = 0;
+        self.pause().await
     }
 
     /// Waits before the rest is asked for, as long as the volume's timeout has not passed without a byte.
@@ -218,6 +243,22 @@ pub(super) fn is_of_the_whole(answer: &GetObjectOutput) -> bool {
         && has_length(answer.checksum_crc64_nvme(), 8)
         && has_length(answer.checksum_sha1(), 20)
         && has_length(answer.checksum_sha256(), 32)
+}
+
+/// Whether there is anything that the body is compared with.
+fn has_sum(answer: &GetObjectOutput) -> bool {
+    let sums = [
+        answer.checksum_crc32(),
+        answer.checksum_crc32_c(),
+        answer.checksum_crc64_nvme(),
+        answer.checksum_sha1(),
+        answer.checksum_sha256(),
+    ];
+    sums.iter().any(Option::is_some)
+}
+
+fn too_much() -> Failure {
+    Failure::corrupt("the store sent more than was asked")
 }
 
 pub(super) fn wrong_sum() -> Failure {

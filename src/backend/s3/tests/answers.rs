@@ -178,6 +178,30 @@ async fn a_whole_object_is_held_against_its_checksum() {
 }
 
 #[tokio::test]
+async fn a_whole_object_of_a_length_that_is_not_said_is_judged_at_its_end() {
+    let of = |body: Bytes| head(200, &[("etag", "\"e\"")], body);
+    let (read, asked) = read_from(move |_| Answer::Chunked(of(hundred())), 0..100).await;
+    assert_eq!((read.unwrap(), asked.len()), (hundred().to_vec(), 1));
+    // What a gateway unpacked is longer or shorter than what is stored.
+    for body in [hundred().slice(..70), [hundred(), hundred()].concat().into()] {
+        let server = Scripted::start(move |_| Answer::Chunked(of(body.clone()))).await;
+        let store = store(&server).await;
+        let first = async { store.read(&hundred_version(), 0..100, Intent::Demand).await?.try_next().await };
+        assert_eq!(first.await.unwrap_err().kind, ErrorKind::Corrupt);
+        assert_eq!(server.asked().len(), 1);
+    }
+    // Of what breaks off nothing is kept, at its end neither.
+    for most in [30, 100] {
+        let script = move |asked: Asked| match asked.number {
+            0 => Answer::ChunkedBroken(of(vec![7; 100].into()), most),
+            _ => Answer::Chunked(of(hundred())),
+        };
+        let (read, asked) = read_from(script, 0..100).await;
+        assert_eq!((read.unwrap(), asked.len()), (hundred().to_vec(), 2));
+    }
+}
+
+#[tokio::test]
 async fn trailers_of_an_answer_are_passed_over() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -48,6 +48,10 @@ pub(super) enum Answer {
     Silence,
     /// All of it, after a while.
     Late(Duration, Response<Bytes>),
+    /// All of it in two pieces, of a length that is not said.
+    Chunked(Response<Bytes>),
+    /// So, but so many bytes and then the connection breaks.
+    ChunkedBroken(Response<Bytes>, usize),
 }
 
 pub(super) fn head(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Bytes> {
@@ -141,9 +145,17 @@ impl Scripted {
             all.last().unwrap().clone()
         };
         let answer = script(asked);
+        let is_measured = !matches!(answer, Answer::Chunked(_) | Answer::ChunkedBroken(..));
         let (head, end): (_, End) = match answer {
             Answer::Whole(head) => (head, Box::new(|body| stream::iter([Ok(body)]).boxed())),
-            Answer::Broken(head, most) => {
+            Answer::Chunked(head) => {
+                let pieces = |body: Bytes| {
+                    let (one, two) = (body.slice(..body.len() / 2), body.slice(body.len() / 2..));
+                    stream::iter([Ok(one), Ok(two)]).boxed()
+                };
+                (head, Box::new(pieces))
+            }
+            Answer::Broken(head, most) | Answer::ChunkedBroken(head, most) => {
                 let broken = move |body: Bytes| {
                     stream::iter([Ok(body.slice(..most))])
                         .chain(stream::once(async {
@@ -167,7 +179,7 @@ impl Scripted {
         };
         self.busy.fetch_sub(1, Ordering::SeqCst);
         let (mut parts, body) = head.into_parts();
-        if !parts.headers.contains_key("content-length") && parts.status != 204 {
+        if is_measured && !parts.headers.contains_key("content-length") && parts.status != 204 {
             parts.headers.insert("content-length", body.len().into());
         }
         let body = end(body).filter(|piece| {
