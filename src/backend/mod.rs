@@ -70,8 +70,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Dropping the stream cancels the request.
     async fn read(&self, file: &Version, range: Range<u64>, why: Intent) -> Result<BoxStream<'static, Result<Bytes>>>;
 
-    /// A small file, whole, in one request: nothing of it where it still is `known`. A file of more than `longest`
-    /// bytes is `TooLarge`, of which no more than that is read. `NotFound`, also for a directory that is only a prefix;
+    /// A small file, whole, in one request: nothing of it where it still is `known`, but for what a cache would have to
+    /// ask for again. Another one of more than `longest` bytes is `TooLarge`, of which no more than that is read. `NotFound`, also for a directory that is only a prefix;
     /// else `IsADirectory`. Where the names of a file and a directory may be the same, it is the file's content.
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched>;
 
@@ -191,6 +191,9 @@ pub struct Traits {
     pub real_directories: bool,
     /// `Stale` is exact; else a changed file of equal size and time may be taken for the old one.
     pub exact_versions: bool,
+    /// Bytes of a version that were read prove that it lay at its path then; else a read may find it elsewhere, or
+    /// ask no store. A read of no bytes proves nothing.
+    pub read_proves_path: bool,
     /// The store keeps owner and mode of its own, and decides by the mount's identity.
     pub own_permissions: bool,
     /// Files are changed in place, by others too: their two halves of a version differ, and they can be appended to

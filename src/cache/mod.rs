@@ -104,22 +104,37 @@ impl Cached {
         self.store.local(version).await
     }
 
-    /// Keeps the bytes of a file that came whole and is new.
-    async fn take(&self, path: &Path, meta: &Meta, bytes: &Bytes) {
+    /// Keeps the bytes of a file that came whole and is new. False where some of it is not kept.
+    async fn take(&self, path: &Path, meta: &Meta, bytes: &Bytes) -> bool {
         let whole = |version: &&Version| version.size > 0 && version.size == bytes.len() as u64;
-        let Some(version) = meta.version().filter(whole) else { return };
+        let Some(version) = meta.version().filter(whole) else { return false };
         let any = self.inner.traits().append && version.bytes == version.file;
         if any || path.names().any(|name| name.is_reserved()) || !self.store.disk.is_open(Use::Write) {
-            return;
+            return false;
         }
-        let Some(slot) = self.store.slot(version).await else { return };
+        let Some(slot) = self.store.slot(version).await else { return false };
         self.store.visit(&slot, 0);
+        let mut kept = true;
         for step in slot.plan(&(0..version.size), self.store.keeps(&slot), true) {
-            if let Step::Missing(range, Some(claim)) = step {
-                let piece = bytes.slice(range.start as usize..range.end as usize);
-                Keeping::of(&self.store, claim, range.start).take(&piece).await;
+            match step {
+                Step::Missing(range, Some(claim)) => {
+                    let piece = bytes.slice(range.start as usize..range.end as usize);
+                    Keeping::of(&self.store, claim, range.start).take(&piece).await;
+                }
+                Step::Missing(_, None) => kept = false,
+                Step::Cached(_) | Step::Awaited(_) => {}
             }
         }
+        kept
+    }
+
+    /// All of `version` is on the disk, or on its way there.
+    async fn holds(&self, version: &Version) -> bool {
+        if !self.store.disk.is_open(Use::Read) {
+            return false;
+        }
+        let Some(slot) = self.store.slot(version).await else { return false };
+        !slot.plan(&(0..version.size), false, false).iter().any(|step| matches!(step, Step::Missing(..)))
     }
 
     /// Bytes that the part takes on the disk.
@@ -143,7 +158,8 @@ pub fn some_files(part: &OwnedFd, most: usize) -> Vec<Path> {
 #[async_trait]
 impl Backend for Cached {
     fn traits(&self) -> Traits {
-        self.inner.traits()
+        // What is on the disk is read without asking.
+        Traits { read_proves_path: false, ..self.inner.traits() }
     }
 
     async fn stat(&self, path: &Path) -> Result<Meta> {
@@ -176,9 +192,17 @@ impl Backend for Cached {
     }
 
     async fn fetch(&self, path: &Path, longest: u64, known: Option<&Version>) -> Result<Fetched> {
-        let fetched = self.inner.fetch(path, longest, known).await?;
+        // What is known and not here will be read next: the request that proves it brings it, too.
+        let wanted = match known.filter(|known| known.size <= longest) {
+            Some(known) => !self.holds(known).await,
+            None => false,
+        };
+        let fetched = self.inner.fetch(path, longest, known.filter(|_| !wanted)).await?;
         if let Fetched::New { meta, bytes } = &fetched {
-            self.take(path, meta, bytes).await;
+            let kept = self.take(path, meta, bytes).await;
+            if wanted && kept && meta.version() == known {
+                return Ok(Fetched::Same);
+            }
         }
         Ok(fetched)
     }

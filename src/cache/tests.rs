@@ -143,6 +143,18 @@ async fn a_file_that_came_whole_is_read_from_the_disk_from_then_on() {
 }
 
 #[tokio::test]
+async fn what_is_known_and_not_here_comes_with_its_proof() {
+    let rig = Rig::new();
+    let file = rig.put("f", 100_000);
+    let cached = rig.open().await;
+    for asked in 1..4 {
+        assert_eq!(cached.fetch(&file.path, MIB, Some(&file)).await.unwrap(), Fetched::Same);
+        check(&cached, &file, 0..file.size).await;
+        assert_eq!((rig.store.calls(Op::Fetch), rig.requests()), (asked, 0));
+    }
+}
+
+#[tokio::test]
 async fn what_was_read_once_is_read_from_the_disk_also_by_the_next_worker() {
     let rig = Rig::new();
     let files = [rig.put("a", 3 * MIB + 77), rig.put("d/b", 100), rig.put("c", 4096)];

@@ -35,11 +35,13 @@ pub struct Source(u64);
 pub enum Target {
     /// Its version is known.
     Version(Version),
+    /// Its version was known, and is no longer believed: where reading it would not prove it, the store is asked first.
+    Unsure(Version),
     /// Only where it lies: it is fetched whole where it is small, and so found.
     Path(Path),
 }
 
-/// What the store had at a path when it was fetched ahead.
+/// What the store proved to have at a path when it was fetched ahead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// What it said.
@@ -88,6 +90,8 @@ struct Slot {
     source: Source,
     what: Target,
     meta: Option<Meta>,
+    /// That it is here proves that it lies there.
+    proves: bool,
     /// `None` for an empty file, and while it is being found.
     part: Option<Arc<Part>>,
     /// Finds it.
@@ -98,13 +102,23 @@ struct Slot {
     /// The later, the further ahead.
     turn: u64,
     coming: bool,
+    /// Somebody looked for it while it was coming.
+    waited_for: bool,
 }
 
 impl Target {
-    fn path(&self) -> &Path {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
         match self {
-            Target::Version(version) => &version.path,
+            Target::Version(version) | Target::Unsure(version) => &version.path,
             Target::Path(path) => path,
+        }
+    }
+
+    fn version(&self) -> Option<&Version> {
+        match self {
+            Target::Version(version) | Target::Unsure(version) => Some(version),
+            Target::Path(_) => None,
         }
     }
 }
@@ -117,12 +131,14 @@ impl ReadAhead {
         Source(shelf.last_source)
     }
 
-    /// These files are likely to be read next, in this order. What is known already is passed over.
+    /// These files are likely to be read next, in this order. What is known already is passed over, and what is known to
+    /// be empty: there is nothing to fetch, which would prove nothing.
     pub fn want(self: &Arc<Self>, source: Source, files: impl IntoIterator<Item = Target>) {
         {
             let mut shelf = self.files.lock();
             for target in files {
-                if !shelf.has(&target) && !self.prepares(target.path()) {
+                let is_empty = target.version().is_some_and(|version| version.size == 0);
+                if !is_empty && !shelf.has(&target) && !self.prepares(target.path()) {
                     shelf.wait(source, target);
                 }
             }
@@ -158,7 +174,7 @@ impl ReadAhead {
         gone
     }
 
-    /// What the store was found to have at `path` when it was fetched ahead. Waits for one that is on its way: that is
+    /// What the store was proved to have at `path` when it was fetched ahead. Waits for one that is on its way: that is
     /// asked already.
     pub async fn seen_at(&self, path: &Path) -> Option<Seen> {
         loop {
@@ -167,11 +183,13 @@ impl ReadAhead {
             // Registered before the look, so that nothing that is found after it is missed.
             found.as_mut().enable();
             {
-                let shelf = self.files.lock();
-                let Slot { source, what, meta, asked, coming, .. } = shelf.slots.get(path)?;
-                if !coming {
+                let mut shelf = self.files.lock();
+                let slot = shelf.slots.get_mut(path).filter(|slot| slot.proves)?;
+                if !slot.coming {
+                    let Slot { source, what, meta, asked, .. } = slot;
                     return Some(Seen { what: what.clone(), meta: meta.clone(), since: *asked, source: *source });
                 }
+                slot.waited_for = true;
             }
             found.await;
         }
@@ -182,15 +200,15 @@ impl ReadAhead {
         let slot = {
             let mut shelf = self.files.lock();
             shelf.awaited.remove(&version.path);
-            match shelf.slots.get(&version.path) {
-                Some(Slot { what: Target::Version(known), .. }) if known == version => shelf.remove(&version.path),
-                _ => None,
-            }
+            let known = shelf.slots.get(&version.path).and_then(|slot| slot.what.version());
+            if known == Some(version) { shelf.remove(&version.path) } else { None }
         };
         let Some(slot) = slot else { return (None, Ahead::Nothing) };
         self.files.found.notify_waiters();
         self.fetch_files();
-        let found = if slot.part.as_ref().is_none_or(|part| part.is_there()) { Ahead::There } else { Ahead::Coming };
+        let is_there = slot.part.as_ref().map_or(!slot.coming, |part| part.is_there());
+        // Who had to wait when it was looked up had to wait.
+        let found = if is_there && !slot.waited_for { Ahead::There } else { Ahead::Coming };
         (slot.part, found)
     }
 
@@ -198,14 +216,12 @@ impl ReadAhead {
     fn fetch_files(self: &Arc<Self>) {
         let config = self.config();
         let (longest, room) = (self.beginning(&config), self.budget.total() / 4);
+        let read_proves = self.backend.traits().read_proves_path;
         let mut shelf = self.files.lock();
         while shelf.coming < config.files
             && let Some(Waiting { source, target, number }) = shelf.next_waiting()
         {
-            let bytes = match &target {
-                Target::Version(version) => version.size.min(longest),
-                Target::Path(_) => longest,
-            };
+            let bytes = target.version().map_or(longest, |version| version.size.min(longest));
             while shelf.held + bytes > room && shelf.give_up_oldest() {}
             let lease = if shelf.held + bytes <= room { self.budget.try_acquire(bytes) } else { None };
             let Some(lease) = lease else {
@@ -218,13 +234,28 @@ impl ReadAhead {
             drop(shelf.remove(&path));
             shelf.last_turn += 1;
             let turn = shelf.last_turn;
-            let (part, finding) = match &target {
-                Target::Version(version) => (Some(self.fetch_version(version, bytes, lease, turn)), None),
-                Target::Path(path) => (None, Some(self.find(path, longest, lease, turn))),
+            let what = match target {
+                Target::Unsure(version) if read_proves => Target::Version(version),
+                other => other,
             };
-            let asked = Instant::now();
-            let slot =
-                Slot { source, what: target, meta: None, part, _finding: finding, bytes, asked, turn, coming: true };
+            let (part, finding) = match &what {
+                Target::Version(version) => (Some(self.fetch_version(version, bytes, lease, turn)), None),
+                Target::Unsure(_) | Target::Path(_) => (None, Some(self.find(&what, bytes, lease, turn))),
+            };
+            let (asked, proves) = (Instant::now(), read_proves || finding.is_some());
+            let slot = Slot {
+                source,
+                what,
+                meta: None,
+                proves,
+                part,
+                _finding: finding,
+                bytes,
+                asked,
+                turn,
+                coming: true,
+                waited_for: false,
+            };
             shelf.coming += 1;
             shelf.held += bytes;
             shelf.slots.insert(path, slot);
@@ -242,10 +273,11 @@ impl ReadAhead {
         Part::fetch(&self.backend, &self.link, version, wanted, landed)
     }
 
-    fn find(self: &Arc<Self>, path: &Path, longest: u64, lease: Lease, turn: u64) -> AbortOnDropHandle<()> {
-        let (ahead, backend, path) = (Arc::downgrade(self), self.backend.clone(), path.clone());
+    fn find(self: &Arc<Self>, what: &Target, longest: u64, lease: Lease, turn: u64) -> AbortOnDropHandle<()> {
+        let (ahead, backend) = (Arc::downgrade(self), self.backend.clone());
+        let (path, known) = (what.path().clone(), what.version().cloned());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let outcome = survive(backend.fetch(&path, longest, None), Op::Fetch, &path).await;
+            let outcome = survive(backend.fetch(&path, longest, known.as_ref()), Op::Fetch, &path).await;
             if let Some(ahead) = ahead.upgrade() {
                 ahead.found(&path, outcome, lease, turn);
             }
@@ -270,14 +302,19 @@ impl ReadAhead {
         self.fetch_files();
     }
 
-    /// A file of which only the path was known is here, or is none, or not a small one.
+    /// A file of which only the path was known is here, or is none, or not a small one; or one is still what it was, and
+    /// is read now.
     fn found(self: &Arc<Self>, path: &Path, outcome: backend::Result<Fetched>, mut lease: Lease, turn: u64) {
         {
             let mut shelf = self.files.lock();
             let held = shelf.held;
             if let Some(slot) = shelf.slots.get_mut(path).filter(|slot| slot.turn == turn) {
-                match outcome {
-                    Ok(Fetched::New { meta, bytes }) if meta.version().is_some() => {
+                match (outcome, slot.what.version().cloned()) {
+                    (Ok(Fetched::Same), Some(version)) => {
+                        slot.part = Some(self.fetch_version(&version, slot.bytes, lease, turn));
+                        slot.what = Target::Version(version);
+                    }
+                    (Ok(Fetched::New { meta, bytes }), _) if meta.version().is_some() => {
                         lease.shrink(bytes.len() as u64);
                         let held = held - slot.bytes + bytes.len() as u64;
                         slot.bytes = bytes.len() as u64;
@@ -349,7 +386,7 @@ impl Files {
 impl Shelf {
     fn has(&self, target: &Target) -> bool {
         let known = self.slots.get(target.path());
-        known.is_some_and(|slot| slot.what == *target || matches!(target, Target::Path(_)))
+        known.is_some_and(|slot| target.version().is_none_or(|version| slot.what.version() == Some(version)))
     }
 
     /// Has `target` wait for its turn, unless it does.

@@ -68,6 +68,12 @@ impl Runs {
     /// Never more than `most` files are to be fetched ahead.
     pub fn read(&mut self, at: usize, length: usize, found: Ahead, most: usize) -> Next {
         self.reads += 1;
+        // Who comes to where a run began goes through the list again.
+        if let Some(over) = self.runs.iter().position(|run| run.begin == at && run.next > at + 1) {
+            self.runs.swap_remove(over);
+            self.begin(at);
+            return Next::default();
+        }
         let near = |run: &Run| run.distance(at);
         let nearest = (0..self.runs.len()).filter_map(|run| Some((near(&self.runs[run])?, run))).min();
         let Some((_, index)) = nearest else {
@@ -207,6 +213,17 @@ mod tests {
             assert!(fetched.is_sorted() && fetched.windows(2).all(|pair| pair[0] < pair[1]), "{late}");
             assert_eq!(fetched.last(), Some(&999));
             assert!(fetched.len() >= 997 && waits < 4 * late.max(3), "{late} {} {waits}", fetched.len());
+        }
+    }
+
+    #[test]
+    fn a_list_is_run_ahead_of_again_however_short() {
+        for length in [50, 1000] {
+            let mut runs = Runs::default();
+            for _ in 0..3 {
+                let read = |at| runs.read(at, length, Ahead::Coming, MOST_AHEAD).ahead.len();
+                assert_eq!((0..length).map(read).sum::<usize>(), length - BELIEVED);
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! What listings told, remembered: so that a listed file is looked up without the store, for as long as a listing is
 //! believed, and so that the files of a directory are fetched ahead of a reader who goes through them in their order.
 //!
-//! A listing's order outlives what it said of the files: a guess is pinned to a version, and an old one costs a request
-//! at most. What is kept is compact, paid for from the budget, and bounded: the directory that was used least recently
-//! goes first.
+//! A listing's order outlives what it said of the files: a guess is pinned to a version, which past the listing's time the
+//! store is asked to prove. What is kept is compact, paid for from the budget, and bounded: the directory that was used
+//! least recently goes first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::few::Trust;
 use super::rows::{Row, Rows};
 use crate::backend::{Entry, Meta, Name, Path, Version};
 use crate::budget::Budget;
-use crate::prefetch::{Ahead, Source};
+use crate::prefetch::{Ahead, Source, Target};
 
 /// Entries that are paid for at once.
 const BLOCK: usize = 256;
@@ -49,7 +49,7 @@ pub(super) struct Pass {
     pub(super) asked: Arc<Ticket>,
     at: Instant,
     reign: u64,
-    source: Source,
+    pub(super) source: Source,
     rows: Mutex<Rows>,
 }
 
@@ -65,13 +65,13 @@ pub(super) struct Remembered {
 pub(super) struct Follow {
     pub(super) source: Source,
     /// To be fetched ahead.
-    pub(super) ahead: Vec<Version>,
+    pub(super) ahead: Vec<Target>,
     /// Passed over.
     pub(super) passed: Vec<Path>,
     pub(super) pass: Arc<Pass>,
     pub(super) at: usize,
     /// What is to be fetched after that, of the directory that comes next.
-    pub(super) beyond: Option<(Source, Vec<Version>)>,
+    pub(super) beyond: Option<(Source, Vec<Target>)>,
 }
 
 impl Listings {
@@ -181,8 +181,8 @@ impl Listings {
         }
     }
 
-    /// The file at `path` is read, for which it had been fetched ahead as far as `found`.
-    pub(super) fn follow(&self, path: &Path, reign: u64, found: Ahead) -> Option<Follow> {
+    /// The file at `path` is read, for which it had been fetched ahead as far as `found`. A listing is believed for `ttl`.
+    pub(super) fn follow(&self, path: &Path, reign: u64, found: Ahead, ttl: Duration) -> Option<Follow> {
         let (pass, name) = self.pass_of(path, reign)?;
         let (at, ahead, passed, beyond) = {
             let mut rows = pass.rows();
@@ -200,8 +200,9 @@ impl Listings {
         let beyond = beyond.and_then(|(order, window)| {
             let after = self.after(&pass.dir, reign)?;
             let first = after.rows().expect(order, window, &after.dir);
-            Some((after.source, first))
+            Some((after.source, after.targets(first, ttl)))
         });
+        let ahead = pass.targets(ahead, ttl);
         Some(Follow { source: pass.source, ahead, passed, pass, at, beyond })
     }
 
@@ -257,6 +258,12 @@ impl Pass {
     /// How long what it says may still be believed, of `ttl` from when it began.
     pub(super) fn left(&self, ttl: Duration) -> Option<Duration> {
         ttl.checked_sub(self.at.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// `files` of it, as far as what it says of them may still be believed.
+    fn targets(&self, files: Vec<Version>, ttl: Duration) -> Vec<Target> {
+        let target = if self.left(ttl).is_some() { Target::Version } else { Target::Unsure };
+        files.into_iter().map(target).collect()
     }
 
     /// So many files were fetched ahead of whoever read the one at `at` and passed over.
@@ -417,8 +424,8 @@ mod tests {
         rig.list("d", (0..100).map(|number| format!("{number:03}")), "tag");
         let mut ahead = Vec::new();
         for at in 0..10 {
-            let follow = rig.listings.follow(&path(&format!("d/{at:03}")), 0, Ahead::Coming).unwrap();
-            ahead.extend(follow.ahead.into_iter().map(|version| version.path.to_string()));
+            let follow = rig.listings.follow(&path(&format!("d/{at:03}")), 0, Ahead::Coming, TTL).unwrap();
+            ahead.extend(follow.ahead.into_iter().map(|target| target.path().to_string()));
         }
         assert!(ahead.len() > 10 && ahead.is_sorted());
         assert_eq!(ahead[0], "d/003");
@@ -440,8 +447,8 @@ mod tests {
             for at in 0..50 {
                 let at = path(&format!("{dir}/{}", order(at)));
                 let found = if ahead.contains(&at) { Ahead::There } else { Ahead::Coming };
-                let follow = rig.listings.follow(&at, 0, found).unwrap();
-                ahead.extend(follow.ahead.into_iter().map(|version| version.path));
+                let follow = rig.listings.follow(&at, 0, found, TTL).unwrap();
+                ahead.extend(follow.ahead.into_iter().map(|target| target.path().clone()));
             }
             let expected: Vec<_> = (0..100).map(|at| path(&format!("{dir}/{}", order(at)))).collect();
             assert!(ahead.len() > 40 && expected[3..].starts_with(&ahead), "{dir}: {ahead:?}");
@@ -459,8 +466,8 @@ mod tests {
             // Every other one, backwards, so that they are no run.
             let order: Vec<_> = (0..files).rev().step_by(2).collect();
             let follow = |number: usize| {
-                let follow = rig.listings.follow(&path(&format!("{dir}/{number:03}")), 0, Ahead::Nothing).unwrap();
-                follow.ahead.into_iter().map(|version| version.path.to_string()).collect::<Vec<_>>()
+                let follow = rig.listings.follow(&path(&format!("{dir}/{number:03}")), 0, Ahead::Nothing, TTL).unwrap();
+                follow.ahead.into_iter().map(|target| target.path().to_string()).collect::<Vec<_>>()
             };
             assert!(follow(order[0]).is_empty(), "it is not all listed yet");
             rig.listings.done(&pass);
@@ -485,9 +492,9 @@ mod tests {
             let at = format!("s/{dir}/{at:03}");
             let found = if beyond.contains(&at) { Ahead::There } else { Ahead::Coming };
             waits += usize::from(found == Ahead::Coming);
-            let Follow { ahead, beyond: next, .. } = rig.listings.follow(&path(&at), 0, found).unwrap();
+            let Follow { ahead, beyond: next, .. } = rig.listings.follow(&path(&at), 0, found, TTL).unwrap();
             let files = ahead.into_iter().chain(next.into_iter().flat_map(|(_, files)| files));
-            beyond.extend(files.map(|version| version.path.to_string()));
+            beyond.extend(files.map(|target| target.path().to_string()));
         }
         assert!(waits <= 4, "{waits}");
         let once: std::collections::HashSet<_> = beyond.iter().collect();

@@ -89,9 +89,12 @@ impl Vfs {
         let seen = self.read_ahead.seen_at(path).await?;
         let left = ttl.checked_sub(seen.since.elapsed()).filter(|left| !left.is_zero())?;
         let ino = match (&seen.meta, listed) {
+            (Some(meta), Some(Remembered { pass, .. })) if pass.source == seen.source => {
+                self.take_in(path, meta, &pass.asked)
+            }
             (Some(meta), _) => self.take_in(path, meta, &self.order(seen.source)?.asked),
             (None, Some(Remembered { meta, pass })) => {
-                // The listing's attributes, of the version that was found there since.
+                // The listing's attributes, of the version that was proved to lie there since.
                 let same = meta.version().is_some_and(|version| seen.what == Target::Version(version.clone()));
                 if same { self.take_in(path, &meta, &pass.asked) } else { None }
             }

@@ -12,7 +12,7 @@ use super::reign::Held;
 use super::write::Gate;
 use super::{Error, Invalidation, Result, Vfs, control};
 use crate::backend::{self, ErrorKind, Intent, Path, Version};
-use crate::prefetch::{Ahead, Data, FileReader, Target};
+use crate::prefetch::{Ahead, Data, FileReader};
 
 /// How often a read begins anew because its file was changed in place meanwhile.
 const PINNED: usize = 3;
@@ -257,14 +257,14 @@ impl Vfs {
         if self.run_ahead_of_orders(path, found) {
             return;
         }
-        let Some(follow) = self.listings.follow(path, self.reign.number(), found) else { return };
+        let Some(follow) = self.listings.follow(path, self.reign.number(), found, self.believed()) else { return };
         let wasted = self.read_ahead.pass_over(&follow.passed);
         if wasted > 0 {
             follow.pass.wasted(follow.at, wasted);
         }
         for (source, files) in std::iter::once((follow.source, follow.ahead)).chain(follow.beyond) {
             if !files.is_empty() {
-                self.read_ahead.want(source, files.into_iter().map(Target::Version));
+                self.read_ahead.want(source, files);
             }
         }
     }

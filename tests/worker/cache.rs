@@ -6,6 +6,7 @@ use millrace::config::CacheMode;
 use millrace::mount::CacheDir;
 use millrace::observability::metrics::CACHE_WRITTEN_BYTES;
 use millrace::sandbox::s3::{Fault, Rule};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::*;
 
@@ -99,6 +100,35 @@ fn a_second_mount_reads_from_the_disk_without_one_request_for_data() {
     }
     assert_eq!(rig.parts(), parts);
     rig.assert_clean(&[first]);
+}
+
+#[test]
+fn past_its_time_a_listing_costs_one_look_a_file_ahead_of_the_reader_and_no_data() {
+    let Some(rig) = Rig::new() else { return };
+    let put = |number: usize| rig.put_random(&format!("d/{number:03}"), 50_000);
+    let mut files: Vec<_> = (0..100).map(put).collect();
+    let workers = rig.caching_workers();
+    rig.publish(&workers, rig.cached("a")).unwrap();
+    let dir = rig.target("a").join("d");
+    let read = |files: &[Vec<u8>]| {
+        for (number, bytes) in files.iter().enumerate() {
+            let path = dir.join(format!("{number:03}"));
+            assert!(fs::read(&path).unwrap() == *bytes, "{number}");
+            // The worker does not see reads of pages that the kernel has.
+            let file = fs::File::open(path).unwrap();
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        }
+    };
+    fs::read_dir(&dir).unwrap().for_each(drop);
+    read(&files);
+    files[70] = put(70);
+    std::thread::sleep(Duration::from_secs(2));
+    rig.server.reset_counters();
+    read(&files);
+    let counters = rig.server.counters();
+    assert!(counters.body_bytes < 150_000, "{counters:?}");
+    assert!(counters.of(Kind::GetObject) <= 105 && counters.of(Kind::HeadObject) <= 20, "{counters:?}");
+    rig.unpublish(&workers, "a").unwrap();
 }
 
 #[test]

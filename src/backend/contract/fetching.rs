@@ -32,7 +32,8 @@ pub(crate) async fn what_is_fetched_is_the_newest(store: Store) {
 }
 
 pub(crate) async fn what_is_too_long_is_not_fetched(store: Store) {
-    put(&store, "file", pattern(3 << 20)).await;
+    let version = put(&store, "file", pattern(3 << 20)).await;
+    assert_eq!(fetched(&store, "file", 1000, Some(&version)).await.unwrap(), None);
     put(&store, "edge", pattern(1000)).await;
     assert_eq!(kind_of_error(store.fetch(&path("file"), 1000, None)).await, ErrorKind::TooLarge);
     assert_eq!(kind_of_error(store.fetch(&path("edge"), 999, None)).await, ErrorKind::TooLarge);

@@ -38,6 +38,22 @@ pub(crate) async fn a_replaced_version_is_stale(store: Store) {
     assert_eq!(kind_of_error(bytes(&store, &old, 0..10)).await, ErrorKind::Stale);
 }
 
+pub(crate) async fn a_read_proves_its_path_where_told(store: Store) {
+    let version = put(&store, "file", pattern(10_000)).await;
+    let read = || bytes(&store, &version, 0..10_000);
+    assert!(read().await.unwrap() == pattern(10_000));
+    store.rename(&path("file"), &path("elsewhere"), moving(Kind::File)).await.unwrap();
+    for replaced in [false, true] {
+        if replaced {
+            put(&store, "file", pattern(10_001).slice(1..)).await;
+        }
+        match read().await {
+            Ok(found) => assert!(!store.traits().read_proves_path && found == pattern(10_000), "{replaced}"),
+            Err(error) => assert_eq!(error.kind, ErrorKind::Stale, "{replaced}"),
+        }
+    }
+}
+
 pub(crate) async fn a_large_file_survives_odd_chunks(store: Store) {
     let whole = pattern(21 << 20);
     let mut writing = upload(&store, "large", Base::Absent).await;

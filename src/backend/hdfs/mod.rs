@@ -219,6 +219,7 @@ impl Backend for Hdfs {
             atomic_rename: true,
             real_directories: true,
             exact_versions: true,
+            read_proves_path: false,
             own_permissions: true,
             append: true,
             random_write: false,

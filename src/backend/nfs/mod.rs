@@ -129,6 +129,7 @@ impl Backend for Nfs {
             atomic_rename: true,
             real_directories: true,
             exact_versions: false,
+            read_proves_path: false,
             own_permissions: true,
             append: true,
             random_write: true,

@@ -126,6 +126,7 @@ impl Backend for S3 {
             atomic_rename: false,
             real_directories: false,
             exact_versions: true,
+            read_proves_path: true,
             own_permissions: false,
             append: false,
             random_write: false,

@@ -19,7 +19,10 @@ struct Rig {
 
 /// A directory `d` of [`FILES`] files, each filled with a byte of its own.
 fn rig(config: Config, memory_budget: u64) -> Rig {
-    let memory = Memory::new();
+    rig_of(Memory::new(), config, memory_budget)
+}
+
+fn rig_of(memory: Memory, config: Config, memory_budget: u64) -> Rig {
     for file in 0..FILES {
         memory.put(&path(&format!("d/{file:05}")), vec![file as u8; SIZE]);
     }
@@ -160,6 +163,64 @@ async fn a_file_that_changed_behind_the_guess_is_read_as_it_is() {
         assert_eq!(known.as_ref(), now.version(), "{file}");
     }
     rig.read(dir, &(50..100).collect::<Vec<_>>()).await;
+}
+
+/// A store that reads files wherever they lie now, and a listing that is no longer believed.
+async fn by_handle() -> (Rig, Ino) {
+    let config = Config { ttl: Duration::from_millis(500).into(), ..Config::default() };
+    let rig = rig_of(Memory::in_place(), config, 256 << 20);
+    rig.store.every(Op::Fetch, 1, Fault::Delay(Duration::from_millis(15)));
+    let dir = rig.dir().await;
+    names(&rig.vfs, dir).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let dir = rig.dir().await;
+    (rig, dir)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_read_proves_nothing_the_store_is_asked_ahead_of_the_reader() {
+    let (rig, dir) = by_handle().await;
+    let stats = rig.store.calls(Op::Stat);
+    let rate = rig.rate(dir, &in_order()).await;
+    assert!(rate > 10.0 * 62.5, "{rate}");
+    let looks = rig.store.calls(Op::Stat) - stats;
+    assert!(looks < 30, "{looks}");
+    assert_eq!((rig.store.calls(Op::Read), rig.store.bytes_asked()), (FILES as u64, (FILES * SIZE) as u64));
+    let asked = rig.store.calls(Op::Fetch);
+    assert!(asked > FILES as u64 - 30 && asked <= FILES as u64, "{asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_replaced_since_it_was_listed_is_read_as_it_is() {
+    let (rig, dir) = by_handle().await;
+    let how = RenameOptions { kind: Kind::File, version: None, replace: true };
+    for file in 50..FILES {
+        let at = path(&format!("d/{file:05}"));
+        rig.memory.rename(&at, &path(&format!("old-{file:05}")), how.clone()).await.unwrap();
+        rig.memory.put(&at, vec![!(file as u8); SIZE]);
+    }
+    rig.read(dir, &(0..50).collect::<Vec<_>>()).await;
+    for file in 50..200 {
+        let ino = rig.vfs.lookup(dir, format!("{file:05}").as_bytes()).await.unwrap().ino;
+        assert!(read(&rig.vfs, ino).await.unwrap() == vec![!(file as u8); SIZE], "{file}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_file_is_looked_up_since_nothing_of_it_is_read() {
+    let config = Config { ttl: Duration::from_millis(500).into(), ..Config::default() };
+    let rig = rig(config, 256 << 20);
+    for file in (20..FILES).step_by(5) {
+        rig.memory.put(&path(&format!("d/{file:05}")), "");
+    }
+    let dir = rig.dir().await;
+    names(&rig.vfs, dir).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for file in (20..FILES).step_by(5) {
+        rig.memory.put(&path(&format!("d/{file:05}")), vec![file as u8; SIZE]);
+    }
+    let dir = rig.dir().await;
+    rig.read(dir, &(0..100).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test(start_paused = true)]
