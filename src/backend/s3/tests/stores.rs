@@ -160,6 +160,22 @@ async fn writers_share_little_memory_and_give_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_large_file_overwrites_nothing_where_a_completion_ignores_its_condition() {
+    let (server, store) = embedded().await;
+    server.faults().add(Rule::on(Request::CompleteMultipartUpload, Fault::IgnoreConditions).always());
+    let mut upload = begin(&*store, "file", Base::Absent).await;
+    upload.write(noise(9 * MIB).into()).await.unwrap();
+    let theirs = put(&*store, "file", "theirs").await;
+    assert_eq!(error_of(upload.publish(&Attributes::default())).await, ErrorKind::Stale);
+    assert_eq!(whole(&*store, &theirs).await, b"theirs");
+    // Who may not look is trusted to the store.
+    server.faults().add(Rule::on(Request::HeadObject, Fault::error(403, "AccessDenied")).always());
+    let mut upload = begin(&*store, "another", Base::Absent).await;
+    upload.write(noise(9 * MIB).into()).await.unwrap();
+    publish(&mut upload).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn old_uploads_are_aborted_in_the_own_directory_only() {
     let Some(gateway) = Gateway::start().await else { return };
     for (root, name) in [("volume", "a b+"), ("volume", "c"), ("volume-2", "d")] {
