@@ -20,7 +20,8 @@ use super::{rename, stat};
 use crate::backend::{Attributes, CreateOptions, ErrorKind, Meta, Op, Path, Result, Upload, Version};
 use crate::budget::Lease;
 
-/// Memory is paid for in steps that grow with the file, from here to there.
+/// Memory is paid for in steps that grow with the file, from here to there. Beyond that all that a part needs is paid for
+/// at once: of many writers who each held some of it, none could send anything.
 const STEPS: Range<u64> = 64 << 10..1 << 20;
 
 /// See the module.
@@ -82,8 +83,13 @@ impl Writer {
                 self.send_tail().await?;
                 continue;
             }
-            let piece = data.split_to(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            self.pay(piece.len() as u64).await?;
+            let paid = self.paid.bytes.saturating_sub(self.tail.len() as u64);
+            let wanted = room.min(data.len() as u64);
+            if paid == 0 {
+                self.pay(wanted).await?;
+                continue;
+            }
+            let piece = data.split_to(usize::try_from(wanted.min(paid)).unwrap_or(usize::MAX));
             if self.tail.is_empty() && self.assembly.is_some() {
                 // The part will most likely be full; memory that is not touched costs nothing.
                 self.tail.reserve(usize::try_from(room).unwrap_or_default());
@@ -95,32 +101,37 @@ impl Writer {
         Ok(())
     }
 
-    /// Pays for `more` bytes of tail. Where memory is short, what is there goes ahead as a part of its own.
+    /// Pays for some of `more` bytes behind a tail that fills what was paid for. Where memory is short, what is there
+    /// goes ahead as a part of its own.
     async fn pay(&mut self, more: u64) -> std::result::Result<(), Failure> {
-        let budget = self.client.limits.budget.clone();
-        while let Some(missing) = self.paid.missing(self.tail.len() as u64 + more) {
-            let lease = match budget.try_acquire(missing) {
-                Some(lease) => lease,
-                None if self.tail.len() as u64 >= SMALLEST => {
-                    self.send_tail().await?;
-                    continue;
+        let (budget, step) = (self.client.limits.budget.clone(), self.paid.step(more));
+        let lease = match budget.try_acquire(step) {
+            Some(lease) => lease,
+            None if self.tail.len() as u64 >= SMALLEST => return self.send_tail().await,
+            None => match tokio::time::timeout(self.client.limits.timeout.get(), budget.acquire(step)).await {
+                Ok(lease) => lease,
+                // Parts on their way have deadlines of their own, and give back what they hold.
+                Err(_) if self.assembly.as_ref().is_some_and(Assembly::is_busy) => return Ok(()),
+                Err(_) => {
+                    return Err(Failure::new(
+                        ErrorKind::Unavailable,
+                        "the volume's memory is used up by other files that are read and written: give it more \
+                         `memory`, or write fewer files at once",
+                    ));
                 }
-                None => match tokio::time::timeout(self.client.limits.timeout.get(), budget.acquire(missing)).await {
-                    Ok(lease) => lease,
-                    // Parts on their way have deadlines of their own, and give back what they hold.
-                    Err(_) if self.assembly.as_ref().is_some_and(Assembly::is_busy) => continue,
-                    Err(_) => {
-                        return Err(Failure::new(
-                            ErrorKind::Unavailable,
-                            "the volume's memory is used up by other files that are read and written: give it more \
-                             `memory`, or write fewer files at once",
-                        ));
-                    }
-                },
-            };
-            self.paid.add(lease, missing);
-        }
+            },
+        };
+        self.paid.add(lease, step);
         Ok(())
+    }
+
+    /// What came of an operation. What can never be published any more takes no memory.
+    fn settle(&mut self, broken: Option<Failure>) {
+        self.broken = broken;
+        if self.broken.is_some() {
+            self.tail = BytesMut::new();
+            drop(self.paid.take());
+        }
     }
 
     /// Sends the tail off as a part.
@@ -237,7 +248,7 @@ impl Upload for Writer {
         self.broken = Some(cut_off());
         let outcome = self.append(data).await;
         // A file that lost a piece in its middle is never published.
-        self.broken = outcome.as_ref().err().cloned();
+        self.settle(outcome.as_ref().err().cloned());
         outcome.map_err(|failure| failure.at(Op::Write, &self.path))
     }
 
@@ -249,7 +260,7 @@ impl Upload for Writer {
         let outcome = self.put_in_place(attributes).await;
         // While all bytes are in memory the next publish may succeed; else they went with the upload.
         let lost = self.tail.len() as u64 != self.written;
-        self.broken = outcome.as_ref().err().filter(|_| lost).cloned();
+        self.settle(outcome.as_ref().err().filter(|_| lost).cloned());
         outcome.map_err(|failure| failure.at(Op::Publish, &self.path))
     }
 
@@ -292,10 +303,11 @@ struct Paid {
 }
 
 impl Paid {
-    /// What to pay next towards `bytes`.
-    fn missing(&self, bytes: u64) -> Option<u64> {
-        let missing = bytes.checked_sub(self.bytes).filter(|missing| *missing > 0)?;
-        Some(missing.max(self.bytes.clamp(STEPS.start, STEPS.end)))
+    /// What to pay at once for `more` bytes.
+    fn step(&self, more: u64) -> u64 {
+        let step = more.max(self.bytes.clamp(STEPS.start, STEPS.end));
+        let all = SMALLEST.saturating_sub(self.bytes);
+        if self.bytes + step > STEPS.end { step.max(all) } else { step }
     }
 
     fn add(&mut self, lease: Lease, bytes: u64) {

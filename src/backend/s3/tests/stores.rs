@@ -160,6 +160,46 @@ async fn writers_share_little_memory_and_give_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_writers_go_on_in_turn_where_none_could_alone() {
+    let (server, _) = embedded().await;
+    let limits = Limits::alone(24 << 20, Duration::from_secs(20));
+    let config = crate::backend::Config::S3(config(&server.endpoint()));
+    let store = connect(&config, &keys("id", "secret"), &path("volume"), limits.clone()).unwrap();
+    let data = noise(6 * MIB);
+    let writers = (0..16).map(|number| {
+        let (store, data) = (store.clone(), &data);
+        async move {
+            let mut upload = begin(&*store, &format!("file-{number}"), Base::Absent).await;
+            for piece in data.chunks(128 << 10) {
+                upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+                // Each as far as the others.
+                tokio::task::yield_now().await;
+            }
+            publish(&mut upload).await
+        }
+    });
+    for version in futures::future::join_all(writers).await {
+        assert!(whole(&*store, &version).await == data);
+    }
+    assert_eq!(limits.budget.free(), limits.budget.total());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_lost_takes_no_memory() {
+    let (server, _) = embedded().await;
+    let limits = Limits::alone(24 << 20, Duration::from_secs(1));
+    let config = crate::backend::Config::S3(config(&server.endpoint()));
+    let store = connect(&config, &keys("id", "secret"), &path("volume"), limits.clone()).unwrap();
+    let others = limits.budget.acquire(20 << 20).await;
+    let mut upload = begin(&*store, "file", Base::Absent).await;
+    upload.write(noise(MIB).into()).await.unwrap();
+    assert_eq!(error_of(upload.write(noise(MIB).into())).await, ErrorKind::Unavailable);
+    drop(others);
+    assert_eq!(limits.budget.free(), limits.budget.total());
+    assert_eq!(error_of(upload.publish(&Attributes::default())).await, ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_large_file_overwrites_nothing_where_a_completion_ignores_its_condition() {
     let (server, store) = embedded().await;
     server.faults().add(Rule::on(Request::CompleteMultipartUpload, Fault::IgnoreConditions).always());
