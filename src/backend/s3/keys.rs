@@ -8,6 +8,7 @@
 //! `/` marks a directory, whatever its content. Where a key `a` stands beside keys under `a/`, the directory is shown
 //! and the object is not, in listings and look-ups alike.
 
+use aws_sdk_s3::types::EncodingType;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, utf8_percent_encode};
 
 use crate::backend::{ErrorKind, Name, Path};
@@ -83,9 +84,13 @@ fn is_listable(text: &str) -> bool {
     !text.chars().any(|c| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r' | '\x7f'))
 }
 
-/// Undoes `encoding-type=url`, in which a space is `+`.
-pub(super) fn decoded(text: &str) -> Vec<u8> {
-    percent_decode_str(&text.replace('+', " ")).collect()
+/// A key as a listing gives it. Where the listing says so it is url-encoded, with `+` for a space; a store that ignores
+/// `encoding-type` gives it as it is.
+pub(super) fn listed(key: &str, encoding: Option<&EncodingType>) -> Vec<u8> {
+    match encoding {
+        Some(EncodingType::Url) => percent_decode_str(&key.replace('+', " ")).collect(),
+        _ => key.as_bytes().to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +136,7 @@ mod tests {
 
     #[test]
     fn url_encoding_is_undone() {
-        assert_eq!(decoded("a%2Bb+c%0A%FF"), b"a+b c\n\xff");
+        assert_eq!(listed("a%2Bb+c%0A%FF", Some(&EncodingType::Url)), b"a+b c\n\xff");
+        assert_eq!(listed("a%2Bb+c", None), b"a%2Bb+c");
     }
 }

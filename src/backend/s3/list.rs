@@ -56,14 +56,8 @@ impl Listing {
                 Ok(list.set_request_payer(client.payer.clone()).send().await?)
             })
             .await?;
-        self.next = match (page.is_truncated(), page.next_continuation_token()) {
-            (Some(true), Some(next)) if token.as_deref() == Some(next) => {
-                return Err(Failure::corrupt("the store's listing goes round in a circle"));
-            }
-            (Some(true), Some(next)) => Next::After(next.to_owned()),
-            (Some(true), None) => return Err(Failure::corrupt("the store's listing ends in its middle")),
-            _ => Next::Done,
-        };
+        let next = stat::follows(token.as_deref(), page.is_truncated(), page.next_continuation_token())?;
+        self.next = next.map_or(Next::Done, Next::After);
         let mut ready = Vec::new();
         for (name, node) in found(&page, &prefix) {
             self.merge.take(&name, node, &mut ready, &self.dir);
@@ -77,9 +71,8 @@ impl Listing {
 
 /// One page, in the order of the keys: names in the directory (raw), and objects or `None` for a common prefix.
 fn found<'a>(page: &'a ListObjectsV2Output, prefix: &str) -> Vec<(Vec<u8>, Option<&'a Object>)> {
-    let encoded = page.encoding_type() == Some(&EncodingType::Url);
     let name = |key: &str| {
-        let key = if encoded { keys::decoded(key) } else { key.as_bytes().to_vec() };
+        let key = keys::listed(key, page.encoding_type());
         // A key from elsewhere would be a server's fault; it is none of this directory's.
         key.strip_prefix(prefix.as_bytes()).map(<[u8]>::to_vec)
     };

@@ -195,20 +195,21 @@ pub(super) async fn page(client: &Client, prefix: &str, begin: &Begin) -> std::r
             Ok(list.set_request_payer(client.payer.clone()).send().await?)
         })
         .await?;
-    let next = page.next_continuation_token().filter(|_| page.is_truncated() == Some(true)).map(str::to_owned);
-    if page.is_truncated() == Some(true) && (next.is_none() || next == token) {
-        return Err(Failure::corrupt("the store's listing does not go on where it says it does"));
-    }
-    let keys =
-        page.contents().iter().map(|object| below(prefix, object.key())).collect::<std::result::Result<Vec<_>, _>>()?;
+    let next = stat::follows(token.as_deref(), page.is_truncated(), page.next_continuation_token())?;
+    let keys = page.contents().iter().map(|object| below(prefix, object.key(), page.encoding_type()));
+    let keys = keys.collect::<std::result::Result<Vec<_>, _>>()?;
     let size = |size: Option<i64>| size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
     let sizes = page.contents().iter().map(|object| size(object.size())).collect();
     Ok(Page { keys, sizes, next })
 }
 
-/// A url-encoded key of a listing of `prefix`, which it must begin with.
-pub(super) fn below(prefix: &str, key: Option<&str>) -> std::result::Result<String, Failure> {
-    let key = String::from_utf8(keys::decoded(key.unwrap_or_default()))
+/// A key of a listing of `prefix`, which it must begin with.
+pub(super) fn below(
+    prefix: &str,
+    key: Option<&str>,
+    encoding: Option<&EncodingType>,
+) -> std::result::Result<String, Failure> {
+    let key = String::from_utf8(keys::listed(key.unwrap_or_default(), encoding))
         .map_err(|_| Failure::new(ErrorKind::Unsupported, "a key that is not UTF-8 lies there"))?;
     match key.starts_with(prefix) {
         true => Ok(key),

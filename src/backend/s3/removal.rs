@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::client::Client;
 use super::error::Failure;
+use super::keys;
 use super::records::{self, Begin, below};
 use crate::backend::records::{Extent, Removed};
 use crate::backend::{ErrorKind, Path};
@@ -58,55 +59,103 @@ pub(super) async fn page(
     }
 }
 
-/// The first keys below `prefix`, and whether these are all.
+/// The first keys below `prefix`, and whether these are all. A page may be empty though more follow.
 async fn current(client: &Client, prefix: &str) -> Result<(Vec<Entry>, bool), Failure> {
-    let page = records::page(client, prefix, &Begin::First).await?;
-    let last = page.next.is_none();
-    Ok((page.keys.into_iter().map(|key| Entry { key, version: None }).collect(), last))
+    let mut begin = Begin::First;
+    loop {
+        let page = records::page(client, prefix, &begin).await?;
+        match page.next {
+            Some(next) if page.keys.is_empty() => begin = Begin::Where(next),
+            next => {
+                let entries = page.keys.into_iter().map(|key| Entry { key, version: None });
+                return Ok((entries.collect(), next.is_none()));
+            }
+        }
+    }
 }
 
 /// The first versions and delete markers below `prefix`, and whether these are all.
 async fn versions(client: &Client, prefix: &str) -> Result<(Vec<Entry>, bool), Failure> {
-    let page = client
-        .ask(async || {
-            let list = client.sdk.list_object_versions().bucket(&client.bucket).prefix(prefix);
-            let list = list.encoding_type(EncodingType::Url);
-            Ok(list.set_request_payer(client.payer.clone()).send().await?)
-        })
-        .await?;
-    let versions = page.versions().iter().map(|version| (version.key(), version.version_id()));
-    let markers = page.delete_markers().iter().map(|marker| (marker.key(), marker.version_id()));
-    let entries = versions.chain(markers).map(|(key, version)| {
-        Ok(Entry { key: below(prefix, key)?, version: version.filter(|id| !id.is_empty()).map(str::to_owned) })
-    });
-    let mut entries = entries.collect::<Result<Vec<_>, Failure>>()?;
-    entries.sort_by(|one, two| one.key.cmp(&two.key));
-    Ok((entries, page.is_truncated() != Some(true)))
+    let mut marker = Marker::default();
+    loop {
+        let page = client
+            .ask(async || {
+                let list = client.sdk.list_object_versions().bucket(&client.bucket).prefix(prefix);
+                let list = list.set_key_marker(marker.key.clone()).set_version_id_marker(marker.id.clone());
+                let list = list.encoding_type(EncodingType::Url);
+                Ok(list.set_request_payer(client.payer.clone()).send().await?)
+            })
+            .await?;
+        let encoding = page.encoding_type();
+        let versions = page.versions().iter().map(|version| (version.key(), version.version_id()));
+        let markers = page.delete_markers().iter().map(|marker| (marker.key(), marker.version_id()));
+        let entries = versions.chain(markers).map(|(key, version)| {
+            let version = version.filter(|id| !id.is_empty()).map(str::to_owned);
+            Ok(Entry { key: below(prefix, key, encoding)?, version })
+        });
+        let mut entries = entries.collect::<Result<Vec<_>, Failure>>()?;
+        entries.sort_by(|one, two| one.key.cmp(&two.key));
+        let is_last = page.is_truncated() != Some(true);
+        if is_last || !entries.is_empty() {
+            return Ok((entries, is_last));
+        }
+        marker = marker.next(page.next_key_marker(), page.next_version_id_marker(), encoding)?;
+    }
+}
+
+/// Where a page of versions or of uploads begins.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Marker {
+    key: Option<String>,
+    id: Option<String>,
+}
+
+impl Marker {
+    /// Of the page that follows, as the one that began here says.
+    fn next(&self, key: Option<&str>, id: Option<&str>, encoding: Option<&EncodingType>) -> Result<Marker, Failure> {
+        let key = key.and_then(|key| String::from_utf8(keys::listed(key, encoding)).ok());
+        let next = Marker { key, id: id.filter(|id| !id.is_empty()).map(str::to_owned) };
+        match next.key.is_none() || next == *self {
+            true => Err(Failure::corrupt("the store's listing does not go on where it says it does")),
+            false => Ok(next),
+        }
+    }
 }
 
 /// Aborts the first unfinished uploads of keys below `prefix`.
 async fn abort_uploads(client: &Client, prefix: &str) -> Result<Removed, Failure> {
-    let listed = client
-        .ask(async || {
-            let list = client.sdk.list_multipart_uploads().bucket(&client.bucket).prefix(prefix);
-            let list = list.encoding_type(EncodingType::Url);
-            Ok(list.set_request_payer(client.payer.clone()).send().await?)
-        })
-        .await;
-    let page = match listed {
-        Err(failure) if failure.kind == ErrorKind::Unsupported => return Ok(Removed { count: 0, done: true }),
-        listed => listed?,
-    };
-    let done = page.is_truncated() != Some(true);
-    let uploads = page.uploads.unwrap_or_default();
-    let count = uploads.len() as u64;
-    let aborts = stream::iter(uploads).map(async |upload| abort(client, prefix, upload).await);
-    aborts.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    Ok(Removed { count, done })
+    let mut marker = Marker::default();
+    loop {
+        let listed = client
+            .ask(async || {
+                let list = client.sdk.list_multipart_uploads().bucket(&client.bucket).prefix(prefix);
+                let list = list.set_key_marker(marker.key.clone()).set_upload_id_marker(marker.id.clone());
+                let list = list.encoding_type(EncodingType::Url);
+                Ok(list.set_request_payer(client.payer.clone()).send().await?)
+            })
+            .await;
+        let page = match listed {
+            Err(failure) if failure.kind == ErrorKind::Unsupported => return Ok(Removed { count: 0, done: true }),
+            listed => listed?,
+        };
+        let (encoding, uploads) = (page.encoding_type.as_ref(), page.uploads.unwrap_or_default());
+        let (count, done) = (uploads.len() as u64, page.is_truncated != Some(true));
+        if done || count > 0 {
+            let aborts = stream::iter(uploads).map(async |upload| abort(client, prefix, upload, encoding).await);
+            aborts.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            return Ok(Removed { count, done });
+        }
+        marker = marker.next(page.next_key_marker.as_deref(), page.next_upload_id_marker.as_deref(), encoding)?;
+    }
 }
 
-async fn abort(client: &Client, prefix: &str, upload: MultipartUpload) -> Result<(), Failure> {
-    let key = below(prefix, upload.key())?;
+async fn abort(
+    client: &Client,
+    prefix: &str,
+    upload: MultipartUpload,
+    encoding: Option<&EncodingType>,
+) -> Result<(), Failure> {
+    let key = below(prefix, upload.key(), encoding)?;
     let aborted = client
         .ask(async || {
             let abort = client.sdk.abort_multipart_upload().bucket(&client.bucket).key(&key);

@@ -27,11 +27,8 @@ pub(super) async fn abort(client: &Client, age: Duration) -> Result<usize, Failu
                 Ok(list.send().await?)
             })
             .await?;
-        let encoded = page.encoding_type() == Some(&EncodingType::Url);
-        let plain = |key: &str| match encoded {
-            true => String::from_utf8(keys::decoded(key)).ok(),
-            false => Some(key.to_owned()),
-        };
+        let encoding = page.encoding_type.clone();
+        let plain = |key: &str| String::from_utf8(keys::listed(key, encoding.as_ref())).ok();
         for upload in page.uploads() {
             let Some(key) = upload.key().and_then(plain).filter(|key| key.starts_with(&prefix)) else { continue };
             aborted += usize::from(abort_one(client, &key, upload, before).await?);

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::{EncodingType, Object};
 use aws_smithy_types::DateTime;
 
 use super::client::Client;
 use super::error::Failure;
+use super::keys;
 use crate::backend::{Error, ErrorKind, Meta, Node, Op, Path, Result, Version};
 
 /// `Backend::stat`.
@@ -52,31 +54,54 @@ pub(super) async fn has_children(client: &Client, path: &Path) -> std::result::R
     Ok(!first_keys(client, &prefix, 1).await?.is_empty())
 }
 
-/// The first `most` keys that begin with `prefix`, url-encoded as the store gives them.
+/// The first `most` objects whose keys begin with `prefix`, with their keys. A store may give a page that has fewer, and
+/// more behind it.
 pub(super) async fn first_keys(
     client: &Client,
     prefix: &str,
-    most: i32,
-) -> std::result::Result<Vec<aws_sdk_s3::types::Object>, Failure> {
-    let page = client
-        .ask(async || {
-            let list = client.sdk.list_objects_v2().bucket(&client.bucket).prefix(prefix).max_keys(most);
-            let list = list.encoding_type(aws_sdk_s3::types::EncodingType::Url);
-            Ok(list.set_request_payer(client.payer.clone()).send().await?)
-        })
-        .await?;
-    Ok(page.contents.unwrap_or_default())
+    most: usize,
+) -> std::result::Result<Vec<(Vec<u8>, Object)>, Failure> {
+    let (mut token, mut found) = (None, Vec::new());
+    loop {
+        let missing = i32::try_from(most - found.len()).unwrap_or(i32::MAX);
+        let page = client
+            .ask(async || {
+                let list = client.sdk.list_objects_v2().bucket(&client.bucket).prefix(prefix).max_keys(missing);
+                let list = list.encoding_type(EncodingType::Url).set_continuation_token(token.clone());
+                Ok(list.set_request_payer(client.payer.clone()).send().await?)
+            })
+            .await?;
+        let next = follows(token.as_deref(), page.is_truncated(), page.next_continuation_token())?;
+        let encoding = page.encoding_type;
+        let objects = page.contents.unwrap_or_default().into_iter();
+        let keyed = objects.map(|object| (keys::listed(object.key().unwrap_or_default(), encoding.as_ref()), object));
+        found.extend(keyed.take(most - found.len()));
+        if next.is_none() || found.len() == most {
+            return Ok(found);
+        }
+        token = next;
+    }
+}
+
+/// What to ask for behind the page that was asked for by `token`; `None` behind the last.
+pub(super) fn follows(
+    token: Option<&str>,
+    is_truncated: Option<bool>,
+    next: Option<&str>,
+) -> std::result::Result<Option<String>, Failure> {
+    match (is_truncated, next) {
+        (Some(true), None) => Err(Failure::corrupt("the store's listing ends in its middle")),
+        (Some(true), next) if next == token => Err(Failure::corrupt("the store's listing goes round in a circle")),
+        (Some(true), next) => Ok(next.map(str::to_owned)),
+        _ => Ok(None),
+    }
 }
 
 /// The file `key` as a LIST shows it: HEAD is refused with a bare 400 where the object is encrypted with a key of its
 /// writer's. Nobody can read it here, but it is there.
 async fn listed(client: &Client, path: &Path, key: &str) -> std::result::Result<Option<Meta>, Failure> {
     let found = first_keys(client, key, 1).await?;
-    let Some(object) =
-        found.first().filter(|object| super::keys::decoded(object.key().unwrap_or_default()) == key.as_bytes())
-    else {
-        return Ok(None);
-    };
+    let Some((_, object)) = found.first().filter(|(found, _)| found == key.as_bytes()) else { return Ok(None) };
     let version = version(path, object.e_tag(), object.size())?;
     Ok(Some(Meta { readable: false, ..of(version, time(object.last_modified())) }))
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::client::Client;
 use super::error::Failure;
 use super::object::{self, Condition};
-use super::{keys, stat};
+use super::stat;
 use crate::backend::{Attributes, Error, ErrorKind, Kind, Meta, Op, Path, Result};
 
 /// `Backend::make_dir`.
@@ -57,7 +57,7 @@ pub(super) async fn expect_empty(client: &Client, path: &Path, op: Op) -> Result
     let fail = |failure: Failure| failure.at(op, path);
     let prefix = client.keys.directory(path).map_err(fail)?;
     let found = stat::first_keys(client, &prefix, 2).await.map_err(fail)?;
-    if found.iter().any(|object| keys::decoded(object.key().unwrap_or_default()) != prefix.as_bytes()) {
+    if found.iter().any(|(key, _)| key != prefix.as_bytes()) {
         return Err(Error::new(ErrorKind::NotEmpty, op, path, "the directory is not empty"));
     }
     if found.is_empty() {
@@ -85,7 +85,7 @@ pub(super) async fn keep_parent(client: &Client, path: &Path, key: &str) -> std:
         Err(failure) => return Err(failure),
     };
     match found.as_slice() {
-        [only] if keys::decoded(only.key().unwrap_or_default()) == key.as_bytes() => mark(client, &marker).await,
+        [(only, _)] if only == key.as_bytes() => mark(client, &marker).await,
         _ => Ok(()),
     }
 }

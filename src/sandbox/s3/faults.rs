@@ -64,6 +64,10 @@ pub enum Fault {
     IgnoreConditions,
     /// The whole object, with 200, whatever Range was asked.
     IgnoreRange,
+    /// Keys as they are, whatever encoding of a listing was asked.
+    IgnoreEncoding,
+    /// A listing's first page is empty, and says that more follow.
+    EmptyPage,
 }
 
 impl Fault {

@@ -43,6 +43,42 @@ pub(super) fn objects(contents: &Contents, input: ListObjectsV2Input) -> S3Resul
     })
 }
 
+/// Before the first of all keys.
+const BEFORE_ALL: &str = "!";
+
+/// A first page with nothing on it, and more behind it.
+pub(super) fn no_objects(input: ListObjectsV2Input) -> ListObjectsV2Output {
+    ListObjectsV2Output {
+        name: Some(input.bucket),
+        is_truncated: Some(true),
+        next_continuation_token: Some(super::objects::hex(BEFORE_ALL.as_bytes())),
+        encoding_type: input.encoding_type,
+        ..ListObjectsV2Output::default()
+    }
+}
+
+/// As [`no_objects`].
+pub(super) fn no_versions(input: ListObjectVersionsInput) -> ListObjectVersionsOutput {
+    ListObjectVersionsOutput {
+        name: Some(input.bucket),
+        is_truncated: Some(true),
+        next_key_marker: Some(BEFORE_ALL.to_owned()),
+        encoding_type: input.encoding_type,
+        ..ListObjectVersionsOutput::default()
+    }
+}
+
+/// As [`no_objects`].
+pub(super) fn no_uploads(input: ListMultipartUploadsInput) -> ListMultipartUploadsOutput {
+    ListMultipartUploadsOutput {
+        bucket: Some(input.bucket),
+        is_truncated: Some(true),
+        next_key_marker: Some(BEFORE_ALL.to_owned()),
+        encoding_type: input.encoding_type,
+        ..ListMultipartUploadsOutput::default()
+    }
+}
+
 struct Page {
     keys: Vec<(String, Arc<Held>)>,
     prefixes: Vec<String>,

@@ -21,6 +21,10 @@ pub(super) struct Ignored {
     /// If-Match, If-None-Match and their kin, those of a copy's source too.
     pub(super) conditions: bool,
     pub(super) range: bool,
+    /// A listing's encoding-type.
+    pub(super) encoding: bool,
+    /// A listing begins with an empty page.
+    pub(super) empty_page: bool,
 }
 
 pub(super) fn ignored(extensions: &Extensions) -> Ignored {

@@ -122,7 +122,11 @@ impl S3 for Service {
     }
 
     async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Reply<ListObjectsV2Output> {
-        let input = request.input;
+        let (ignored, mut input) = (ignored(&request.extensions), request.input);
+        input.encoding_type.take_if(|_| ignored.encoding);
+        if ignored.empty_page && input.continuation_token.is_none() {
+            return reply(list::no_objects(input));
+        }
         let bucket = input.bucket.clone();
         self.store.with(&bucket, |contents| {
             requester_pays(contents, input.request_payer.as_ref())?;
@@ -134,16 +138,26 @@ impl S3 for Service {
         &self,
         request: S3Request<ListObjectVersionsInput>,
     ) -> Reply<ListObjectVersionsOutput> {
-        let bucket = request.input.bucket.clone();
-        self.store.with(&bucket, |contents| reply(list::versions(contents, request.input)?))
+        let (ignored, mut input) = (ignored(&request.extensions), request.input);
+        input.encoding_type.take_if(|_| ignored.encoding);
+        if ignored.empty_page && input.key_marker.is_none() {
+            return reply(list::no_versions(input));
+        }
+        let bucket = input.bucket.clone();
+        self.store.with(&bucket, |contents| reply(list::versions(contents, input)?))
     }
 
     async fn list_multipart_uploads(
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> Reply<ListMultipartUploadsOutput> {
-        let bucket = request.input.bucket.clone();
-        self.store.with(&bucket, |contents| reply(list::uploads(contents, request.input)?))
+        let (ignored, mut input) = (ignored(&request.extensions), request.input);
+        input.encoding_type.take_if(|_| ignored.encoding);
+        if ignored.empty_page && input.key_marker.is_none() {
+            return reply(list::no_uploads(input));
+        }
+        let bucket = input.bucket.clone();
+        self.store.with(&bucket, |contents| reply(list::uploads(contents, input)?))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> Reply<GetObjectOutput> {

@@ -126,6 +126,8 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>, wire: A
             Fault::Error { status, code, headers } => return refusal(&wire, *status, code, headers),
             Fault::IgnoreConditions => ignored.conditions = true,
             Fault::IgnoreRange => ignored.range = true,
+            Fault::IgnoreEncoding => ignored.encoding = true,
+            Fault::EmptyPage => ignored.empty_page = true,
             _ => {}
         }
     }

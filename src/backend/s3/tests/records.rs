@@ -13,7 +13,7 @@ use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
 use crate::backend::records::contract::Same;
 use crate::backend::records::{Extent, Records, Removed, contract};
-use crate::backend::s3::S3Records;
+use crate::backend::s3::{S3Records, stale};
 use crate::sandbox::s3::{Fault, Kind as ServerKind, Options, Rule, Server, User};
 
 /// What a store does otherwise than S3.
@@ -84,7 +84,7 @@ fn answer(objects: &mut BTreeMap<String, (Bytes, u64)>, quirk: Quirk, page: usiz
             let more = found.len() > page;
             let token = if more { found[page - 1].as_str() } else { "" };
             let body = format!(
-                "<ListBucketResult><IsTruncated>{more}</IsTruncated><NextContinuationToken>{token}\
+                "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{more}</IsTruncated><NextContinuationToken>{token}\
                  </NextContinuationToken>{contents}</ListBucketResult>"
             );
             ok(&[], body.into())
@@ -238,6 +238,35 @@ async fn the_embedded_server_keeps_records_and_removes_every_version() {
     let (_server, records) = embedded().await;
     contract::records(&records, &Same(&records)).await;
     removes_every_version_and_upload(&records).await;
+}
+
+/// Lists keys as they are, and begins each listing with an empty page.
+pub(super) fn is_odd(server: &Server) {
+    for kind in [ServerKind::ListObjectsV2, ServerKind::ListObjectVersions, ServerKind::ListMultipartUploads] {
+        for fault in [Fault::IgnoreEncoding, Fault::EmptyPage] {
+            server.faults().add(Rule::on(kind, fault).always());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_keys_and_empty_pages_hide_nothing_and_nothing_is_left() {
+    let (server, records) = embedded().await;
+    let sdk = &records.client.sdk;
+    put_all(&records, &["v/a/1+%41", "v/a/2", "v/ab"]).await;
+    sdk.create_multipart_upload().bucket("bucket").key("some/prefix/v/a/big+").send().await.unwrap();
+    is_odd(&server);
+    assert_eq!(names(&records).await, ["v/a/1+%41", "v/a/2", "v/ab"].map(str::to_owned).into());
+    assert!(!records.is_vacant(&path("v/a")).await.unwrap());
+    let root = keys("rootkey", "rootsecret0123456789");
+    let client = Client::new(&config(&server.endpoint()), (&root).into(), &path("some/prefix"), limits()).unwrap();
+    assert_eq!(stale::abort(&client, Duration::ZERO).await.unwrap(), 1);
+    sdk.create_multipart_upload().bucket("bucket").key("some/prefix/v/a/big+").send().await.unwrap();
+    remove_all(&records, "v/a", Extent::All).await.unwrap();
+    assert!(records.is_vacant(&path("v/a")).await.unwrap());
+    server.faults().clear();
+    assert_eq!(names(&records).await, ["v/ab".to_owned()].into());
+    assert!(sdk.list_multipart_uploads().bucket("bucket").send().await.unwrap().uploads().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

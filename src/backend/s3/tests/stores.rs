@@ -73,6 +73,29 @@ async fn odd_keys_are_shown_by_rule_and_fail_no_listing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plain_keys_and_empty_pages_change_nothing() {
+    let (server, store) = embedded().await;
+    super::records::is_odd(&server);
+    for key in ["d/a+b", "d/a%41", "e/a+b"] {
+        server.put("bucket", &format!("volume/{key}"), "x");
+    }
+    let mut found: Vec<_> = store.list(&path("d")).map_ok(|entry| entry.name.to_string()).try_collect().await.unwrap();
+    found.sort();
+    assert_eq!(found, ["a%41", "a+b"]);
+    assert_eq!(store.stat(&path("d")).await.unwrap().kind(), Kind::Directory);
+    assert_eq!(error_of(store.remove(&path("d"), Kind::Directory)).await, ErrorKind::NotEmpty);
+    for name in ["d/a%41", "d/a+b", "e/a+b"] {
+        store.remove(&path(name), Kind::File).await.unwrap();
+    }
+    // A directory stays when its last entry goes.
+    for dir in ["d", "e"] {
+        assert_eq!(store.stat(&path(dir)).await.unwrap().kind(), Kind::Directory, "{dir}");
+        store.remove(&path(dir), Kind::Directory).await.unwrap();
+        assert_eq!(error_of(store.stat(&path(dir))).await, ErrorKind::NotFound, "{dir}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_replies_of_writes_are_settled() {
     let (server, store) = embedded().await;
     for (request, length) in [(Request::PutObject, 10), (Request::CompleteMultipartUpload, 9 * MIB)] {
