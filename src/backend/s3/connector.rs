@@ -304,24 +304,22 @@ impl Body for Receiving {
 #[derive(Debug)]
 struct Pace {
     gap: Duration,
-    /// When the next request would start if none had come early.
-    next: Mutex<Instant>,
+    /// When the next request would start if none had come early. Locked by whoever waits for that.
+    next: tokio::sync::Mutex<Instant>,
 }
 
 impl Pace {
     fn new(rate: u32) -> Pace {
-        Pace { gap: Duration::from_secs(1) / rate.max(1), next: Mutex::new(Instant::now()) }
+        Pace { gap: Duration::from_secs(1) / rate.max(1), next: tokio::sync::Mutex::new(Instant::now()) }
     }
 
+    /// Waits for a turn. Who leaves before it comes has taken none.
     async fn turn(&self) {
-        let start = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let start = (*next).max(now.checked_sub(Duration::from_secs(1)).unwrap_or(now));
-            *next = start + self.gap;
-            start
-        };
+        let mut next = self.next.lock().await;
+        let now = Instant::now();
+        let start = (*next).max(now.checked_sub(Duration::from_secs(1)).unwrap_or(now));
         tokio::time::sleep_until(start).await;
+        *next = start + self.gap;
     }
 }
 
@@ -338,6 +336,18 @@ mod tests {
         }
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(1900) && took <= Duration::from_millis(3100), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_his_turn_takes_none() {
+        let pace = Pace::new(10);
+        let begun = Instant::now();
+        for _ in 0..50 {
+            let leaving = futures::future::join_all((0..10).map(|_| pace.turn()));
+            let _ = tokio::time::timeout(Duration::from_millis(1), leaving).await;
+        }
+        pace.turn().await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
