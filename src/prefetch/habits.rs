@@ -29,6 +29,8 @@ pub(super) struct Habits {
 struct Habit {
     /// Above zero where files of the kind are read whole.
     score: i8,
+    /// Files of it that are believed to be read whole, and of which nobody has shown more than a first read.
+    open: i8,
     /// How far ahead of the last one it was right to be, in bytes.
     reach: u64,
     recent: Vec<Path>,
@@ -37,9 +39,20 @@ struct Habit {
 }
 
 impl Habits {
-    /// How far ahead of the first read of the file at `path` to be; `None` where it has to show first that it goes on.
-    pub(super) fn reach(&self, path: &Path) -> Option<u64> {
-        self.known.get(&kind(path)).filter(|habit| habit.score > 0).map(|habit| habit.reach)
+    /// How far ahead of the first read of the file at `path` to be, until it is [`Habits::decided`] whether that was right;
+    /// `None` where it has to show first that it goes on. No more files are believed at once than the score says: of many
+    /// that stay open, with a header read of each, all would be fetched.
+    pub(super) fn believe(&mut self, path: &Path) -> Option<u64> {
+        let habit = self.known.get_mut(&kind(path)).filter(|habit| habit.score > habit.open)?;
+        habit.open += 1;
+        Some(habit.reach)
+    }
+
+    /// The reader of the file at `path`, who was believed, went on, or left.
+    pub(super) fn decided(&mut self, path: &Path) {
+        if let Some(habit) = self.known.get_mut(&kind(path)) {
+            habit.open = (habit.open - 1).max(0);
+        }
     }
 
     /// The file at `path` was read in order to its end, and at last run ahead of by `reach` bytes.
@@ -118,7 +131,8 @@ mod tests {
             ("b.tar", None),
             ("set.d/.tar", None),
         ] {
-            assert_eq!(habits.reach(&path(other)), reach, "{other}");
+            assert_eq!(habits.believe(&path(other)), reach, "{other}");
+            habits.decided(&path(other));
         }
     }
 
@@ -144,7 +158,19 @@ mod tests {
             } else {
                 habits.left_early(&file);
             }
-            assert_eq!(habits.reach(&file).is_some(), believed);
+            assert_eq!(habits.believe(&file).is_some(), believed);
+            habits.decided(&file);
+        }
+    }
+
+    #[test]
+    fn as_many_are_believed_at_once_as_were_read_whole() {
+        let mut habits = Habits::default();
+        let file = path("d/f");
+        for most in [1, 2, 3, 4, 4] {
+            habits.read_whole(&file, 7);
+            assert_eq!((0..9).filter(|_| habits.believe(&file).is_some()).count(), most);
+            (0..most).for_each(|_| habits.decided(&file));
         }
     }
 
@@ -182,6 +208,7 @@ mod tests {
             habits.read_whole(&path(&format!("{number}/f")), 1);
             assert!(habits.known.len() <= MOST);
         }
-        assert!(habits.reach(&path("0/f")).is_none() && habits.reach(&path(&format!("{}/f", 2 * MOST - 1))).is_some());
+        let last = path(&format!("{}/f", 2 * MOST - 1));
+        assert!(habits.believe(&path("0/f")).is_none() && habits.believe(&last).is_some());
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Cursors {
     read: Covered,
     /// It was read from its beginning, in whatever order.
     began: bool,
+    /// Where its first read ended, which is believed to be of somebody who reads all of it and has not gone on yet.
+    believed: Option<u64>,
     /// Until something is known of `runs`: what the kernel reads at once around a page fault.
     around: u64,
 }
@@ -62,7 +64,7 @@ impl Cursors {
     /// Of a file that nobody has read, where the kernel reads `around` bytes at once around a page fault.
     pub(super) fn new(around: u64) -> Cursors {
         let (known, runs, read) = (Vec::new(), VecDeque::new(), Covered::default());
-        Cursors { known, reads: 0, runs, read, began: false, around }
+        Cursors { known, reads: 0, runs, read, began: false, believed: None, around }
     }
 
     /// Takes note of a read: it belongs to the nearest cursor that it may follow, or begins one.
@@ -127,11 +129,44 @@ impl Cursors {
     /// The file's first read, of its beginning, is of somebody who will most likely go on to its end, and may be run ahead
     /// of by `reach` bytes.
     pub(super) fn believe(&mut self, reach: u64) {
-        if let (1, [only]) = (self.reads, &mut self.known[..])
-            && only.cursor.begin == 0
-        {
-            only.cursor.believe(reach);
+        if let Some(first) = self.first() {
+            first.believe(reach);
+            self.believed = Some(first.next);
         }
+    }
+
+    /// Whether there was one read, of the file's beginning.
+    pub(super) fn is_begun(&mut self) -> bool {
+        self.first().is_some()
+    }
+
+    fn first(&mut self) -> Option<&mut Cursor> {
+        match (self.reads, &mut self.known[..]) {
+            (1, [only]) if only.cursor.begin == 0 => Some(&mut only.cursor),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody is believed to read all of the file who has not gone on yet.
+    pub(super) fn is_believed(&self) -> bool {
+        self.believed.is_some()
+    }
+
+    /// Whether whoever was believed to read all of the file goes on, by the read that was observed last; told once. Who
+    /// reads elsewhere first is no longer believed.
+    pub(super) fn goes_on(&mut self, read: &Range<u64>) -> Option<bool> {
+        let end = self.believed?;
+        let first = self.known.iter_mut().map(|known| &mut known.cursor).find(|cursor| cursor.begin == 0);
+        let goes_on = first.as_ref().is_some_and(|cursor| cursor.next > end);
+        // The kernel's requests come out of order.
+        if !goes_on && read.start <= end + SLACK {
+            return None;
+        }
+        self.believed = None;
+        if let Some(first) = first.filter(|_| !goes_on) {
+            first.doubt();
+        }
+        Some(goes_on)
     }
 
     /// Nothing was read yet, and somebody is expected who will read the file from its beginning to its end, and may be run

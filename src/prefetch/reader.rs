@@ -140,7 +140,7 @@ impl FileReader {
         let mut state = self.lock();
         state.last_read = Instant::now();
         state.cursors.observe(range);
-        self.follow_habits(&mut state, config);
+        self.follow_habits(&mut state, range, config);
         state.sweep(range);
         if state.cursors.sequential() > 0 {
             self.make_known(&mut state);
@@ -148,12 +148,19 @@ impl FileReader {
     }
 
     /// Believes of the first read what others showed, and shows others what became of this file.
-    fn follow_habits(&self, state: &mut State, config: &Config) {
-        if state.cursors.reads() == 1
+    fn follow_habits(&self, state: &mut State, read: &Range<u64>, config: &Config) {
+        if state.cursors.is_begun()
             && !self.is_small(config)
-            && let Some(reach) = self.ahead.habits().reach(&self.version.path)
+            && let Some(reach) = self.ahead.habits().believe(&self.version.path)
         {
             state.cursors.believe(reach);
+        }
+        if let Some(goes_on) = state.cursors.goes_on(read) {
+            let mut habits = self.ahead.habits();
+            habits.decided(&self.version.path);
+            if !goes_on {
+                habits.left_early(&self.version.path);
+            }
         }
         if !state.whole
             && let Some(reach) = state.cursors.reached(self.version.size)
@@ -356,6 +363,9 @@ impl Drop for FileReader {
     fn drop(&mut self) {
         self.ahead.readers().known.remove(&self.id);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.cursors.is_believed() {
+            self.ahead.habits().decided(&self.version.path);
+        }
         if !state.whole && state.cursors.reads() > 0 && !self.is_small(&self.ahead.config()) {
             self.ahead.habits().left_early(&self.version.path);
         }

@@ -81,6 +81,12 @@ impl Cursor {
         self.reach = self.reach.max(reach);
     }
 
+    /// It does not go on as others of its kind did: what is ahead of it is for nobody.
+    pub(super) fn doubt(&mut self) {
+        (self.believed, self.at_once, self.reads) = (false, false, 1);
+        (self.frontier, self.reach) = (self.next, FIRST);
+    }
+
     /// How far ahead of it to be at most, as it showed.
     pub(super) fn reach(&self) -> u64 {
         self.reach

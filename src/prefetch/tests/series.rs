@@ -124,3 +124,28 @@ async fn a_series_keeps_few_connections_busy() {
     let share = 8.0 * SIZE as f64 / took[4..].iter().sum::<Duration>().as_secs_f64() / raw;
     assert!(share > 0.95, "{share:.2} of raw: {took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn headers_of_many_files_that_stay_open_do_not_fetch_them_all() {
+    // Whether something else of each is read behind the header.
+    for more in [false, true] {
+        let shards = shards(40);
+        shards.read(0).await;
+        let asked = shards.store.bytes_asked();
+        let mut open = Vec::new();
+        for number in 1..40 {
+            let (reader, _) = shards.ahead.open(shards.version(number).await);
+            check(&reader, &pattern(SIZE), 0..64 * KIB).await;
+            if more {
+                check(&reader, &pattern(SIZE), 20 * MIB..20 * MIB + 64 * KIB).await;
+            }
+            open.push(reader);
+        }
+        // The first of them was believed.
+        let headers = 39 * if more { 128 * KIB } else { 64 * KIB };
+        let most = headers + SIZE;
+        assert!(shards.store.bytes_asked() - asked <= most, "{}", shards.store.bytes_asked() - asked);
+        let held = shards.ahead.budget.total() - shards.ahead.budget.free() - shards.ahead.reserve.total();
+        assert!(held <= if more { 0 } else { SIZE }, "{held}");
+    }
+}
