@@ -3,7 +3,7 @@
 //! The store lists keys in the order of their bytes, objects and common prefixes mixed. An object `a` comes before
 //! `a/`, with whatever begins with `a` and a byte below `/` between them, perhaps pages later; so it is held back until
 //! the listing has passed `a/`, and dropped if that came. What is held at any time are beginnings of one name: at most
-//! 254.
+//! 254. What ends one page and begins the next, too, is shown once.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use super::client::Client;
 use super::error::Failure;
 use super::{keys, stat};
-use crate::backend::{Entry, Meta, Name, Op, Path, Result, reading};
+use crate::backend::{Entry, ErrorKind, Meta, Name, Op, Path, Result, reading};
 
 /// `Backend::list`.
 pub(super) fn list(client: Arc<Client>, dir: &Path) -> BoxStream<'static, Result<Entry>> {
@@ -59,13 +59,32 @@ impl Listing {
         let next = stat::follows(token.as_deref(), page.is_truncated(), page.next_continuation_token())?;
         self.next = next.map_or(Next::Done, Next::After);
         let mut ready = Vec::new();
-        for (name, node) in found(&page, &prefix) {
-            self.merge.take(&name, node, &mut ready, &self.dir);
+        for (text, object) in found(&page, &prefix) {
+            let meta = match object {
+                None => Some(stat::directory()),
+                Some(object) => self.file(&text, object).await?,
+            };
+            self.merge.take(&text, meta, &mut ready);
         }
         if matches!(self.next, Next::Done) {
             self.merge.finish(&mut ready);
         }
         Ok(Some(ready))
+    }
+
+    /// The file that an object is; `None` where it is hidden, or gone by now. One of which the listing does not say enough
+    /// is asked for apart: what a listing leaves out counts as absent.
+    async fn file(&self, text: &[u8], object: &Object) -> std::result::Result<Option<Meta>, Failure> {
+        let Some(name) = keys::shown(text) else { return Ok(None) };
+        let path = self.dir.join(&name);
+        if let Ok(meta) = file(&path, object) {
+            return Ok(Some(meta));
+        }
+        match stat::head(&self.client, &self.client.keys.file(&path)?).await {
+            Ok(head) => stat::file(&path, &head).map(Some),
+            Err(failure) if failure.kind == ErrorKind::NotFound => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 }
 
@@ -88,10 +107,17 @@ fn found<'a>(page: &'a ListObjectsV2Output, prefix: &str) -> Vec<(Vec<u8>, Optio
 struct Merge {
     /// Objects whose `name/` may still come, each the beginning of the next.
     held: Vec<(Name, Entry)>,
+    /// What came last.
+    last: Vec<u8>,
 }
 
 impl Merge {
-    fn take(&mut self, text: &[u8], object: Option<&Object>, ready: &mut Vec<Entry>, dir: &Path) {
+    /// Takes the next object or, where `text` ends in a slash, common prefix; without `meta` it is not shown.
+    fn take(&mut self, text: &[u8], meta: Option<Meta>, ready: &mut Vec<Entry>) {
+        if self.last == text {
+            return;
+        }
+        self.last = text.to_vec();
         while let Some((name, _)) = self.held.last() {
             let slashed = [name.as_bytes(), b"/"].concat();
             match slashed.as_slice().cmp(text) {
@@ -100,17 +126,11 @@ impl Merge {
                 std::cmp::Ordering::Equal => drop(self.held.pop()),
             }
         }
-        match object {
-            None => {
-                let name = text.strip_suffix(b"/").and_then(keys::shown);
-                ready.extend(name.map(|name| Entry { name, meta: stat::directory() }));
-            }
-            Some(object) => {
-                let Some(name) = keys::shown(text) else { return };
-                // An object without ETag or length cannot be read by version: it is left to a look-up to say so.
-                let Ok(meta) = file(&dir.join(&name), object) else { return };
-                self.held.push((name.clone(), Entry { name, meta }));
-            }
+        let (name, is_prefix) = text.strip_suffix(b"/").map_or((text, false), |name| (name, true));
+        let (Some(name), Some(meta)) = (keys::shown(name), meta) else { return };
+        match is_prefix {
+            true => ready.push(Entry { name, meta }),
+            false => self.held.push((name.clone(), Entry { name, meta })),
         }
     }
 
@@ -136,8 +156,9 @@ mod tests {
     use super::*;
     use crate::backend::Kind;
 
-    /// What is shown of `keys` (sorted here) in a directory `d/`, listed in pages of `most` entries.
-    fn shown(keys: &[&str], most: usize) -> Vec<(String, Kind)> {
+    /// What is shown of `keys` (sorted here) in a directory `d/`, listed in pages of `most` entries, of which each begins
+    /// with the last `again` ones of the page before.
+    fn shown(keys: &[&str], most: usize, again: usize) -> Vec<(String, Kind)> {
         let mut rows: Vec<(String, bool)> = keys
             .iter()
             .map(|key| match key.split_once('/') {
@@ -148,7 +169,8 @@ mod tests {
         rows.sort();
         rows.dedup();
         let (mut merge, mut ready) = (Merge::default(), Vec::new());
-        for rows in rows.chunks(most) {
+        for at in (0..rows.len()).step_by(most) {
+            let rows = &rows[at.saturating_sub(again)..rows.len().min(at + most)];
             let mut page = ListObjectsV2Output::builder();
             for (name, is_prefix) in rows {
                 let key = format!("d/{name}");
@@ -157,8 +179,9 @@ mod tests {
                     false => page.contents(Object::builder().key(key).e_tag("\"e\"").size(1).build()),
                 };
             }
-            for (name, object) in found(&page.build(), "d/") {
-                merge.take(&name, object, &mut ready, &Path::parse("d").unwrap());
+            for (text, object) in found(&page.build(), "d/") {
+                let meta = object.map_or_else(|| Ok(stat::directory()), |object| file(&Path::root(), object)).ok();
+                merge.take(&text, meta, &mut ready);
             }
         }
         merge.finish(&mut ready);
@@ -168,8 +191,8 @@ mod tests {
     #[test]
     fn a_directory_wins_over_an_object_of_its_name_even_pages_apart() {
         let keys = ["a", "a+b", "a-", "a-b", "a.txt", "a/x", "a0", "b"];
-        for most in 1..8 {
-            let mut all = shown(&keys, most);
+        for (most, again) in (1..8).flat_map(|most| [(most, 0), (most, 1)]) {
+            let mut all = shown(&keys, most, again);
             all.sort_by(|a, b| a.0.cmp(&b.0));
             let expected = [("a", Kind::Directory), ("a+b", Kind::File), ("a-", Kind::File), ("a-b", Kind::File)];
             let expected = expected.into_iter().chain([("a.txt", Kind::File), ("a0", Kind::File), ("b", Kind::File)]);
@@ -182,16 +205,16 @@ mod tests {
     fn odd_keys_are_left_out_and_spoil_nothing() {
         let long = "x".repeat(300);
         let keys = ["", "/b", "./c", "../d", ".", "..", &long, "plain", "back\\slash", "new\nline"];
-        let mut names: Vec<_> = shown(&keys, 3).into_iter().map(|(name, _)| name).collect();
+        let mut names: Vec<_> = shown(&keys, 3, 0).into_iter().map(|(name, _)| name).collect();
         names.sort();
         assert_eq!(names, ["back\\slash", "new\nline", "plain"]);
     }
 
     proptest! {
         #[test]
-        fn each_name_comes_once(keys in proptest::collection::vec("[a/+.-]{1,6}", 0..40), most in 1_usize..6) {
+        fn each_name_comes_once(keys in proptest::collection::vec("[a/+.-]{1,6}", 0..40), most in 1_usize..6, again in 0_usize..2) {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let names: Vec<_> = shown(&keys, most).into_iter().map(|(name, _)| name).collect();
+            let names: Vec<_> = shown(&keys, most, again).into_iter().map(|(name, _)| name).collect();
             let mut once = names.clone();
             once.sort();
             once.dedup();

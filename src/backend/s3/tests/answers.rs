@@ -359,6 +359,21 @@ async fn archived_objects_are_shown_but_not_readable() {
     assert_eq!(shown, [("a+b c%".into(), true), ("cold".into(), false), ("thawed".into(), true)]);
 }
 
+#[tokio::test]
+async fn what_a_listing_says_too_little_of_is_asked_for_apart() {
+    let body = "<ListBucketResult><Contents><Key>f</Key><Size>100</Size></Contents>\
+                <Contents><Key>gone</Key><Size>1</Size></Contents></ListBucketResult>";
+    let server = Scripted::start(move |asked: Asked| match (asked.method, &*asked.target) {
+        (Method::HEAD, "/bucket/f") => Answer::Whole(head(200, &[("etag", "\"e\""), ("content-length", "100")], "")),
+        (Method::HEAD, _) => Answer::Whole(head(404, &[], "")),
+        _ => Answer::Whole(head(200, &[], body)),
+    })
+    .await;
+    let entries: Vec<_> = store(&server).await.list(&Path::root()).try_collect().await.unwrap();
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!(entry.meta.version().map(|version| &*version.bytes), Some("e"));
+}
+
 #[test]
 fn directory_buckets_are_refused_with_a_word() {
     let config = Config { bucket: "data--usw2-az1--x-s3".into(), ..config("http://127.0.0.1:1") };
