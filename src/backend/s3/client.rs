@@ -34,6 +34,7 @@ use crate::auth::{self, Credential};
 use crate::backend::together::Together;
 use crate::backend::turns::Turns;
 use crate::backend::{Error, ErrorKind, Limits, Op, Path, Result};
+use crate::observability::metrics::STORE_RETRIES;
 
 /// A server-side copy or completion is given a second more for so many bytes.
 const SLOWEST_COPY: u64 = 16 << 20;
@@ -142,6 +143,7 @@ impl Client {
         };
         let asking = unlogged.retry(backoff()).when(|failure| failure.again).notify(|failure: &Failure, pause| {
             tracing::debug!(code = failure.code, status = failure.status, ?pause, "asking the store again");
+            metrics::counter!(STORE_RETRIES).increment(1);
             last = Some(failure.clone());
         });
         match tokio::time::timeout(budget, asking).await {

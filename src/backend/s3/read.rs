@@ -26,6 +26,7 @@ use super::direct::Get;
 use super::error::Failure;
 use super::{Checksums, stat};
 use crate::backend::{ErrorKind, Intent, Op, Result, Version, reading};
+use crate::observability::metrics::STORE_RETRIES;
 
 /// `Backend::read`.
 pub(super) async fn read(
@@ -214,6 +215,7 @@ impl Reading {
             return Err(Failure::new(ErrorKind::Unavailable, why));
         }
         tokio::time::sleep(pause).await;
+        metrics::counter!(STORE_RETRIES).increment(1);
         Ok(())
     }
 }

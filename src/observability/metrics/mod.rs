@@ -228,6 +228,8 @@ table! {
     CACHE_FAILURES = Counter "millrace_cache_failures_total" of Volume { "reason": CACHE_TROUBLES };
     /// Requests to the store; one that is repeated counts each time
     STORE_REQUESTS = Counter "millrace_store_requests_total" of Volume { "kind": REQUESTS, "status": ANSWERS };
+    /// Of these, on S3, those that repeat one that failed or broke off
+    STORE_RETRIES = Counter "millrace_store_retries_total" of Volume;
     /// How long the store took to begin its answer, where it gave one
     STORE_REQUEST_SECONDS = Histogram "millrace_store_request_seconds" of Volume { "kind": REQUESTS };
     /// Bytes of the store's answers

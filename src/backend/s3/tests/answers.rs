@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::scripted::{Answer, Asked, Scripted, head, refusal};
 use super::*;
 use crate::backend::Intent;
+use crate::observability::metrics::{ProcessRecorder, STORE_RETRIES};
 
 /// A file of 100 bytes, `0..100`, version `e`.
 pub(super) fn hundred() -> Bytes {
@@ -229,6 +230,19 @@ async fn a_storm_of_503_is_waited_out() {
         _ => Answer::Whole(sound(&asked)),
     };
     assert!(read_from(script, 0..10).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn repeats_are_counted() {
+    let recorder = ProcessRecorder::default();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let script = |asked: Asked| match asked.number {
+        0 => refusal(503, "SlowDown", ""),
+        1 => Answer::Broken(sound(&asked), 3),
+        _ => Answer::Whole(sound(&asked)),
+    };
+    assert!(read_from(script, 0..10).await.0.is_ok());
+    assert_eq!(recorder.numbers().get(STORE_RETRIES, &[]), Some(2));
 }
 
 #[tokio::test]
