@@ -44,6 +44,7 @@ pub(crate) struct Faulty {
     /// Reads that there may be at once; others wait for their turn.
     connections: Arc<Semaphore>,
     prefixes: bool,
+    proves: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,12 +70,17 @@ impl Faulty {
     /// Passes everything to `inner` until told otherwise.
     pub(crate) fn new(inner: Arc<dyn Backend>) -> Faulty {
         let connections = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Faulty { inner, ledger: Arc::default(), connections, prefixes: false }
+        Faulty { inner, ledger: Arc::default(), connections, prefixes: false, proves: true }
     }
 
     /// Says of itself that directories are no more than prefixes of names.
     pub(crate) fn with_prefixes(self) -> Faulty {
         Faulty { prefixes: true, ..self }
+    }
+
+    /// Says of itself that what is read may lie elsewhere by now.
+    pub(crate) fn without_proof(self) -> Faulty {
+        Faulty { proves: false, ..self }
     }
 
     /// So many reads go on at once, and others wait for their turn.
@@ -214,7 +220,11 @@ fn pace(body: BoxStream<'static, Result<Bytes>>, per_second: u64) -> BoxStream<'
 impl Backend for Faulty {
     fn traits(&self) -> Traits {
         let traits = self.inner.traits();
-        Traits { real_directories: traits.real_directories && !self.prefixes, ..traits }
+        Traits {
+            real_directories: traits.real_directories && !self.prefixes,
+            read_proves_path: traits.read_proves_path && self.proves,
+            ..traits
+        }
     }
 
     async fn stat(&self, path: &Path) -> Result<Meta> {

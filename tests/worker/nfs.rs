@@ -292,14 +292,19 @@ fn what_a_killed_worker_hid_on_nfs_is_removed_by_the_next() {
     rig.assert_clean(&[]);
 }
 
+/// Shows the export at `a` and at `b`, each by a worker of its own.
+fn publish_apart(filer: &Filer, workers: &Workers) {
+    for (target, namespace) in [("a", "team"), ("b", "others")] {
+        let request = Publish { namespace: Some(namespace.into()), ..filer.request(target, UID, SOON) };
+        filer.rig.publish(workers, request).unwrap();
+    }
+}
+
 #[test]
 fn what_another_client_changes_is_seen() {
     let Some(filer) = Filer::new() else { return };
     let (rig, workers) = (&filer.rig, filer.rig.workers());
-    for (target, namespace) in [("a", "team"), ("b", "others")] {
-        let request = Publish { namespace: Some(namespace.into()), ..filer.request(target, UID, SOON) };
-        rig.publish(&workers, request).unwrap();
-    }
+    publish_apart(&filer, &workers);
     let mut log = OpenOptions::new().append(true).create(true).open(filer.at("a", "log")).unwrap();
     log.write_all(&noise(5_000)).unwrap();
     let mut tail = File::open(filer.at("b", "log")).unwrap();
@@ -332,10 +337,7 @@ fn what_another_client_changes_is_seen() {
 fn what_was_closed_is_read_by_who_opens_and_appended_to() {
     let Some(filer) = Filer::new() else { return };
     let (rig, workers) = (&filer.rig, filer.rig.workers());
-    for (target, namespace) in [("a", "team"), ("b", "others")] {
-        let request = Publish { namespace: Some(namespace.into()), ..filer.request(target, UID, SOON) };
-        rig.publish(&workers, request).unwrap();
-    }
+    publish_apart(&filer, &workers);
     let mut written = Vec::new();
     for step in 0..40 {
         let (writer, reader) = if step % 2 == 0 { ("a", "b") } else { ("b", "a") };

@@ -19,14 +19,14 @@ struct Rig {
 
 /// A directory `d` of [`FILES`] files, each filled with a byte of its own.
 fn rig(config: Config, memory_budget: u64) -> Rig {
-    rig_of(Memory::new(), config, memory_budget)
+    let memory = Memory::new();
+    rig_of(Faulty::new(Arc::new(memory.clone())), memory, config, memory_budget)
 }
 
-fn rig_of(memory: Memory, config: Config, memory_budget: u64) -> Rig {
+fn rig_of(store: Faulty, memory: Memory, config: Config, memory_budget: u64) -> Rig {
     for file in 0..FILES {
         memory.put(&path(&format!("d/{file:05}")), vec![file as u8; SIZE]);
     }
-    let store = Faulty::new(Arc::new(memory.clone()));
     store.every(Op::Read, 1, Fault::Pace(Duration::from_millis(15), 100_000_000));
     store.every(Op::Stat, 1, Fault::Delay(Duration::from_millis(15)));
     let budget = Budget::new(memory_budget);
@@ -166,9 +166,10 @@ async fn a_file_that_changed_behind_the_guess_is_read_as_it_is() {
 }
 
 /// A store that reads files wherever they lie now, and a listing that is no longer believed.
-async fn by_handle() -> (Rig, Ino) {
+async fn unproven(memory: Memory) -> (Rig, Ino) {
     let config = Config { ttl: Duration::from_millis(500).into(), ..Config::default() };
-    let rig = rig_of(Memory::in_place(), config, 256 << 20);
+    let store = Faulty::new(Arc::new(memory.clone())).without_proof();
+    let rig = rig_of(store, memory, config, 256 << 20);
     rig.store.every(Op::Fetch, 1, Fault::Delay(Duration::from_millis(15)));
     let dir = rig.dir().await;
     names(&rig.vfs, dir).await.unwrap();
@@ -179,7 +180,7 @@ async fn by_handle() -> (Rig, Ino) {
 
 #[tokio::test(start_paused = true)]
 async fn where_a_read_proves_nothing_the_store_is_asked_ahead_of_the_reader() {
-    let (rig, dir) = by_handle().await;
+    let (rig, dir) = unproven(Memory::new()).await;
     let stats = rig.store.calls(Op::Stat);
     let rate = rig.rate(dir, &in_order()).await;
     assert!(rate > 10.0 * 62.5, "{rate}");
@@ -192,7 +193,7 @@ async fn where_a_read_proves_nothing_the_store_is_asked_ahead_of_the_reader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_file_that_was_replaced_since_it_was_listed_is_read_as_it_is() {
-    let (rig, dir) = by_handle().await;
+    let (rig, dir) = unproven(Memory::in_place()).await;
     let how = RenameOptions { kind: Kind::File, version: None, replace: true };
     for file in 50..FILES {
         let at = path(&format!("d/{file:05}"));
