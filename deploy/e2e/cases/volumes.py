@@ -86,7 +86,7 @@ def the_kernel_reads_ahead_as_far_as_the_volume_says(cluster):
     cluster.ready("ahead")
     device = cluster.mounts("node1")[0].split()[2]
     kib = cluster.on("node1", "cat", f"/sys/class/bdi/{device}/read_ahead_kb").strip()
-    assert kib == "4096", kib
+    assert kib == "1024", kib
 
 
 def a_claim_grows_under_its_pod(cluster):
