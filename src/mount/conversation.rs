@@ -257,7 +257,8 @@ fn tell<T>(waiting: &mut VecDeque<oneshot::Sender<T>>, answer: T) {
 /// What it asks for is bounded here, too: it is not trusted.
 fn allow(place: &Place, memory: u64) {
     let Some(cgroup) = &place.cgroup else { return };
-    if let Err(error) = cgroup.raise(memory.min(place.most_memory)) {
+    let most = if place.most_memory == 0 { u64::MAX } else { place.most_memory };
+    if let Err(error) = cgroup.raise(memory.min(most)) {
         tracing::warn!(volume = place.volume_id, "the worker's memory limit stays as it was: {error}");
     }
 }

@@ -88,8 +88,8 @@ pub(super) struct MountRecord {
     /// The part of the cache that a read-only mount's files may be lent from.
     #[serde(default)]
     pub(super) lends_from: Option<PartId>,
-    /// The most that its worker's buffers may ever hold, in bytes; 0 in a record of an earlier version, by which they hold
-    /// no more than they do.
+    /// The most that its worker's buffers may ever hold, in bytes; 0 in a record of an earlier version, which says
+    /// nothing of it.
     #[serde(default)]
     pub(super) most_memory: u64,
     /// The server to which its worker is given connections.
