@@ -70,7 +70,7 @@ pub(super) fn open_write(tree: &Arc<Tree>, file: &Version) -> Outcome<Writing> {
 /// `Backend::set_attributes`.
 pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes) -> Outcome<Meta> {
     let set_all = wanted(set)?;
-    let _quiet = match set.size {
+    let quiet = match set.size {
         Some(_) => quiet(tree, path).await?,
         None => None,
     };
@@ -86,6 +86,9 @@ pub(super) async fn set_attributes(tree: &Tree, path: &Path, set: &SetAttributes
         }
     };
     let found = tree.at_path(path, setting).await?;
+    if let (Some(mut unstable), Some(size)) = (quiet, set.size) {
+        unstable.cut(size);
+    }
     Ok(version::meta(path, &found.handle, &found.attributes))
 }
 
@@ -97,8 +100,12 @@ async fn quiet(tree: &Tree, path: &Path) -> Outcome<Option<OwnedMutexGuard<Unsta
     let path = path.clone();
     let quieting = async move {
         let mut unstable = open.unstable.clone().lock_owned().await;
-        unstable.commit(open.target(&path)).await?;
-        Ok(Some(unstable))
+        match unstable.commit(open.target(&path)).await {
+            // Something may still be on its way.
+            Err(failure) if failure.kind == ErrorKind::Unavailable => Err(failure),
+            // A file that its server has no room for is cut all the same.
+            _ => Ok(Some(unstable)),
+        }
     };
     to_its_end(tree.limits.timeout.get(), quieting).await
 }

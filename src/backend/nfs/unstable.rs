@@ -76,6 +76,14 @@ impl Unstable {
         outcome.map(|()| written.attributes)
     }
 
+    /// The file was cut to `size`: nothing is written again behind that.
+    pub(super) fn cut(&mut self, size: u64) {
+        self.kept.retain_mut(|kept| {
+            kept.data.truncate(usize::try_from(size.saturating_sub(kept.offset)).unwrap_or(usize::MAX));
+            !kept.data.is_empty()
+        });
+    }
+
     /// Makes all of it lasting; the file's attributes after it, where there was anything to do.
     pub(super) async fn commit(&mut self, file: Target<'_>) -> Outcome<Option<fattr3>> {
         for _ in 0..ATTEMPTS {
