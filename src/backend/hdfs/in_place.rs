@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hdfs_native::WriteOptions;
 
 use super::error::{Failure, Outcome, gone};
-use super::open::recovery::end_lease;
+use super::open::recovery::{end_lease, give_back};
 use super::open::{Open, to_its_end};
 use super::pipeline::Pipeline;
 use super::snapshots::Place;
@@ -35,8 +35,7 @@ pub(super) async fn begin(tree: &Arc<Tree>, path: &Path, mode: u32) -> Outcome<W
     match tree.web.status(&at).await {
         Ok(status) => Ok(Writing(tree.writers.get_or(status.file_id, || Open::begun(tree, path, writer, status)))),
         Err(failure) => {
-            drop(writer);
-            end_lease_later(tree, at);
+            give_back(tree, writer, &at).await;
             Err(gone(failure))
         }
     }

@@ -94,6 +94,13 @@ pub(super) async fn read(
         return answer;
     }
     let (patience, begun) = (tree.limits.timeout.get(), Instant::now());
+    let place = tree.place(file).map_err(|failure| failure.at(Op::Read, &file.path))?;
+    if place.frozen.is_none()
+        && let Some(open) = tree.writers.get(place.id)
+    {
+        // Before there is a turn: it may take long, and no connection.
+        open.readable(range.end).await.map_err(|failure| failure.at(Op::Read, &file.path))?;
+    }
     match why {
         Intent::Demand => {
             tree.slots.waits();
@@ -119,11 +126,6 @@ async fn body(
     let path = file.path.clone();
     let fail = move |failure: Failure| failure.at(Op::Read, &path);
     let place = tree.place(&file).map_err(&fail)?;
-    if place.frozen.is_none()
-        && let Some(open) = tree.writers.get(place.id)
-    {
-        open.readable(range.end).await.map_err(&fail)?;
-    }
     let mut reading = Reading { tree, place, bytes: file.bytes, range, pieces: None, moved: begun, _turn: turn };
     // The first answer decides whether there is a body at all.
     let first = reading.next().await.transpose().map_err(&fail)?;

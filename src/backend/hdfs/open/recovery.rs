@@ -88,7 +88,7 @@ impl Open {
 }
 
 /// Gives back the lease that `writer` holds on the file at an absolute path, of which nothing was written.
-pub(super) async fn give_back(tree: &Tree, mut writer: Pipeline, at: &str) {
+pub(in crate::backend::hdfs) async fn give_back(tree: &Tree, mut writer: Pipeline, at: &str) {
     if writer.close().await.is_err() {
         drop(writer);
         end_lease(tree, at).await;

@@ -10,7 +10,7 @@ use http::{Method, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use percent_encoding::utf8_percent_encode;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::Redirect;
 use super::{IN_QUERY, WebHdfs, answer_word, refused, unreached};
@@ -21,7 +21,7 @@ use crate::backend::meter::{UNREACHED, answered};
 /// DataNodes that are asked one after the other where each is silent.
 const MOST: u32 = 3;
 
-/// How long one may take to begin an answer of which no more is wanted.
+/// How long one may take at most to begin an answer of which no more is wanted.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer that is an error.
@@ -63,7 +63,7 @@ impl WebHdfs {
     where
         F: Future<Output = Outcome<T>>,
     {
-        let (mut silent, mut failed) = (Vec::new(), None);
+        let (mut silent, mut failed, deadline) = (Vec::new(), None, Instant::now() + self.timeout.get());
         loop {
             let more = match silent.join(",").as_str() {
                 "" => format!("{more}&noredirect=true"),
@@ -78,7 +78,8 @@ impl WebHdfs {
             let host = location.parse().ok().and_then(|url: Uri| url.host().map(str::to_owned)).unwrap_or_default();
             let begun = Instant::now();
             let asking = async {
-                let answer = self.send(&Method::GET, location).await?;
+                let sent = timeout(patience, self.send(&Method::GET, location)).await;
+                let answer = sent.unwrap_or_else(|_| Err(Failure::late(patience)))?;
                 let status = answer.status();
                 let outcome = match status.is_success() {
                     true => Ok(take(answer).await?),
@@ -86,11 +87,16 @@ impl WebHdfs {
                 };
                 Ok((status, outcome))
             };
-            let asked = timeout(patience, asking).await.unwrap_or_else(|_| Err(Failure::late(patience)));
+            let late = |_| Err(Failure::late(self.timeout.get()));
+            let asked = timeout_at(deadline, asking).await.unwrap_or_else(late);
             answered(kind, asked.as_ref().map_or(UNREACHED, |(status, _)| answer_word(*status)), begun.elapsed());
             match asked.and_then(|(_, outcome)| outcome) {
-                Err(failure) if failure.kind == ErrorKind::Unavailable && silent.len() + 1 < MOST as usize => {
-                    silent.push(host);
+                Err(failure)
+                    if failure.kind == ErrorKind::Unavailable
+                        && silent.len() + 1 < MOST as usize
+                        && Instant::now() < deadline =>
+                {
+                    silent.push(address(host).await);
                     failed.get_or_insert(failure);
                 }
                 outcome => return outcome,
@@ -114,6 +120,12 @@ impl WebHdfs {
         }
         Ok(within.freeze())
     }
+}
+
+/// The name node knows a DataNode that is to be passed over by its address alone.
+async fn address(host: String) -> String {
+    let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), 0)).await;
+    found.ok().and_then(|mut all| all.next()).map_or(host, |address| address.ip().to_string())
 }
 
 /// What an answer says that is an error.
