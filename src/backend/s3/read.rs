@@ -149,7 +149,9 @@ impl Reading {
         loop {
             let is_held = self.body.as_ref().is_some_and(|body| body.awaits_end);
             if !is_held && let Some(piece) = self.ready.pop_front() {
-                self.trouble = None;
+                if self.body.is_some() || self.range.is_empty() {
+                    self.trouble = None;
+                }
                 return Ok(Some(piece));
             }
             if self.range.is_empty() {

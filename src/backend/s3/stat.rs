@@ -71,15 +71,18 @@ pub(super) async fn first_keys(
                 Ok(list.set_request_payer(client.payer.clone()).send().await?)
             })
             .await?;
-        let next = follows(token.as_deref(), page.is_truncated(), page.next_continuation_token())?;
+        let next = follows(token.as_deref(), page.is_truncated(), page.next_continuation_token());
         let encoding = page.encoding_type;
         let objects = page.contents.unwrap_or_default().into_iter();
         let keyed = objects.map(|object| (keys::listed(object.key().unwrap_or_default(), encoding.as_ref()), object));
         found.extend(keyed.take(most - found.len()));
-        if next.is_none() || found.len() == most {
+        if found.len() == most {
             return Ok(found);
         }
-        token = next;
+        match next? {
+            Some(next) => token = Some(next),
+            None => return Ok(found),
+        }
     }
 }
 
