@@ -28,22 +28,23 @@ impl Vfs {
         }
     }
 
-    /// What others closed before this is seen by who opens the file now.
+    /// What others closed before this is seen by who opens the file now. True where they changed it.
     ///
     /// # Errors
     /// `Stale` where its name is another file's by now, or nobody's: the kernel looks it up anew.
-    pub(super) async fn refresh(&self, ino: Ino) -> Result<()> {
+    pub(super) async fn refresh(&self, ino: Ino) -> Result<bool> {
         let stored = || Ok::<_, Error>(self.inodes().get(ino)?.file()?.stored.clone());
         let known = stored()?;
         if !self.is_there(ino).await? {
             return Err(Error::Stale);
         }
-        if stored()? != known {
-            // It holds the length that it was told before, and its caller may read as soon as he is answered.
-            self.invalidate(Invalidation::Inode(ino));
-            let _ = tokio::time::timeout(FORGETTING, self.forgotten()).await;
-        }
-        Ok(())
+        Ok(stored()? != known)
+    }
+
+    /// Waits until the kernel has forgotten what it was told of `ino` before, above all its length.
+    pub(super) async fn have_forgotten(&self, ino: Ino) {
+        self.invalidate(Invalidation::Inode(ino));
+        let _ = tokio::time::timeout(FORGETTING, self.forgotten()).await;
     }
 
     async fn ask_attributes(&self, ino: Ino) -> Result<Attr> {

@@ -162,7 +162,10 @@ impl Vfs {
         match told {
             Some(meta) => self.changed_here(ino, &meta),
             // It is written, whatever can be learned of it now.
-            None => self.backend.stat(&path).await.iter().for_each(|meta| self.changed_here(ino, meta)),
+            None => {
+                self.backend.stat(&path).await.iter().for_each(|meta| self.changed_here(ino, meta));
+                self.inodes().get_mut(ino)?.file_mut()?.reaches(end);
+            }
         }
         Ok(length)
     }

@@ -200,6 +200,13 @@ impl File {
         }
     }
 
+    /// It has `size` bytes at least, of which the store says nothing.
+    pub(super) fn reaches(&mut self, size: u64) {
+        if let Some(stored) = self.stored.as_mut().filter(|stored| stored.size < size) {
+            stored.size = size;
+        }
+    }
+
     /// It lies at `path` from now on.
     pub(super) fn moved(&mut self, path: &Path) {
         if let Some(version) = self.stored.as_mut().filter(|version| version.path != *path) {

@@ -89,13 +89,13 @@ impl Vfs {
         if self.is_control(ino) {
             return if ino == control::FILE { self.open_control(ino) } else { Err(Error::IsADirectory) };
         }
-        let in_place = self.in_place();
-        if in_place && !self.config.immutable {
-            self.refresh(ino).await?;
-        }
+        let (in_place, mut is_news) = (self.in_place(), false);
         {
             // Its name is not removed or given to another file before it counts as open, and so is hidden then.
             let _locked = if in_place { Some(self.lock_file(ino).await?) } else { None };
+            if in_place && !self.config.immutable {
+                is_news = self.refresh(ino).await?;
+            }
             let mut inodes = self.inodes();
             let inode = inodes.get(ino)?;
             if !inode.linked || inode.file()?.unseen() {
@@ -105,6 +105,9 @@ impl Vfs {
                 return Err(Error::Denied);
             }
             inodes.open(ino, writes)?;
+        }
+        if is_news {
+            self.have_forgotten(ino).await;
         }
         if in_place && writes {
             return self.open_in_place(ino, how.truncate).await;

@@ -59,10 +59,11 @@ impl Vfs {
             let size = stored.as_ref().map_or(0, |version| version.size);
             // By name: that somebody wrote to it does not make it another file.
             let stored = stored.filter(|_| !self.in_place());
-            let replaced = self.inodes().stored_at(new);
             let how = RenameOptions { kind: Kind::File, version: stored, replace: !keep };
             let moving = self.backend.rename(old, new, how);
             let open = if self.in_place() && !keep { self.inodes().hold_open_at(new) } else { None };
+            // One that is open is counted off when it is hidden.
+            let replaced = if open.is_some() { None } else { self.inodes().stored_at(new) };
             let moved = match open {
                 Some(open) => {
                     let moved = self.replace_open(open, new, moving).await;

@@ -61,7 +61,14 @@ async fn a_sync_that_failed_is_told_and_made_again() {
 #[tokio::test]
 async fn a_name_that_goes_leaves_its_open_file() {
     let (memory, _, vfs) = volume();
+    let (_, beside) = vfs.create(Ino::ROOT, b"beside", NEW).await.unwrap();
+    write(&vfs, beside.handle, 0, "bytes that stay").await.unwrap();
+    let used = || {
+        let ledger = vfs.ledger();
+        (ledger.used_bytes(), ledger.used_inodes())
+    };
     for replaced in [false, true] {
+        let before = used();
         let (attr, opened) = vfs.create(Ino::ROOT, b"f", NEW).await.unwrap();
         write(&vfs, opened.handle, 0, "old").await.unwrap();
         if replaced {
@@ -72,6 +79,7 @@ async fn a_name_that_goes_leaves_its_open_file() {
             assert_eq!(vfs.lookup(Ino::ROOT, b"f").await, Err(Error::NotFound));
         }
         assert_eq!(hidden(&memory).await, 1);
+        assert_eq!(used(), before, "what is hidden counts no more");
         write(&vfs, opened.handle, 3, "er").await.unwrap();
         assert_eq!(vfs.read(opened.handle, 0, 10).await.unwrap(), "older");
         let set = SetAttributes { size: Some(2), ..SetAttributes::default() };
